@@ -1,0 +1,51 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// The named limits and times of replication; the same values hold for all partitions of a node.
+public struct ReplicationConfiguration: Hashable, Sendable {
+  /// A follower that hasn't been at the leader's end for this long leaves the ISR (Kafka's
+  /// `replica.lag.time.max.ms`; shorter than Kafka's 30 s because pushes come without being asked for).
+  public var replicaLagMax: Duration = .seconds(10)
+  /// A follower that left the ISR may return this long after, doubled with each time it left again.
+  public var rejoinDelay: Duration = .seconds(1)
+  /// The doubling of `rejoinDelay` ends here: a flapping follower costs at most one change a minute.
+  public var rejoinDelayMax: Duration = .seconds(60)
+  /// Without an answer of metadata for this long an ISR proposal's outcome counts as unknown.
+  public var proposalTimeout: Duration = .seconds(5)
+  /// Pause after a refused or unanswered proposal, so that a refusal never becomes a hot loop.
+  public var proposalPause: Duration = .milliseconds(500)
+  /// A follower opens again when an open stays unanswered for this long.
+  public var openTimeout: Duration = .seconds(2)
+  /// Heartbeats (at most this far apart) carry the high watermark for idle partitions.
+  public var heartbeatInterval: Duration = .milliseconds(100)
+  /// A follower that hears nothing of its leader for this long opens again.
+  public var silenceMax: Duration = .seconds(3)
+  /// Appends of one partition that wait for their acknowledgement. Beyond: refused, retriable.
+  public var pendingRepliesMax = 65_536
+  /// Idempotent batches above the producer snapshot kept in memory (72 bytes each). The snapshot follows
+  /// the high watermark, so this is reached only while that stands still. Beyond: refused, retriable.
+  public var uncommittedBatchesMax = 200_000
+  /// A new producer snapshot is made once this many committed idempotent batches lie above the last.
+  public var snapshotBatches = 10_000
+  public var producers = ProducerLimits()
+
+  public init() {}
+}
+
+/// How much is remembered of idempotent producers, for each partition.
+public struct ProducerLimits: Hashable, Sendable {
+  /// Producers kept; beyond, the one not heard of for longest goes.
+  public var producersMax = Limits.producersPerPartitionMax
+  /// Batches kept per producer, to answer a repeated one with its offset.
+  public var batchesKept = Limits.batchesPerProducerKept
+  /// A producer not heard of for this long is forgotten.
+  public var expiry: Duration = Limits.producerExpiry
+  /// A file's publication is remembered at least this long, outside `producersMax`: longer than any
+  /// append's deadline and metadata's own retry of it.
+  public var fileExpiry: Duration = .seconds(15 * 60)
+  /// File publications remembered at once. Beyond: refused, retriable; none is forgotten early.
+  public var filesMax = 1_048_576
+
+  public init() {}
+}

@@ -1,0 +1,163 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import NIOCore
+
+/// A unary handler: collects the one request, runs the body as a task on the loop's executor.
+final class AsyncUnaryHandler: RPCServerHandler, @unchecked Sendable {
+  typealias Body = @Sendable (RPCMessage, RPCContext) async throws -> RPCMessage
+
+  private let call: RPCServerCall
+  private let body: Body
+  private var request = SingleRequest()
+  private var task: Task<Void, Never>?
+
+  init(_ call: RPCServerCall, _ body: @escaping Body) {
+    self.call = call
+    self.body = body
+  }
+
+  func received(_ message: RPCMessage) {
+    self.request.received(message, on: self.call)
+  }
+
+  func halfClosed() {
+    guard let request = self.request.complete(on: self.call) else { return }
+    let (call, body) = (self.call, self.body)
+    self.task = Task(executorPreference: call.core.driver) {
+      do {
+        let response = try await body(request, call.context)
+        call.send(response)
+        call.finish(.ok)
+      } catch {
+        call.finish(call.environment.status(for: error, in: call.context.method))
+      }
+    }
+  }
+
+  func writable() {}
+
+  func ended(_ status: RPCStatus) {
+    self.task.take()?.cancel()
+  }
+}
+
+/// The request of a call whose client sends exactly one message.
+struct SingleRequest {
+  private var message: RPCMessage?
+
+  /// A second message ends the call.
+  mutating func received(_ message: RPCMessage, on call: RPCServerCall) {
+    guard self.message == nil else {
+      return call.finish(
+        RPCStatus(.unimplemented, "more than one request in a call that takes one"))
+    }
+    self.message = message
+    call.consumed(message.byteCount)
+  }
+
+  /// No message at all ends the call.
+  mutating func complete(on call: RPCServerCall) -> RPCMessage? {
+    guard let message = self.message.take() else {
+      call.finish(RPCStatus(.unimplemented, "no request in a call that takes one"))
+      return nil
+    }
+    return message
+  }
+}
+
+/// A server-streaming handler: the one request, then a task that writes.
+final class AsyncServerStreamHandler: RPCServerHandler, @unchecked Sendable {
+  typealias Body = @Sendable (RPCMessage, RPCContext, RPCWriter) async throws -> Void
+
+  private let call: RPCServerCall
+  private let body: Body
+  private let gate: OutboundGate
+  private var request = SingleRequest()
+  private var task: Task<Void, Never>?
+
+  init(_ call: RPCServerCall, _ body: @escaping Body) {
+    self.call = call
+    self.body = body
+    self.gate = OutboundGate(core: call.core)
+  }
+
+  func received(_ message: RPCMessage) {
+    self.request.received(message, on: self.call)
+  }
+
+  func halfClosed() {
+    guard let request = self.request.complete(on: self.call) else { return }
+    let (call, body, gate) = (self.call, self.body, self.gate)
+    self.task = Task(executorPreference: call.core.driver) {
+      do {
+        try await body(request, call.context, RPCWriter(gate))
+        call.finish(gate, .ok)
+      } catch {
+        call.finish(gate, call.environment.status(for: error, in: call.context.method))
+      }
+    }
+  }
+
+  func writable() {
+    self.gate.writable()
+  }
+
+  func ended(_ status: RPCStatus) {
+    self.gate.end(status)
+    self.task.take()?.cancel()
+  }
+}
+
+/// A handler that reads a stream; it may write one, too.
+final class AsyncStreamHandler: RPCServerHandler, @unchecked Sendable {
+  typealias Body = @Sendable (RPCReader, RPCContext, RPCWriter) async throws -> Void
+
+  private let inbound: InboundQueue
+  private let gate: OutboundGate
+  private var task: Task<Void, Never>?
+
+  init(_ call: RPCServerCall, _ body: @escaping Body) {
+    let inbound = InboundQueue(driver: call.core.driver)
+    inbound.core = call.core
+    let gate = OutboundGate(core: call.core)
+    self.inbound = inbound
+    self.gate = gate
+    self.task = Task(executorPreference: call.core.driver) {
+      do {
+        try await body(RPCReader(inbound), call.context, RPCWriter(gate))
+        call.finish(gate, .ok)
+      } catch {
+        call.finish(gate, call.environment.status(for: error, in: call.context.method))
+      }
+    }
+  }
+
+  func received(_ message: RPCMessage) {
+    self.inbound.received(message)
+  }
+
+  func halfClosed() {
+    self.inbound.close(nil)
+  }
+
+  func writable() {
+    self.gate.writable()
+  }
+
+  func ended(_ status: RPCStatus) {
+    self.inbound.close(status.isOK ? RPCStatus(.cancelled, "the call is over") : status)
+    self.gate.end(status)
+    self.task.take()?.cancel()
+  }
+}
+
+extension RPCServerCall {
+  /// Finishes with the trailers gathered in `gate`.
+  fileprivate func finish(_ gate: OutboundGate, _ status: RPCStatus) {
+    self.core.onLoop {
+      var status = status
+      status.trailers.append(gate.trailers)
+      self.core.finish(status)
+    }
+  }
+}

@@ -1,0 +1,120 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import NIOCore
+
+/// Outbound messages of one call. `send` suspends while the call's queue stands above its high-water mark.
+public struct RPCWriter: Sendable {
+  let gate: OutboundGate
+
+  init(_ gate: OutboundGate) {
+    self.gate = gate
+  }
+
+  /// Queues `message` for sending, as soon as there is room.
+  ///
+  /// - Throws: ``RPCStatus`` when the call is over, `CancellationError` when this task was cancelled while it waited.
+  public func send(_ message: RPCMessage) async throws {
+    try await self.gate.send(message)
+  }
+
+  /// Adds custom metadata to the trailers that end the call. Server side only.
+  public func setTrailer(_ name: String, _ value: String) {
+    let gate = self.gate
+    gate.core.onLoop { gate.trailers.add(name, value) }
+  }
+
+  /// Adds binary metadata to the trailers; `name` ends in `-bin`.
+  public func setBinaryTrailer(_ name: String, _ value: [UInt8]) {
+    let gate = self.gate
+    gate.core.onLoop { gate.trailers.addBinary(name, value) }
+  }
+}
+
+/// The loop-bound state behind ``RPCWriter``.
+final class OutboundGate: @unchecked Sendable {
+  private typealias Waiter = UnsafeContinuation<Void, Never>
+
+  let core: CallCore
+  /// For the status, server side.
+  var trailers = RPCMetadata()
+  private var hasRoom = true
+  private var ended: RPCStatus?
+  private var waiters: [Waiter] = []
+
+  init(core: CallCore) {
+    self.core = core
+  }
+
+  // MARK: The call's side, on the loop
+
+  func writable() {
+    self.hasRoom = true
+    self.wake()
+  }
+
+  func end(_ status: RPCStatus) {
+    self.ended = status
+    self.wake()
+  }
+
+  private func wake() {
+    guard !self.waiters.isEmpty else { return }
+    var waiters: [Waiter] = []
+    swap(&waiters, &self.waiters)
+    for waiter in waiters { waiter.resume() }
+  }
+
+  // MARK: The producer's side
+
+  func send(_ message: RPCMessage) async throws {
+    if self.core.isOnLoop, try self.trySend(message) { return }
+    while true {
+      let outcome = await self.hop(message)
+      if try outcome.get() { return }
+      try Task.checkCancellation()
+      await self.waitForRoom()
+      try Task.checkCancellation()
+    }
+  }
+
+  /// False: no room. On the loop.
+  private func trySend(_ message: RPCMessage) throws(RPCStatus) -> Bool {
+    if let status = self.ended {
+      throw status.isOK ? RPCStatus(.cancelled, "the call is over") : status
+    }
+    guard self.hasRoom else { return false }
+    self.hasRoom = self.core.enqueue(message)
+    return true
+  }
+
+  private func hop(_ message: RPCMessage) async -> Result<Bool, RPCStatus> {
+    if self.core.isOnLoop { return self.attempt(message) }
+    return await withUnsafeContinuation { continuation in
+      self.core.driver.loop.execute { continuation.resume(returning: self.attempt(message)) }
+    }
+  }
+
+  private func attempt(_ message: RPCMessage) -> Result<Bool, RPCStatus> {
+    do {
+      return .success(try self.trySend(message))
+    } catch {
+      return .failure(error)
+    }
+  }
+
+  private func waitForRoom() async {
+    await withTaskCancellationHandler {
+      await withUnsafeContinuation { (waiter: Waiter) in
+        self.core.onLoop {
+          if self.hasRoom || self.ended != nil {
+            waiter.resume()
+          } else {
+            self.waiters.append(waiter)
+          }
+        }
+      }
+    } onCancel: {
+      self.core.driver.loop.execute { self.wake() }
+    }
+  }
+}

@@ -1,0 +1,87 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+public import NIOCore
+
+/// The callback face of a server call. Every method is called on `call.eventLoop` and must not block.
+public protocol RPCServerHandler: AnyObject {
+  /// A message came. Its flow-control credit returns when `call.consumed(message.byteCount)` is called.
+  func received(_ message: RPCMessage)
+  /// The client will send no more messages.
+  func halfClosed()
+  /// After `send` returned false: there is room again.
+  func writable()
+  /// Cancelled by the peer, deadline, connection lost, or our own finish is done; exactly once, last.
+  func ended(_ status: RPCStatus)
+}
+
+/// One call, for its handler. All methods may be called from any thread; those of one thread keep their order.
+public final class RPCServerCall: Sendable {
+  public let context: RPCContext
+  let core: CallCore
+  let environment: ServerEnvironment
+
+  init(core: CallCore, context: RPCContext, environment: ServerEnvironment) {
+    self.core = core
+    self.context = context
+    self.environment = environment
+  }
+
+  public var eventLoop: any EventLoop { self.core.driver.loop }
+
+  /// Gives the peer credit for `bytes` of received messages.
+  ///
+  /// - Precondition: no more than was received and not yet consumed.
+  public func consumed(_ bytes: Int) {
+    let core = self.core
+    core.onLoop { core.consume(bytes) }
+  }
+
+  /// Sends a message. False: the call's queue stands above 1 MiB; stop until `writable()`. Who goes
+  /// on regardless loses the call at ``RPCLimits/sendQueueMaxBytes``. Ignored after the end.
+  @discardableResult
+  public func send(_ message: RPCMessage) -> Bool {
+    self.core.send(message)
+  }
+
+  /// Ends the call: `status` follows the messages sent so far. A status other than ok is sent as soon as they left.
+  public func finish(_ status: RPCStatus, trailers: RPCMetadata = RPCMetadata()) {
+    var status = status
+    status.trailers.append(trailers)
+    let core = self.core
+    let final = status
+    core.onLoop { core.finish(final) }
+  }
+
+  /// Bytes sent and not yet given to the connection. On the loop only.
+  public var queuedBytes: Int {
+    self.eventLoop.preconditionInEventLoop()
+    return self.core.queuedBytes
+  }
+
+  /// Runs `body` on the loop: at once when called there.
+  public func execute(_ body: @escaping @Sendable () -> Void) {
+    self.core.onLoop(body)
+  }
+}
+
+/// What all calls of one server, or in-process channel, share.
+final class ServerEnvironment: Sendable {
+  let logger: Logger
+
+  init(logger: Logger) {
+    self.logger = logger
+  }
+
+  /// The status for an error that left a handler. What is not a status is our bug, or not meant for the peer.
+  func status(for error: any Error, in method: RPCMethod) -> RPCStatus {
+    if let status = error as? RPCStatus {
+      return status.isOK ? RPCStatus(.internal, "the handler threw the status ok") : status
+    }
+    if error is CancellationError { return .cancelled }
+    self.logger.error(
+      "Handler failed",
+      metadata: ["rpc.method": "\(method)", "error": "\(error)"])
+    return RPCStatus(.unknown, "the server failed to handle the call")
+  }
+}

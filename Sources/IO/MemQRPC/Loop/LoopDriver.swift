@@ -1,0 +1,193 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import NIOCore
+import Synchronization
+
+/// Something with work to do at the end of the loop's turn: a connection with frames to write, an
+/// in-process call with events to hand over.
+protocol TurnEnd: AnyObject {
+  func turnEnded()
+}
+
+/// What belongs to one event loop: its task executor, the work at the end of a turn, and deadlines.
+///
+/// Swift jobs go into a plain array and run in one batch *before* the connections write, so the replies of
+/// one read batch leave in one write. Only that is why async handlers cost 0.7 µs and not 4.
+///
+/// Loop-bound: everything but `enqueue` is called on `loop`. There is one driver per loop, shared
+/// by all servers and channels that use it.
+final class LoopDriver: TaskExecutor, @unchecked Sendable {
+  /// Jobs of one turn; the rest waits for the next, so that sockets are served in between.
+  private static let jobsPerTurnMax = 4096
+  /// Deadlines are met up to this late.
+  static let deadlineGrain: TimeAmount = .milliseconds(10)
+
+  let loop: any EventLoop
+  private var jobs: [UnownedJob] = []
+  private var runningJobs: [UnownedJob] = []
+  private var ends: [any TurnEnd] = []
+  private var isScheduled = false
+  private var isTurning = false
+
+  private var firstWithDeadline: CallCore?
+  private var timerAt: NIODeadline?
+  private var timerGeneration = 0
+
+  private init(loop: any EventLoop) {
+    self.loop = loop
+  }
+
+  // MARK: One driver per loop
+
+  private struct WeakDriver {
+    weak var driver: LoopDriver?
+  }
+
+  private static let all = Mutex<[ObjectIdentifier: WeakDriver]>([:])
+
+  /// The driver of `loop`. It lives as long as somebody uses it.
+  static func of(_ loop: any EventLoop) -> LoopDriver {
+    self.all.withLock { all in
+      if let driver = all[ObjectIdentifier(loop)]?.driver { return driver }
+      all = all.filter { $0.value.driver != nil }
+      let driver = LoopDriver(loop: loop)
+      all[ObjectIdentifier(loop)] = WeakDriver(driver: driver)
+      return driver
+    }
+  }
+
+  // MARK: Task executor
+
+  func enqueue(_ job: consuming ExecutorJob) {
+    let job = UnownedJob(job)
+    if self.loop.inEventLoop {
+      self.jobs.append(job)
+      self.schedule()
+    } else {
+      self.loop.execute {
+        self.jobs.append(job)
+        self.turn()
+      }
+    }
+  }
+
+  // MARK: Turns
+
+  /// Calls `end.turnEnded()` once, at the end of this turn. The caller sees to it that it asks once.
+  func atTurnEnd(_ end: any TurnEnd) {
+    self.ends.append(end)
+    self.schedule()
+  }
+
+  private func schedule() {
+    guard !self.isScheduled, !self.isTurning else { return }
+    self.isScheduled = true
+    self.loop.execute {
+      self.isScheduled = false
+      self.turn()
+    }
+  }
+
+  /// Runs the waiting jobs, then what waits for the end of the turn, until nothing is left or the turn is long.
+  func turn() {
+    guard !self.isTurning else { return }
+    self.isTurning = true
+    var budget = Self.jobsPerTurnMax
+    repeat {
+      budget -= self.runJobs() + 1
+      self.runEnds()
+    } while (!self.jobs.isEmpty || !self.ends.isEmpty) && budget > 0
+    self.isTurning = false
+    if !self.jobs.isEmpty || !self.ends.isEmpty { self.schedule() }
+  }
+
+  private func runJobs() -> Int {
+    var count = 0
+    let executor = self.asUnownedTaskExecutor()
+    while !self.jobs.isEmpty && count < Self.jobsPerTurnMax {
+      swap(&self.jobs, &self.runningJobs)
+      count += self.runningJobs.count
+      for job in self.runningJobs { job.runSynchronously(on: executor) }
+      self.runningJobs.removeAll(keepingCapacity: true)
+    }
+    return count
+  }
+
+  private func runEnds() {
+    guard !self.ends.isEmpty else { return }
+    var ends: [any TurnEnd] = []
+    swap(&ends, &self.ends)
+    for end in ends { end.turnEnded() }
+  }
+
+  // MARK: Deadlines
+
+  /// Calls `call.deadlinePassed()` once its deadline has passed, unless it is removed before.
+  func addDeadline(_ call: CallCore) {
+    guard let deadline = call.deadline, !call.isInDeadlineList else { return }
+    call.isInDeadlineList = true
+    call.nextWithDeadline = self.firstWithDeadline
+    self.firstWithDeadline?.previousWithDeadline = call
+    self.firstWithDeadline = call
+    if self.timerAt.map({ deadline < $0 }) ?? true { self.arm(deadline) }
+  }
+
+  func removeDeadline(_ call: CallCore) {
+    guard call.isInDeadlineList else { return }
+    call.isInDeadlineList = false
+    let next = call.nextWithDeadline
+    next?.previousWithDeadline = call.previousWithDeadline
+    if let previous = call.previousWithDeadline {
+      previous.nextWithDeadline = next
+    } else {
+      self.firstWithDeadline = next
+    }
+    call.nextWithDeadline = nil
+    call.previousWithDeadline = nil
+  }
+
+  /// One timer for all calls of the loop: NIO finds a timer to cancel by a linear search, so
+  /// a timer per call would cost O(calls) each. An outdated timer does nothing.
+  private func arm(_ deadline: NIODeadline) {
+    let at = max(deadline, .now() + Self.deadlineGrain)
+    self.timerAt = at
+    self.timerGeneration &+= 1
+    let generation = self.timerGeneration
+    self.loop.scheduleTask(deadline: at) { [weak self] in
+      guard let self, self.timerGeneration == generation else { return }
+      self.sweep()
+    }
+  }
+
+  private func sweep() {
+    self.timerAt = nil
+    let now = NIODeadline.now()
+    var passed: [CallCore] = []
+    var earliest: NIODeadline?
+    var cursor = self.firstWithDeadline
+    while let call = cursor {
+      cursor = call.nextWithDeadline
+      guard let deadline = call.deadline else { continue }
+      if deadline <= now {
+        passed.append(call)
+      } else if earliest.map({ deadline < $0 }) ?? true {
+        earliest = deadline
+      }
+    }
+    if let earliest { self.arm(earliest) }
+    for call in passed where call.isInDeadlineList {
+      self.removeDeadline(call)
+      call.deadlinePassed()
+    }
+    self.turn()
+  }
+}
+
+/// Swift tasks on event loops.
+public enum RPCExecutor {
+  /// The task executor of `loop`: tasks on it run on the loop's thread, between reading and writing, without
+  /// a thread hop to this module's calls. They must not block.
+  public static func of(_ loop: any EventLoop) -> any TaskExecutor {
+    LoopDriver.of(loop)
+  }
+}

@@ -1,0 +1,35 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+/// What a caller asks of one call.
+public struct RPCCallOptions: Sendable {
+  /// From start to status; nil = for ever. Sent to the server as `grpc-timeout`; the client enforces it, too.
+  public var timeout: Duration?
+  /// Custom request metadata.
+  public var metadata: RPCMetadata
+  /// Largest message, sent or received. The default, 16 MiB, equals the server's.
+  public var maxMessageBytes: Int
+  /// While not connected: wait for a connection (bounded by `timeout`) instead of failing at once.
+  public var waitForReady: Bool
+
+  public init(
+    timeout: Duration? = nil, metadata: RPCMetadata = RPCMetadata(),
+    maxMessageBytes: Int = RPCLimits.messageBytesMax, waitForReady: Bool = false
+  ) {
+    self.timeout = timeout
+    self.metadata = metadata
+    self.maxMessageBytes = maxMessageBytes
+    self.waitForReady = waitForReady
+  }
+}
+
+/// Limits with one value for both transports and both roles.
+public enum RPCLimits {
+  /// 16 MiB: the largest record batch (8 MiB) and its envelope fit twice.
+  public static let messageBytesMax = 16 << 20
+  /// Queued bytes of one call above which `send` reports, or waits for, room. 1 MiB keeps a
+  /// 25 Gbit/s link busy for 300 µs, longer than a turn of the loop.
+  public static let sendQueueHighBytes = 1 << 20
+  /// A callback handler that goes on sending without room is stopped, and its call with it, when
+  /// this much is queued beyond one largest message.
+  public static let sendQueueMaxBytes = 32 << 20
+}

@@ -1,0 +1,31 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import NIOCore
+
+/// What a handler knows about its call.
+public struct RPCContext: Sendable {
+  public let method: RPCMethod
+  /// Custom request metadata; the headers of HTTP/2 and gRPC themselves are not in it.
+  public let metadata: RPCMetadata
+  /// When the call ends with `DEADLINE_EXCEEDED`; nil = the caller waits for ever.
+  public let deadline: NIODeadline?
+  /// `127.0.0.1:5000`, `unix:`, or `in-process`.
+  public let peer: String
+
+  public init(
+    method: RPCMethod, metadata: RPCMetadata = RPCMetadata(), deadline: NIODeadline? = nil,
+    peer: String
+  ) {
+    self.method = method
+    self.metadata = metadata
+    self.deadline = deadline
+    self.peer = peer
+  }
+
+  /// Time left until the deadline, never negative; nil without a deadline. For calls made on behalf of this one.
+  public var remaining: Duration? {
+    self.deadline.map { deadline in
+      .nanoseconds(max(0, (deadline - .now()).nanoseconds))
+    }
+  }
+}

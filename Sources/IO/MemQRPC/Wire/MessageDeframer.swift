@@ -1,0 +1,118 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import NIOCore
+
+/// Cuts the bytes of one direction of a stream into gRPC messages: one flag byte, a big-endian
+/// 32-bit length, the message.
+///
+/// Invariant: memory held is at most the message in progress (≤ `maxMessageBytes`) and the number of
+/// slices at most 1 + 2 × its size / 16 KiB, however the peer cuts its frames.
+struct MessageDeframer: Sendable {
+  /// What a peer can do wrong. Each ends the call.
+  enum Violation: Error, Equatable {
+    case tooLarge(bytes: Int)
+    /// The flag says compressed, and no compression was agreed on.
+    case compressed
+    case badFlag(UInt8)
+  }
+
+  let maxMessageBytes: Int
+  private var prefix: UInt64 = 0
+  private var prefixBytes = 0
+  private var expectedBytes = 0
+  private var partial: PartialMessage?
+
+  init(maxMessageBytes: Int) {
+    self.maxMessageBytes = maxMessageBytes
+  }
+
+  /// Bytes of a message, or of its prefix, have come, and the rest has not.
+  var isMidMessage: Bool { self.prefixBytes > 0 }
+
+  /// Payload bytes of the message in progress that are held here.
+  var heldBytes: Int { self.partial?.byteCount ?? 0 }
+
+  /// Size of the message in progress; 0 when its prefix is not whole.
+  var messageBytes: Int { self.prefixBytes == 5 ? self.expectedBytes : 0 }
+
+  /// Takes bytes off the front of `input`: the next whole message, or nil when `input` is used up.
+  mutating func next(from input: inout ByteBuffer) throws(Violation) -> RPCMessage? {
+    while self.prefixBytes < 5 {
+      guard let byte = input.readInteger(as: UInt8.self) else { return nil }
+      self.prefix = self.prefix << 8 | UInt64(byte)
+      self.prefixBytes += 1
+      if self.prefixBytes == 5 { try self.openMessage() }
+    }
+    let needed = self.expectedBytes - self.heldBytes
+    if input.readableBytes >= needed {
+      let rest = input.readSlice(length: needed)!
+      return self.close(with: rest)
+    }
+    if input.readableBytes > 0 {
+      if self.partial == nil { self.partial = PartialMessage() }
+      self.partial!.append(input)
+      input.moveReaderIndex(to: input.writerIndex)
+    }
+    return nil
+  }
+
+  private mutating func openMessage() throws(Violation) {
+    let flag = UInt8(truncatingIfNeeded: self.prefix >> 32)
+    let length = Int(UInt32(truncatingIfNeeded: self.prefix))
+    guard flag <= 1 else { throw .badFlag(flag) }
+    guard flag == 0 else { throw .compressed }
+    guard length <= self.maxMessageBytes else { throw .tooLarge(bytes: length) }
+    self.expectedBytes = length
+  }
+
+  private mutating func close(with rest: ByteBuffer) -> RPCMessage {
+    self.prefix = 0
+    self.prefixBytes = 0
+    if var partial = self.partial.take() {
+      partial.append(rest)
+      return partial.message
+    }
+    if rest.readableBytes >= RPCMessage.copyBelowBytes { return RPCMessage(rest) }
+    return RPCMessage(ByteBuffer(copying: rest))
+  }
+}
+
+/// The slices of a message that is still arriving. Small pieces are gathered into buffers of our own.
+private struct PartialMessage: Sendable {
+  private var slices = RPCMessage()
+  /// Small pieces since the last large one.
+  private var tail: ByteBuffer?
+  private(set) var byteCount = 0
+
+  mutating func append(_ piece: ByteBuffer) {
+    self.byteCount += piece.readableBytes
+    if piece.readableBytes < RPCMessage.copyBelowBytes {
+      if var tail = self.tail.take() {
+        tail.writeImmutableBuffer(piece)
+        self.tail = tail
+      } else {
+        self.tail = ByteBuffer(copying: piece)
+      }
+    } else {
+      self.flushTail()
+      self.slices.append(piece)
+    }
+  }
+
+  private mutating func flushTail() {
+    if let tail = self.tail.take() { self.slices.append(tail) }
+  }
+
+  var message: RPCMessage {
+    var whole = self.slices
+    if let tail = self.tail { whole.append(tail) }
+    return whole
+  }
+}
+
+extension ByteBuffer {
+  /// A buffer of its own with the readable bytes of `source`.
+  init(copying source: ByteBuffer) {
+    self = source.withUnsafeReadableBytes { ByteBuffer(bytes: $0) }
+  }
+}

@@ -1,0 +1,79 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import NIOCore
+
+/// Messages waiting to leave on one stream, read out as framed bytes of any length.
+struct MessageQueue: Sendable {
+  /// A piece of the framed byte stream.
+  enum Piece {
+    /// Bytes of a message prefix: the low `count` bytes of `bits`, most significant first.
+    case prefix(bits: UInt64, count: Int)
+    case payload(ByteBuffer)
+  }
+
+  /// Framed bytes not yet taken, prefixes included.
+  private(set) var byteCount = 0
+  /// The message being sent; kept apart so that a call with one message allocates no queue.
+  private var current: RPCMessage?
+  private var rest = Deque<RPCMessage>()
+  private var prefixTaken = 0
+  private var sliceIndex = 0
+  private var sliceOffset = 0
+
+  var isEmpty: Bool { self.current == nil }
+
+  /// Nothing of any message was taken yet, and there is at most one: it can be sent elsewhere.
+  var untouchedMessage: RPCMessage? { self.prefixTaken == 0 && self.rest.isEmpty ? self.current : nil }
+
+  mutating func append(_ message: RPCMessage) {
+    self.byteCount += 5 + message.byteCount
+    if self.current == nil {
+      self.current = message
+    } else {
+      self.rest.append(message)
+    }
+  }
+
+  mutating func removeAll() {
+    self = MessageQueue()
+  }
+
+  /// Takes up to `limit` bytes that are contiguous in memory; nil when nothing is left.
+  mutating func take(upTo limit: Int) -> Piece? {
+    guard let message = self.current, limit > 0 else { return nil }
+    if self.prefixTaken < 5 { return self.takePrefix(message.byteCount, limit) }
+    let slice = message.slice(self.sliceIndex)
+    let count = min(limit, slice.readableBytes - self.sliceOffset)
+    let piece = slice.getSlice(at: slice.readerIndex + self.sliceOffset, length: count)!
+    self.sliceOffset += count
+    self.byteCount -= count
+    self.skipFinished(message)
+    return .payload(piece)
+  }
+
+  private mutating func takePrefix(_ messageBytes: Int, _ limit: Int) -> Piece {
+    let count = min(limit, 5 - self.prefixTaken)
+    let behind = 5 - self.prefixTaken - count
+    let bits = (UInt64(messageBytes) >> UInt64(8 * behind)) & (1 << UInt64(8 * count) - 1)
+    self.prefixTaken += count
+    self.byteCount -= count
+    if self.prefixTaken == 5 { self.skipFinished(self.current!) }
+    return .prefix(bits: bits, count: count)
+  }
+
+  /// Moves past slices, and a message, that have nothing left.
+  private mutating func skipFinished(_ message: RPCMessage) {
+    while self.sliceIndex < message.sliceCount,
+      self.sliceOffset >= message.slice(self.sliceIndex).readableBytes
+    {
+      self.sliceIndex += 1
+      self.sliceOffset = 0
+    }
+    guard self.sliceIndex == message.sliceCount else { return }
+    self.current = self.rest.popFirst()
+    self.prefixTaken = 0
+    self.sliceIndex = 0
+    self.sliceOffset = 0
+  }
+}

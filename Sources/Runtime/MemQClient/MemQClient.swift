@@ -1,0 +1,1 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,2 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+print("x")
