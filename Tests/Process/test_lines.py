@@ -1,0 +1,185 @@
+# Part of MemQ. SPDX-License-Identifier: Apache-2.0
+"""The command line on real records and real files, as a person would type it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+from harness import EICAR, MEMQ, Server, sha256, wait_until
+
+HEADERS = Path("/usr/include/linux")
+
+
+def test_a_hundred_thousand_records_come_back_once_and_whole(shared_server):
+    numbers = [b"%d" % n for n in range(1, 100_001)]
+    shared_server.cli("topic", "create", "events", "--partitions", "4")
+    shared_server.cli("produce", "events", stdin=b"\n".join(numbers) + b"\n")
+    out = shared_server.cli(
+        "consume", "events", "--from", "beginning", "--max", "100000", "--format", "%v"
+    ).stdout.splitlines()
+    assert sorted(out, key=int) == numbers
+
+    line = ("consume", "events", "--from", "beginning", "--until-end", "--group", "g1")
+    first = shared_server.cli(*line, "--format", "%p %o %v").stdout.splitlines()
+    assert len(first) == 100_000
+    partition, offset, value = first[-1].split()
+    assert int(partition) in range(4) and int(offset) < 100_000 and value in numbers
+    # The group has committed: it goes on where it stood, whatever --from says.
+    assert shared_server.cli(*line).stdout == b""
+    shared_server.cli("produce", "events", stdin=b"more\n")
+    assert shared_server.cli(*line, "--format", "%v").stdout == b"more\n"
+
+
+def test_records_leave_the_ssd_and_are_read_from_objects_without_noticing(shared_server):
+    values = [b"%d %s" % (n, b"x" * 200) for n in range(20_000)]
+    shared_server.cli(
+        "topic", "create", "cold", "--partitions", "2", "--set", "local.retention.bytes=0"
+    )
+    shared_server.cli("produce", "cold", stdin=b"\n".join(values) + b"\n")
+    shared_server.cli("upload", "flush", "cold")
+
+    def reclaimed():
+        rows = [row for row in shared_server.json("upload", "status", "cold")["partitions"]]
+        return rows if all(r["local_start_offset"] == r["uploaded_offset"] for r in rows) else None
+
+    rows = wait_until("the SSD is reclaimed", reclaimed)
+    assert sum(row["uploaded_offset"] for row in rows) == 20_000
+    assert sorted(shared_server.values("cold")) == sorted(values)
+    status = shared_server.json("upload", "status")
+    assert status["objects"] >= 1 and status["billed_requests"] >= 1 and status["object_bytes"] > 0
+
+
+def test_a_folder_of_real_files_comes_back_byte_for_byte(shared_server):
+    shared_server.cli("topic", "create", "media", "--scan", "gate")
+    shared_server.cli("file", "put", "media", "--recursive", HEADERS)
+    files = {
+        str(p.relative_to(HEADERS)): p.read_bytes()
+        for p in HEADERS.rglob("*")
+        if p.is_file() and not p.is_symlink()
+    }
+    assert len(files) > 500
+    listed = shared_server.json("file", "list", "media")
+    assert {f["name"]: f["sha256"] for f in listed} == {n: sha256(b) for n, b in files.items()}
+    assert all(f["verdict"] == "clean" and f["version"] == 1 for f in listed)
+    assert all(f["size"] == len(files[f["name"]]) for f in listed)
+    for name in sorted(files)[:: len(files) // 25]:
+        assert shared_server.cli("file", "get", "media", name, "-o", "-").stdout == files[name]
+
+
+def test_empty_files_utf8_names_and_links(shared_server, folder):
+    tree = folder / "tree"
+    (tree / "früh/☃").mkdir(parents=True)
+    (tree / "empty").write_bytes(b"")
+    (tree / "früh/☃/näme with space").write_bytes(b"\0\1\2")
+    (tree / "link").symlink_to("empty")
+    shared_server.cli("topic", "create", "names")
+    done = shared_server.cli("file", "put", "names", "--recursive", tree)
+    assert b"link" in done.stderr
+    names = [f["name"] for f in shared_server.json("file", "list", "names")]
+    assert names == sorted(["empty", "früh/☃/näme with space"])
+    for name, want in (("empty", b""), ("früh/☃/näme with space", b"\0\1\2")):
+        target = folder / "out"
+        shared_server.cli("file", "get", "names", name, "-o", target)
+        assert target.read_bytes() == want
+
+
+def test_a_large_file_is_put_whole_and_read_by_range(shared_server, folder):
+    data = os.urandom(1 << 20) * 40 + b"the end"
+    path = folder / "large"
+    path.write_bytes(data)
+    shared_server.cli("topic", "create", "large", "--scan", "gate")
+    shared_server.cli("file", "put", "large", path)
+    target = folder / "out"
+    shared_server.cli("file", "get", "large", "large", "-o", target)
+    assert sha256(target.read_bytes()) == sha256(data)
+    part = shared_server.cli(
+        "file", "get", "large", "large", "--offset", "41000000", "--length", "1000003", "-o", "-"
+    ).stdout
+    assert part == data[41_000_000:42_000_003]
+
+
+def test_an_infected_file_is_refused_named_and_kept_out_of_sight(shared_server, folder):
+    shared_server.cli("topic", "create", "gated", "--scan", "gate")
+    for name, data in (
+        ("eicar.com", EICAR),
+        ("big.bin", os.urandom(1 << 20) + EICAR + os.urandom(1 << 20)),
+    ):
+        path = folder / name
+        path.write_bytes(data)
+        refused = shared_server.cli("file", "put", "gated", path, check=False)
+        assert refused.returncode == 3
+        assert b"eicar" in refused.stderr.lower()
+        read = shared_server.cli("file", "get", "gated", name, "-o", "-", check=False)
+        assert read.returncode == 1 and read.stdout == b""
+    assert shared_server.json("file", "list", "gated") == []
+    entries = shared_server.json("quarantine", "list", "gated")
+    assert sorted(e["name"] for e in entries) == ["big.bin", "eicar.com"]
+    assert all("eicar" in e["signature"].lower() for e in entries)
+
+    kept = {e["name"]: e["id"] for e in entries}
+    shared_server.cli("quarantine", "delete", kept["big.bin"])
+    shared_server.cli("quarantine", "release", kept["eicar.com"], "--reason", "a test file")
+    wait_until(
+        "the released file is published",
+        lambda: [f["name"] for f in shared_server.json("file", "list", "gated")] == ["eicar.com"],
+    )
+    assert shared_server.cli("file", "get", "gated", "eicar.com", "-o", "-").stdout == EICAR
+    assert shared_server.json("quarantine", "list", "gated") == []
+
+
+def test_produce_answers_each_line_as_it_is_acknowledged(shared_server):
+    shared_server.cli("topic", "create", "lines")
+    process = shared_server.popen(
+        "produce", "lines", "--print-acked", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    # The input stays open: a line is sent and acknowledged without waiting for more.
+    for value in (b"one\n", b"two\n", b"three\n"):
+        process.stdin.write(value)
+        process.stdin.flush()
+        assert process.stdout.readline() == value
+    process.stdin.close()
+    assert process.wait(30) == 0
+    for acks in ("0", "1", "all"):
+        shared_server.cli("produce", "lines", "--acks", acks, stdin=b"acks %s\n" % acks.encode())
+    wait_until("acks=0 arrived too", lambda: len(shared_server.values("lines")) == 6)
+
+
+def test_dump_shows_the_frames_live_and_stopped(folder):
+    with Server(folder / "data") as server:
+        server.cli("topic", "create", "events", "--partitions", "2")
+        server.cli("produce", "events", "--partition", "0", stdin=b"a\nb\nc\n")
+        dump = ("log", "dump", "--data", server.data, "--partition", "events/0")
+        live = server.cli(*dump, "--live")
+        assert b"events/0" in live.stdout or b"batch" in live.stdout.lower()
+        refused = server.cli(*dump, check=False)
+        assert refused.returncode == 1 and b"--live" in refused.stderr
+        assert server.stop() == 0
+        assert server.cli(*dump).stdout
+
+
+def test_status_admin_pages_and_a_graceful_end(folder):
+    server = Server(folder / "data")
+    started = time.monotonic()
+    with server.start():
+        print(f"ready after {time.monotonic() - started:.1f} s")
+        nodes = server.json("cluster", "nodes")
+        assert sorted(n["service"] for n in nodes) == sorted(
+            ["metadata", "replication", "ingest", "uploader", "scanner", "rebalancer"]
+        )
+        assert len({n["id"] for n in nodes}) == 6
+        assert all(n["pid"] == server.process.pid and n["state"] == "ready" for n in nodes)
+        server.cli("topic", "create", "t", "--partitions", "3")
+        rows = server.json("cluster", "partitions")
+        replication = next(n["id"] for n in nodes if n["service"] == "replication")
+        assert [r["partition"] for r in rows] == [0, 1, 2]
+        assert all(r["leader"] == replication and r["isr"] == [replication] for r in rows)
+        for page, words in (("metrics", b"memq_"), ("healthz", b""), ("readyz", b"")):
+            with urllib.request.urlopen(f"http://{server.admin}/{page}") as answer:
+                assert answer.status == 200 and words in answer.read()
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 10
