@@ -1,6 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-public import MemQModel
+import MemQModel
 
 /// The named limits and times of replication; the same values hold for all partitions of a node.
 public struct ReplicationConfiguration: Hashable, Sendable {

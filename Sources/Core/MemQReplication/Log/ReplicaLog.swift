@@ -110,6 +110,7 @@ public struct ReplicaLog: Sendable {
   mutating func setStart(_ offset: Offset) {
     guard offset > self.start, offset <= self.end else { return }
     self.start = offset
+    self.epochs.trim(to: offset)
     self.highWatermark = Swift.max(self.highWatermark, offset)
     self.setLocalStart(offset)
   }

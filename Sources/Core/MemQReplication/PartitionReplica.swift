@@ -1,0 +1,179 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// One replica of one partition through all its roles. What the service and the simulator drive.
+///
+///     role      assignment                                   role
+///     any       names no leader, or not this replica         idle
+///     any       leads here, epoch above all in the log       leader
+///     any       leads here, epoch already in the log         idle + refuseLeadership
+///     any       led by another replica                       follower
+///     leader    same leader epoch                            leader, members updated
+///     follower  same leader epoch                            follower
+///     any       an older leader epoch                        unchanged
+public struct PartitionReplica: Sendable {
+  public enum Event: Sendable {
+    /// What metadata says now; any number of changes may have been missed in between.
+    case assigned(PartitionAssignment)
+    /// The node registered again: what it said in its earlier life no longer counts, to anybody.
+    case registered(NodeEpoch)
+    /// The replica isn't assigned here any more, its volume failed, or the node stops.
+    case retired
+    /// The volume made all writes up to this one durable.
+    case durable(through: WriteNumber)
+    /// The log begins later now: what lies below is deleted.
+    case logStartMoved(Offset)
+    /// Below this offset the volume holds nothing any more.
+    case localStartMoved(Offset)
+    case uploadedOffsetMoved(Offset)
+    case leader(PartitionLeader.Event)
+    case follower(PartitionFollower.Event)
+    case tick
+  }
+
+  public private(set) var member: ReplicaMember
+  public private(set) var leader: PartitionLeader?
+  public private(set) var follower: PartitionFollower?
+  public private(set) var leaderEpoch = LeaderEpoch.none
+  /// The log while the replica is idle.
+  private var idleLog: ReplicaLog
+  private var lastOpen = OpenNumber.zero
+  private var refused = LeaderEpoch.none
+  private let configuration: ReplicationConfiguration
+  private let weaknesses: Weaknesses
+
+  public init(
+    _ member: ReplicaMember, log: ReplicaLog, configuration: ReplicationConfiguration
+  ) {
+    self.init(member, log: log, configuration: configuration, weaknesses: [])
+  }
+
+  package init(
+    _ member: ReplicaMember, log: ReplicaLog, configuration: ReplicationConfiguration,
+    weaknesses: Weaknesses
+  ) {
+    self.member = member
+    self.idleLog = log
+    self.configuration = configuration
+    self.weaknesses = weaknesses
+  }
+
+  public var log: ReplicaLog { self.leader?.log ?? self.follower?.log ?? self.idleLog }
+  public var highWatermark: Offset { self.log.highWatermark }
+
+  public mutating func handle(
+    _ event: Event, at now: MonotonicInstant, into effects: inout [ReplicationEffect]
+  ) {
+    switch event {
+    case .assigned(let assignment): self.assigned(assignment, at: now, into: &effects)
+    case .registered(let epoch):
+      guard epoch > self.member.nodeEpoch else { return }
+      self.becomeIdle(into: &effects)
+      self.member.nodeEpoch = epoch
+    case .retired: self.becomeIdle(into: &effects)
+    case .durable(let number): self.durable(through: number, at: now, into: &effects)
+    case .logStartMoved(let offset): self.updateLog { $0.setStart(offset) }
+    case .localStartMoved(let offset): self.updateLog { $0.setLocalStart(offset) }
+    case .uploadedOffsetMoved(let offset): self.updateLog { $0.setUploadedOffset(offset) }
+    case .leader(let event): self.lead(event, at: now, into: &effects)
+    case .follower(let event): self.follower?.handle(event, at: now, into: &effects)
+    case .tick:
+      self.leader?.handle(.tick, at: now, into: &effects)
+      self.follower?.handle(.tick, at: now, into: &effects)
+    }
+  }
+
+  private mutating func lead(
+    _ event: PartitionLeader.Event, at now: MonotonicInstant,
+    into effects: inout [ReplicationEffect]
+  ) {
+    if self.leader != nil {
+      self.leader?.handle(event, at: now, into: &effects)
+    } else if case .append(let request) = event {
+      effects.append(.reply(token: request.token, .refused(.notLeader)))
+    }
+  }
+
+  private mutating func assigned(
+    _ assignment: PartitionAssignment, at now: MonotonicInstant,
+    into effects: inout [ReplicationEffect]
+  ) {
+    guard assignment.leaderEpoch >= self.leaderEpoch,
+      assignment.nodeEpoch(of: self.member.id) == self.member.nodeEpoch
+    else { return }
+    let isNews = assignment.leaderEpoch > self.leaderEpoch
+    self.leaderEpoch = assignment.leaderEpoch
+    guard let leader = assignment.leader else { return self.becomeIdle(into: &effects) }
+    if leader == self.member.id {
+      self.assignedToLead(assignment, at: now, into: &effects)
+    } else if isNews || self.follower?.leader != leader {
+      self.becomeIdle(into: &effects)
+      self.follower = PartitionFollower(
+        self.takeLog(), as: self.member, of: leader, assignment.leaderEpoch, after: self.lastOpen,
+        self.configuration, self.weaknesses, at: now, into: &effects)
+    }
+  }
+
+  private mutating func assignedToLead(
+    _ assignment: PartitionAssignment, at now: MonotonicInstant,
+    into effects: inout [ReplicationEffect]
+  ) {
+    if self.leader?.epoch == assignment.leaderEpoch {
+      self.leader?.assigned(assignment, at: now, into: &effects)
+      return
+    }
+    self.becomeIdle(into: &effects)
+    guard assignment.leaderEpoch > self.idleLog.epochs.lastEpoch else {
+      if self.refused < assignment.leaderEpoch {
+        self.refused = assignment.leaderEpoch
+        effects.append(.refuseLeadership(assignment.leaderEpoch))
+      }
+      return
+    }
+    self.leader = PartitionLeader(
+      self.takeLog(), as: self.member, assignment, self.configuration, self.weaknesses, at: now,
+      into: &effects)
+  }
+
+  /// Leaves an empty log behind, so that the role owns the only reference to the tables inside.
+  private mutating func takeLog() -> ReplicaLog {
+    let log = self.idleLog
+    self.idleLog = ReplicaLog(emptyAt: log.end, limits: self.configuration.producers)
+    return log
+  }
+
+  private mutating func becomeIdle(into effects: inout [ReplicationEffect]) {
+    if var leader = self.leader {
+      self.leader = nil
+      self.idleLog = leader.resign(into: &effects)
+    }
+    if let follower = self.follower {
+      self.follower = nil
+      self.idleLog = follower.log
+      self.lastOpen = follower.number
+    }
+  }
+
+  private mutating func durable(
+    through number: WriteNumber, at now: MonotonicInstant, into effects: inout [ReplicationEffect]
+  ) {
+    if self.leader != nil {
+      self.leader?.durable(through: number, at: now, into: &effects)
+    } else if self.follower != nil {
+      self.follower?.durable(through: number, at: now, into: &effects)
+    } else {
+      _ = self.idleLog.settle(through: number)
+    }
+  }
+
+  private mutating func updateLog(_ body: (inout ReplicaLog) -> Void) {
+    if self.leader != nil {
+      body(&self.leader!.log)
+    } else if self.follower != nil {
+      body(&self.follower!.log)
+    } else {
+      body(&self.idleLog)
+    }
+  }
+}
