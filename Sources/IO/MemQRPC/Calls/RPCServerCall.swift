@@ -65,12 +65,22 @@ public final class RPCServerCall: Sendable {
   }
 }
 
+/// Hears of a server's calls and connections, for metrics. Called on event loops: must not block.
+public protocol RPCServerObserver: Sendable {
+  /// A call that reached a handler is over.
+  func callEnded(_ method: RPCMethod, code: RPCCode, duration: Duration)
+  /// Connections open now.
+  func connectionsChanged(to count: Int)
+}
+
 /// What all calls of one server, or in-process channel, share.
 final class ServerEnvironment: Sendable {
   let logger: Logger
+  let observer: (any RPCServerObserver)?
 
-  init(logger: Logger) {
+  init(logger: Logger, observer: (any RPCServerObserver)?) {
     self.logger = logger
+    self.observer = observer
   }
 
   /// The status for an error that left a handler. What is not a status is our bug, or not meant for the peer.

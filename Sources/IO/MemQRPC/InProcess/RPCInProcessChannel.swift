@@ -30,7 +30,7 @@ public final class RPCInProcessChannel: RPCChannel {
     self.loops = Array(group.makeIterator())
     self.eventLoop = group.next()
     self.maxMessageBytes = maxMessageBytes
-    self.environment = ServerEnvironment(logger: logger)
+    self.environment = ServerEnvironment(logger: logger, observer: nil)
   }
 
   public func start(

@@ -28,6 +28,7 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
   private var ends: [any TurnEnd] = []
   private var isScheduled = false
   private var isTurning = false
+  private var isReading = false
 
   private var firstWithDeadline: CallCore?
   private var timerAt: NIODeadline?
@@ -79,8 +80,18 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
     self.schedule()
   }
 
+  /// A connection is reading: `readEnded` follows, and with it the end of the turn.
+  func readBegan() {
+    self.isReading = true
+  }
+
+  func readEnded() {
+    self.isReading = false
+    self.turn()
+  }
+
   private func schedule() {
-    guard !self.isScheduled, !self.isTurning else { return }
+    guard !self.isScheduled, !self.isTurning, !self.isReading else { return }
     self.isScheduled = true
     self.loop.execute {
       self.isScheduled = false

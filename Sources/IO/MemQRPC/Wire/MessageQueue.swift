@@ -23,9 +23,6 @@ struct MessageQueue: Sendable {
 
   var isEmpty: Bool { self.current == nil }
 
-  /// Nothing of any message was taken yet, and there is at most one: it can be sent elsewhere.
-  var untouchedMessage: RPCMessage? { self.prefixTaken == 0 && self.rest.isEmpty ? self.current : nil }
-
   mutating func append(_ message: RPCMessage) {
     self.byteCount += 5 + message.byteCount
     if self.current == nil {

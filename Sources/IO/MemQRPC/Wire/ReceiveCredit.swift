@@ -74,6 +74,12 @@ struct ReceiveCredit: Sendable {
     return self.dueBytes
   }
 
+  /// Takes all credit: at the end of a call.
+  mutating func takeAllDue() -> Int {
+    defer { self.dueBytes = 0 }
+    return self.dueBytes
+  }
+
   private mutating func payPartial() {
     self.dueBytes += self.unpaidPartialBytes
     self.prepaidPartialBytes += self.unpaidPartialBytes

@@ -1,0 +1,183 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CNghttp2
+import NIOCore
+
+/// Headers in and out: where streams begin and end.
+extension HTTP2Connection {
+  // MARK: Headers in
+
+  func beginHeaders(_ frame: nghttp2_frame) -> Int32 {
+    guard self.isServer, UInt32(frame.hd.type) == NGHTTP2_HEADERS.rawValue,
+      frame.headers.cat == NGHTTP2_HCAT_REQUEST
+    else { return 0 }
+    let stream = NetStream(
+      driver: self.driver, isServer: true, windowBytes: self.profile.settings.windowBytes,
+      sendMaxBytes: self.profile.maxMessageBytes, receiveMaxBytes: self.profile.maxMessageBytes)
+    stream.id = frame.hd.stream_id
+    stream.connection = self
+    stream.requestHead = RequestHead()
+    self.link(stream)
+    nghttp2_session_set_stream_user_data(
+      self.session, stream.id, Unmanaged.passUnretained(stream).toOpaque())
+    return 0
+  }
+
+  func header(
+    _ frame: nghttp2_frame, _ name: UnsafeBufferPointer<UInt8>,
+    _ value: UnsafeBufferPointer<UInt8>
+  ) -> Int32 {
+    guard let stream = self.stream(frame.hd.stream_id) else { return 0 }
+    let listBytesMax = self.profile.settings.headerListBytesMax
+    stream._withUnsafeGuaranteedRef { stream in
+      switch self.profile.role {
+      case .server(let routes, _):
+        // Trailers of a request mean nothing to gRPC: the head is gone by then.
+        stream.requestHead?.add(name, value, routes: routes, listBytesMax: listBytesMax)
+      case .client:
+        stream.responseHead.add(name, value, listBytesMax: listBytesMax)
+      }
+    }
+    return 0
+  }
+
+  func headersComplete(_ frame: nghttp2_frame, isEnd: Bool) {
+    guard let found = self.stream(frame.hd.stream_id) else { return }
+    let stream = found.takeUnretainedValue()
+    switch self.profile.role {
+    case .server(_, let environment):
+      if let head = stream.requestHead.take() { self.beginCall(stream, head, environment) }
+    case .client:
+      if !isEnd && !stream.hasResponse { self.beginResponse(stream) }
+    }
+    if isEnd { stream.receivedEnd() }
+  }
+
+  private func beginCall(
+    _ stream: NetStream, _ head: RequestHead, _ environment: ServerEnvironment
+  ) {
+    if let refusal = head.refusal(listBytesMax: self.profile.settings.headerListBytesMax) {
+      return self.refuse(stream, refusal)
+    }
+    let route = head.route!
+    stream.deadline = head.timeoutNanoseconds.map { .now() + .nanoseconds($0) }
+    stream.observe(route.method, environment)
+    let context = RPCContext(
+      method: route.method, metadata: head.metadata, deadline: stream.deadline,
+      peer: self.peerName)
+    self.driver.addDeadline(stream)
+    self.watchPeer()
+    let call = RPCServerCall(core: stream, context: context, environment: environment)
+    stream.handler = .server(route.make(call))
+  }
+
+  private func refuse(_ stream: NetStream, _ refusal: RequestHead.Refusal) {
+    switch refusal {
+    case .grpc(let status): stream.refuse(status, httpStatus: nil)
+    case .http(let httpStatus, let status): stream.refuse(status, httpStatus: httpStatus)
+    }
+  }
+
+  private func beginResponse(_ stream: NetStream) {
+    let max = self.profile.settings.headerListBytesMax
+    if stream.responseHead.isInformational {
+      stream.responseHead = ResponseHead()
+      return
+    }
+    stream.hasResponse = true
+    if let refusal = stream.responseHead.refusal(listBytesMax: max) { stream.abort(refusal) }
+  }
+
+  // MARK: Headers out, server
+
+  /// Response headers; messages follow.
+  func submitResponse(on stream: NetStream) {
+    guard let session = self.session else { return }
+    var provider = HTTP2Session.dataProvider
+    self.headerBlock.removeAll()
+    self.headerBlock.add(.statusOK)
+    self.headerBlock.add(.contentType)
+    self.headerBlock.withList { list, count in
+      _ = nghttp2_submit_response(session, stream.id, list, count, &provider)
+    }
+    self.markDirty()
+  }
+
+  /// The whole response in one frame: no messages, only a status.
+  func submitTrailersOnly(_ status: RPCStatus, on stream: NetStream, httpStatus: String? = nil) {
+    guard let session = self.session else { return }
+    self.headerBlock.removeAll()
+    if let httpStatus {
+      self.headerBlock.add(":status", httpStatus)
+    } else {
+      self.headerBlock.add(.statusOK)
+    }
+    self.headerBlock.add(.contentType)
+    if status.code == .unimplemented { self.headerBlock.add(.acceptEncoding) }
+    self.headerBlock.add(status)
+    self.headerBlock.withList { list, count in
+      _ = nghttp2_submit_response(session, stream.id, list, count, nil)
+    }
+    self.markDirty()
+  }
+
+  /// The status behind the messages.
+  func submitTrailers(_ status: RPCStatus, on stream: NetStream) {
+    guard let session = self.session else { return }
+    self.headerBlock.removeAll()
+    if status.isOK && status.message.isEmpty && status.trailers.isEmpty {
+      self.headerBlock.add(.grpcStatusOK)
+    } else {
+      self.headerBlock.add(status)
+    }
+    self.headerBlock.withList { list, count in
+      _ = nghttp2_submit_trailer(session, stream.id, list, count)
+    }
+  }
+
+  func frameSent(_ frame: nghttp2_frame) -> Int32 {
+    guard self.isServer, UInt32(frame.hd.type) == NGHTTP2_HEADERS.rawValue,
+      frame.hd.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
+      let stream = self.stream(frame.hd.stream_id)
+    else { return 0 }
+    let remoteClosed = stream._withUnsafeGuaranteedRef { $0.remoteClosed }
+    if !remoteClosed {
+      // The rest of the request is of no use; without this the stream would live until the client ends it.
+      nghttp2_submit_rst_stream(self.session, 0, frame.hd.stream_id, NGHTTP2_NO_ERROR.rawValue)
+    }
+    return 0
+  }
+
+  // MARK: Headers out, client
+
+  /// Opens a stream for the call. False: nghttp2 has no stream ids left, the connection is used up.
+  func attach(_ stream: NetStream, _ start: ClientStart) -> Bool {
+    guard let session = self.session, case .client(let authority) = self.profile.role else {
+      return false
+    }
+    var provider = HTTP2Session.dataProvider
+    self.headerBlock.removeAll()
+    self.headerBlock.add(.post)
+    self.headerBlock.add(.schemeHTTP)
+    self.headerBlock.add(":path", start.path)
+    self.headerBlock.add(":authority", authority)
+    self.headerBlock.add(.teTrailers)
+    self.headerBlock.add(.contentType)
+    self.headerBlock.add(.userAgent)
+    if let deadline = stream.deadline {
+      let left = (deadline - .now()).nanoseconds
+      self.headerBlock.add("grpc-timeout", GRPCTimeout.format(nanoseconds: left))
+    }
+    self.headerBlock.add(start.metadata)
+    let id = self.headerBlock.withList { list, count in
+      nghttp2_submit_request(
+        session, nil, list, count, &provider, Unmanaged.passUnretained(stream).toOpaque())
+    }
+    guard id > 0 else { return false }
+    stream.attached(to: self, id: id)
+    self.link(stream)
+    self.watchPeer()
+    self.markDirty()
+    return true
+  }
+}

@@ -1,0 +1,582 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CNghttp2
+import Logging
+import NIOCore
+
+/// One HTTP/2 connection of either role: a channel handler around one nghttp2 session.
+///
+/// Rules that keep nghttp2 safe:
+/// - `nghttp2_session_mem_recv` and `mem_send` run under `isInSession` and never inside each other; callbacks
+///   only submit, resume and consume. The session is deleted outside of both.
+/// - Output leaves once a turn, after the loop's jobs: `turnEnded`.
+/// - The list of streams owns them; nghttp2's pointers to them die with `streamClosed` or the session.
+final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable {
+  typealias InboundIn = ByteBuffer
+  typealias OutboundOut = ByteBuffer
+
+  enum Phase {
+    /// Server: the first bytes have not come, or not been understood.
+    case opening
+    /// Server: the peer does not speak HTTP/2 and was told; what it still sends is dropped.
+    case rejecting
+    case open
+    /// No new calls; closes when the open ones have ended.
+    case draining
+    case closed
+  }
+
+  let profile: ConnectionProfile
+  let driver: LoopDriver
+  private(set) var phase = Phase.opening
+  /// Called once, when the connection is over.
+  var onClose: ((HTTP2Connection) -> Void)?
+  /// Client: the peer's settings came, or it sent a GOAWAY.
+  var onSettings: (() -> Void)?
+  var onGoAway: (() -> Void)?
+
+  var session: OpaquePointer?
+  private var context: ChannelHandlerContext?
+  private var firstStream: NetStream?
+  private(set) var openStreams = 0
+  private var isInSession = false
+  private var isDirty = false
+  private var mustClose: String?
+
+  // Input
+  private var early = ByteBuffer()
+  private var input = ByteBuffer()
+  private var inputBase: UnsafeRawPointer?
+  private var heldBytes = 0
+  private var withheldCredit = 0
+  private var emptyFrames = 0
+
+  // Output
+  private var output = FrameOutput()
+  private var isWritable = true
+  private var didPause = false
+  var headerBlock = HeaderBlock()
+
+  // Liveness
+  private(set) var settingsReceived = false
+  private var bytesReadSinceTick = false
+  private var isAwaitingPong = false
+  private var keepaliveIsRunning = false
+  private var drainTimer: Scheduled<Void>?
+  private var finalGoAwaySent = false
+  private(set) var peerName = ""
+
+  init(profile: ConnectionProfile, driver: LoopDriver) {
+    self.profile = profile
+    self.driver = driver
+  }
+
+  static func with<R>(
+    _ owner: UnsafeMutableRawPointer?, _ body: (HTTP2Connection) -> R
+  ) -> R {
+    Unmanaged<HTTP2Connection>.fromOpaque(owner!)._withUnsafeGuaranteedRef { body($0) }
+  }
+
+  var isServer: Bool {
+    switch self.profile.role {
+    case .server: true
+    case .client: false
+    }
+  }
+
+  /// New calls may be attached.
+  var acceptsCalls: Bool { self.phase == .open && self.mustClose == nil }
+
+  // MARK: Channel life
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    self.context = context
+    if context.channel.isActive { self.begin(context) }
+  }
+
+  func channelActive(context: ChannelHandlerContext) {
+    self.begin(context)
+    context.fireChannelActive()
+  }
+
+  private func begin(_ context: ChannelHandlerContext) {
+    guard self.session == nil, self.phase == .opening else { return }
+    self.peerName = context.channel.remoteAddress?.rpcDescription ?? "unix:"
+    if self.isServer {
+      context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [weak self] in
+        guard let self, !self.settingsReceived else { return }
+        self.close("no HTTP/2 preface came in time")
+      }
+    } else {
+      self.openSession()
+    }
+  }
+
+  private func openSession() {
+    let session = HTTP2Session.make(
+      server: self.isServer, owner: Unmanaged.passUnretained(self).toOpaque())
+    self.session = session
+    self.phase = .open
+    let settings = self.profile.settings
+    var entries = [
+      nghttp2_settings_entry(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, settings.windowBytes),
+      nghttp2_settings_entry(NGHTTP2_SETTINGS_MAX_FRAME_SIZE, settings.frameBytes),
+      nghttp2_settings_entry(NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, settings.headerListBytesMax),
+    ]
+    if self.isServer {
+      entries.append(
+        nghttp2_settings_entry(
+          NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, self.profile.maxConcurrentStreams))
+    } else {
+      entries.append(nghttp2_settings_entry(NGHTTP2_SETTINGS_ENABLE_PUSH, 0))
+    }
+    nghttp2_submit_settings(session, 0, entries, entries.count)
+    // The connection's window is never the bottleneck before a stream's is: its credit returns at receipt.
+    nghttp2_session_set_local_window_size(
+      session, 0, 0, Int32(max(settings.windowBytes, 1 << 20)))
+    self.markDirty()
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    self.over("the connection was lost")
+    context.fireChannelInactive()
+  }
+
+  func handlerRemoved(context: ChannelHandlerContext) {
+    self.over("the connection was closed")
+    self.context = nil
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    self.profile.logger.debug(
+      "Connection failed", metadata: ["peer": "\(self.peerName)", "error": "\(error)"])
+    self.close("the connection failed: \(error)")
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if case ChannelEvent.inputClosed = event { return self.close("the peer closed the connection") }
+    context.fireUserInboundEventTriggered(event)
+  }
+
+  /// Closes without ado; every call fails.
+  func close(_ reason: String) {
+    guard self.phase != .closed else { return }
+    if self.isInSession {
+      self.mustClose = self.mustClose ?? reason
+      return
+    }
+    let context = self.context
+    self.over(reason)
+    context?.close(promise: nil)
+  }
+
+  /// Ends every call and the session, once.
+  private func over(_ reason: String) {
+    guard self.phase != .closed else { return }
+    precondition(!self.isInSession, "the session ends while it runs")
+    self.phase = .closed
+    self.drainTimer?.cancel()
+    self.drainTimer = nil
+    while let stream = self.firstStream {
+      self.unlink(stream)
+      stream.lost(reason)
+      if stream.connection === self { stream.connection = nil }
+    }
+    if let session = self.session { nghttp2_session_del(session) }
+    self.session = nil
+    let onClose = self.onClose
+    self.onClose = nil
+    self.onSettings = nil
+    self.onGoAway = nil
+    onClose?(self)
+    self.driver.readEnded()
+  }
+
+  // MARK: The list of streams
+
+  func link(_ stream: NetStream) {
+    stream.next = self.firstStream
+    self.firstStream?.previous = stream
+    self.firstStream = stream
+    self.openStreams += 1
+  }
+
+  func unlink(_ stream: NetStream) {
+    let next = stream.next
+    next?.previous = stream.previous
+    if let previous = stream.previous {
+      previous.next = next
+    } else {
+      self.firstStream = next
+    }
+    stream.next = nil
+    stream.previous = nil
+    self.openStreams -= 1
+  }
+
+  func stream(_ id: Int32) -> Unmanaged<NetStream>? {
+    guard let session = self.session,
+      let pointer = nghttp2_session_get_stream_user_data(session, id)
+    else { return nil }
+    return Unmanaged<NetStream>.fromOpaque(pointer)
+  }
+
+  // MARK: Input
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    var bytes = self.unwrapInboundIn(data)
+    self.driver.readBegan()
+    self.bytesReadSinceTick = true
+    if self.phase == .rejecting { return }
+    if self.phase == .opening {
+      self.early.writeBuffer(&bytes)
+      guard self.understandPreface(context) else { return }
+      bytes = self.early
+      self.early = ByteBuffer()
+    }
+    self.feed(bytes)
+  }
+
+  /// False: more bytes are needed, or the peer does not speak HTTP/2 and was told.
+  private func understandPreface(_ context: ChannelHandlerContext) -> Bool {
+    switch Preface.judge(self.early.readableBytesView) {
+    case .http2:
+      self.openSession()
+      return true
+    case .tooShort: return false
+    case .http1:
+      self.rejectHTTP1(context)
+      return false
+    case .other:
+      self.close("the peer does not speak HTTP/2")
+      return false
+    }
+  }
+
+  private func rejectHTTP1(_ context: ChannelHandlerContext) {
+    self.phase = .rejecting
+    self.early = ByteBuffer()
+    let answer = ByteBuffer(string: Preface.http1Answer)
+    context.writeAndFlush(self.wrapOutboundOut(answer), promise: nil)
+    // Closing both ways at once could reset the connection before the peer has read the answer.
+    context.close(mode: .output, promise: nil)
+    context.eventLoop.scheduleTask(in: .seconds(1)) { [weak self] in
+      self?.close("the peer speaks HTTP/1")
+    }
+  }
+
+  private func feed(_ bytes: ByteBuffer) {
+    guard let session = self.session, self.phase != .closed else { return }
+    self.input = bytes
+    self.isInSession = true
+    let result = bytes.withUnsafeReadableBytes { pointer -> Int in
+      self.inputBase = pointer.baseAddress
+      return nghttp2_session_mem_recv(
+        session, pointer.baseAddress?.assumingMemoryBound(to: UInt8.self), pointer.count)
+    }
+    self.inputBase = nil
+    self.input = ByteBuffer()
+    self.isInSession = false
+    if result < 0 {
+      self.profile.logger.debug(
+        "Peer broke HTTP/2",
+        metadata: [
+          "peer": "\(self.peerName)", "error": "\(String(cString: nghttp2_strerror(Int32(result))))",
+        ])
+      // nghttp2 may have a GOAWAY that says why.
+      self.drainOutput()
+      self.close("the peer broke the HTTP/2 protocol")
+    }
+    self.closeIfAsked()
+  }
+
+  func channelReadComplete(context: ChannelHandlerContext) {
+    self.markDirty()
+    self.driver.readEnded()
+    context.fireChannelReadComplete()
+  }
+
+  /// A slice of the buffer being read, without a copy.
+  private func slice(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> ByteBuffer {
+    let offset = UnsafeRawPointer(bytes) - self.inputBase!
+    return self.input.getSlice(at: self.input.readerIndex + offset, length: count)!
+  }
+
+  // MARK: nghttp2 callbacks while reading
+
+  func dataReceived(_ id: Int32, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
+    self.emptyFrames = 0
+    if self.heldBytes > self.profile.settings.unconsumedBytesMax {
+      self.withheldCredit += count
+    } else {
+      nghttp2_session_consume_connection(self.session, count)
+    }
+    guard let stream = self.stream(id) else {
+      nghttp2_session_consume_stream(self.session, id, count)
+      return 0
+    }
+    let slice = self.slice(bytes, count)
+    stream._withUnsafeGuaranteedRef { $0.receive(slice) }
+    return 0
+  }
+
+  func frameReceived(_ frame: UnsafePointer<nghttp2_frame>) -> Int32 {
+    let head = frame.pointee.hd
+    let isEnd = head.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
+    switch UInt32(head.type) {
+    case NGHTTP2_HEADERS.rawValue:
+      self.headersComplete(frame.pointee, isEnd: isEnd)
+    case NGHTTP2_DATA.rawValue:
+      if isEnd {
+        self.stream(head.stream_id)?._withUnsafeGuaranteedRef { $0.receivedEnd() }
+      } else if head.length == 0 {
+        self.countEmptyFrame()
+      }
+    case NGHTTP2_SETTINGS.rawValue:
+      if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 { self.receivedSettings() }
+    case NGHTTP2_PING.rawValue:
+      if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { self.receivedPong() }
+    case NGHTTP2_GOAWAY.rawValue:
+      if self.phase == .open { self.phase = .draining }
+      self.onGoAway?()
+    default: break
+    }
+    return 0
+  }
+
+  /// Empty frames cost the sender nothing and carry nothing.
+  private func countEmptyFrame() {
+    self.emptyFrames += 1
+    if self.emptyFrames == 1000 {
+      nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM.rawValue)
+    }
+  }
+
+  private func receivedSettings() {
+    guard !self.settingsReceived else { return }
+    self.settingsReceived = true
+    self.onSettings?()
+  }
+
+  func streamClosed(_ id: Int32, _ code: UInt32) -> Int32 {
+    guard let found = self.stream(id) else { return 0 }
+    let stream = found.takeUnretainedValue()
+    nghttp2_session_set_stream_user_data(self.session, id, nil)
+    self.unlink(stream)
+    stream.closed(code)
+    if stream.connection === self { stream.connection = nil }
+    return 0
+  }
+
+  // MARK: What streams ask for
+
+  /// Streams call it when bytes waiting for their handlers become more or fewer.
+  func heldBytesChanged(by delta: Int) {
+    self.heldBytes += delta
+    if delta < 0, self.withheldCredit > 0,
+      self.heldBytes <= self.profile.settings.unconsumedBytesMax
+    {
+      nghttp2_session_consume_connection(self.session, self.withheldCredit)
+      self.withheldCredit = 0
+      self.markDirty()
+    }
+  }
+
+  func returnCredit(_ count: Int, of stream: NetStream) {
+    guard self.session != nil, stream.id != 0 else { return }
+    nghttp2_session_consume_stream(self.session, stream.id, count)
+    self.markDirty()
+  }
+
+  func resume(_ stream: NetStream) {
+    guard self.session != nil else { return }
+    nghttp2_session_resume_data(self.session, stream.id)
+    self.markDirty()
+  }
+
+  /// A server call is over, for those who count.
+  func callEnded(_ stream: NetStream, _ code: RPCCode) {
+    guard case .server(_, let environment) = self.profile.role,
+      let observer = environment.observer, let method = stream.observedMethod
+    else { return }
+    let duration = stream.startedAt.map { (NIODeadline.now() - $0).nanoseconds } ?? 0
+    observer.callEnded(method, code: code, duration: .nanoseconds(duration))
+  }
+
+  func reset(_ stream: NetStream, _ code: UInt32) {
+    guard self.session != nil else { return }
+    nghttp2_submit_rst_stream(self.session, 0, stream.id, code)
+    self.markDirty()
+  }
+
+  func sendWindow(of stream: NetStream) -> Int {
+    guard let session = self.session else { return 0 }
+    return Int(
+      min(
+        nghttp2_session_get_remote_window_size(session),
+        nghttp2_session_get_stream_remote_window_size(session, stream.id)))
+  }
+
+  // MARK: Output
+
+  /// Frames are, or may be, waiting: write them at the end of the turn.
+  func markDirty() {
+    guard !self.isDirty else { return }
+    self.isDirty = true
+    self.driver.atTurnEnd(self)
+  }
+
+  func turnEnded() {
+    self.isDirty = false
+    self.drainOutput()
+    self.closeIfAsked()
+    self.closeIfDrained()
+  }
+
+  /// Writes what nghttp2 has, at most 16 MiB a turn; the rest in the next, so that other connections get theirs.
+  private func drainOutput() {
+    guard let session = self.session, !self.isInSession, let context = self.context else { return }
+    for _ in 0..<16 {
+      self.didPause = false
+      self.isInSession = true
+      self.collectFrames(session)
+      self.isInSession = false
+      guard self.output.byteCount > 0 else { return }
+      self.output.takeBuffers { context.write(self.wrapOutboundOut($0), promise: nil) }
+      context.flush()
+      guard self.didPause, self.isWritable, self.phase != .closed else { return }
+    }
+    self.markDirty()
+  }
+
+  private func collectFrames(_ session: OpaquePointer) {
+    while true {
+      var bytes: UnsafePointer<UInt8>?
+      let count = nghttp2_session_mem_send(session, &bytes)
+      if count < 0 {
+        self.mustClose = "nghttp2 failed: \(String(cString: nghttp2_strerror(Int32(count))))"
+        return
+      }
+      guard count > 0, let bytes else { return }
+      self.output.writeFrameHead(UnsafeRawBufferPointer(start: bytes, count: count))
+    }
+  }
+
+  /// nghttp2 asks a stream for DATA. Pausing keeps the frame in nghttp2's queue: control frames still leave.
+  func readData(_ id: Int32, _ limit: Int, _ flags: UnsafeMutablePointer<UInt32>) -> Int {
+    // 1 MiB between flushes: a channel, and all the more a TLS handler, tells of fullness only then.
+    if !self.isWritable || self.output.byteCount >= 1 << 20 {
+      self.didPause = true
+      return Int(NGHTTP2_ERR_PAUSE.rawValue)
+    }
+    guard let stream = self.stream(id) else {
+      return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+    }
+    return stream._withUnsafeGuaranteedRef { $0.readForFrame(limit, flags) }
+  }
+
+  func sendData(_ id: Int32, _ head: UnsafePointer<UInt8>, _ length: Int) -> Int32 {
+    guard let stream = self.stream(id) else {
+      return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue
+    }
+    self.output.writeFrameHead(UnsafeRawBufferPointer(start: head, count: 9))
+    stream._withUnsafeGuaranteedRef { $0.writeFrame(length, to: &self.output) }
+    return 0
+  }
+
+  func channelWritabilityChanged(context: ChannelHandlerContext) {
+    self.isWritable = context.channel.isWritable
+    if self.isWritable { self.markDirty() }
+    context.fireChannelWritabilityChanged()
+  }
+
+  private func closeIfAsked() {
+    if !self.isInSession, let reason = self.mustClose.take() { self.close(reason) }
+  }
+
+  private func closeIfDrained() {
+    guard let session = self.session, !self.isInSession else { return }
+    if nghttp2_session_want_read(session) == 0 && nghttp2_session_want_write(session) == 0 {
+      self.close("the connection was shut down")
+    } else if self.phase == .draining && !self.isServer && self.openStreams == 0 {
+      self.close("the server is shutting down")
+    }
+  }
+
+  // MARK: Keepalive
+
+  /// Runs while calls are open: a peer, or a path, that is silently gone is noticed.
+  func watchPeer() {
+    guard !self.keepaliveIsRunning, let context = self.context else { return }
+    self.keepaliveIsRunning = true
+    self.bytesReadSinceTick = false
+    self.scheduleTick(context, self.profile.settings.keepaliveInterval)
+  }
+
+  private func scheduleTick(_ context: ChannelHandlerContext, _ wait: Duration) {
+    context.eventLoop.scheduleTask(in: wait.timeAmount) { [weak self] in self?.tick() }
+  }
+
+  private func tick() {
+    guard self.phase == .open || self.phase == .draining, let context = self.context else { return }
+    let settings = self.profile.settings
+    let isAlive = self.bytesReadSinceTick
+    self.bytesReadSinceTick = false
+    if !isAlive && self.isAwaitingPong { return self.close("the peer does not answer") }
+    guard self.openStreams > 0 else {
+      self.isAwaitingPong = false
+      self.keepaliveIsRunning = false
+      return
+    }
+    self.isAwaitingPong = !isAlive
+    if isAlive {
+      self.scheduleTick(context, settings.keepaliveInterval)
+    } else {
+      nghttp2_submit_ping(self.session, 0, nil)
+      self.markDirty()
+      self.scheduleTick(context, settings.keepaliveTimeout)
+    }
+  }
+
+  private func receivedPong() {
+    if self.drainTimer != nil, self.isServer { self.sendFinalGoAway() }
+  }
+
+  // MARK: Draining
+
+  /// Server: tells the peer to open no more streams, waits a round trip for those on their way, and closes when all
+  /// have ended, or at `deadline`.
+  func drain(deadline: NIODeadline) {
+    guard let context = self.context, self.phase != .closed else { return }
+    guard self.session != nil, self.phase == .open || self.phase == .draining else {
+      return self.close("the server is shutting down")
+    }
+    if self.drainTimer == nil {
+      self.drainTimer = context.eventLoop.scheduleTask(deadline: deadline) { [weak self] in
+        self?.close("the server is shutting down")
+      }
+    }
+    guard self.phase == .open else { return }
+    self.phase = .draining
+    if self.isServer {
+      nghttp2_submit_shutdown_notice(self.session)
+      nghttp2_submit_ping(self.session, 0, nil)
+    }
+    self.markDirty()
+  }
+
+  /// From here on nghttp2 refuses new streams, and wants nothing more once the open ones are done.
+  private func sendFinalGoAway() {
+    guard let session = self.session, !self.finalGoAwaySent else { return }
+    self.finalGoAwaySent = true
+    nghttp2_submit_goaway(
+      session, 0, nghttp2_session_get_last_proc_stream_id(session), NGHTTP2_NO_ERROR.rawValue, nil, 0)
+    self.markDirty()
+  }
+}
+
+extension nghttp2_settings_entry {
+  fileprivate init(_ id: nghttp2_settings_id, _ value: Int) {
+    self.init(settings_id: Int32(id.rawValue), value: UInt32(value))
+  }
+}

@@ -1,0 +1,118 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CNghttp2
+
+/// A header whose bytes never move and are never freed, so that nghttp2 need not copy them.
+struct StaticHeader: @unchecked Sendable {
+  let nv: nghttp2_nv
+
+  /// Used for constants only: the memory is kept for the life of the process.
+  init(_ name: String, _ value: String) {
+    self.nv = nghttp2_nv(
+      name: Self.immortal(name), value: Self.immortal(value), namelen: name.utf8.count,
+      valuelen: value.utf8.count,
+      flags: UInt8(
+        NGHTTP2_NV_FLAG_NO_COPY_NAME.rawValue | NGHTTP2_NV_FLAG_NO_COPY_VALUE.rawValue))
+  }
+
+  private static func immortal(_ text: String) -> UnsafeMutablePointer<UInt8> {
+    let bytes = UnsafeMutablePointer<UInt8>.allocate(capacity: max(1, text.utf8.count))
+    var index = 0
+    for byte in text.utf8 {
+      bytes[index] = byte
+      index += 1
+    }
+    return bytes
+  }
+
+  static let statusOK = StaticHeader(":status", "200")
+  static let contentType = StaticHeader("content-type", "application/grpc")
+  static let acceptEncoding = StaticHeader("grpc-accept-encoding", "identity")
+  static let grpcStatusOK = StaticHeader("grpc-status", "0")
+  static let post = StaticHeader(":method", "POST")
+  static let schemeHTTP = StaticHeader(":scheme", "http")
+  static let teTrailers = StaticHeader("te", "trailers")
+  static let userAgent = StaticHeader("user-agent", "memq-rpc")
+}
+
+/// Builds header lists for nghttp2. One per connection, reused, so that a call allocates nothing here.
+struct HeaderBlock {
+  private enum Field {
+    case fixed(nghttp2_nv)
+    /// Positions in `bytes`.
+    case own(name: Range<Int>, value: Range<Int>)
+  }
+
+  private var bytes: [UInt8] = []
+  private var fields: [Field] = []
+  private var list: [nghttp2_nv] = []
+
+  mutating func removeAll() {
+    self.bytes.removeAll(keepingCapacity: true)
+    self.fields.removeAll(keepingCapacity: true)
+    self.list.removeAll(keepingCapacity: true)
+  }
+
+  mutating func add(_ header: StaticHeader) {
+    self.fields.append(.fixed(header.nv))
+  }
+
+  mutating func add(_ name: StaticString, _ value: String) {
+    let nameStart = self.bytes.count
+    name.withUTF8Buffer { self.bytes.append(contentsOf: $0) }
+    self.addValue(value, nameStart)
+  }
+
+  private mutating func addValue(_ value: String, _ nameStart: Int) {
+    let valueStart = self.bytes.count
+    self.bytes.append(contentsOf: value.utf8)
+    self.fields.append(
+      .own(name: nameStart..<valueStart, value: valueStart..<self.bytes.count))
+  }
+
+  mutating func add(_ metadata: RPCMetadata) {
+    for entry in metadata.entries {
+      let nameStart = self.bytes.count
+      self.bytes.append(contentsOf: entry.name.utf8)
+      switch entry.value {
+      case .binary(let value): self.addValue(Base64.encode(value), nameStart)
+      case .text(let value): self.addValue(Self.printable(value), nameStart)
+      }
+    }
+  }
+
+  /// The trailers of a status other than a bare ok.
+  mutating func add(_ status: RPCStatus) {
+    self.add("grpc-status", String(status.code.rawValue))
+    if !status.message.isEmpty { self.add("grpc-message", PercentCoding.encode(status.message)) }
+    if !status.details.isEmpty {
+      self.add("grpc-status-details-bin", Base64.encode(status.details))
+    }
+    self.add(status.trailers)
+  }
+
+  /// Calls `body` with the list; its pointers are good until it returns.
+  mutating func withList<R>(_ body: (UnsafePointer<nghttp2_nv>, Int) -> R) -> R {
+    self.bytes.withUnsafeMutableBufferPointer { bytes in
+      for field in self.fields {
+        switch field {
+        case .fixed(let nv): self.list.append(nv)
+        case .own(let name, let value):
+          let base = bytes.baseAddress!
+          self.list.append(
+            nghttp2_nv(
+              name: base + name.lowerBound, value: base + value.lowerBound, namelen: name.count,
+              valuelen: value.count, flags: 0))
+        }
+      }
+      return self.list.withUnsafeBufferPointer { body($0.baseAddress!, $0.count) }
+    }
+  }
+
+  private static func printable(_ value: String) -> String {
+    let isPlain = value.utf8.allSatisfy { $0 >= 0x20 && $0 <= 0x7e }
+    if isPlain { return value }
+    let bytes = value.utf8.map { $0 >= 0x20 && $0 <= 0x7e ? $0 : UInt8(ascii: "?") }
+    return String(decoding: bytes, as: UTF8.self)
+  }
+}

@@ -1,0 +1,31 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+/// What the first bytes of a connection say about the peer.
+enum Preface: Equatable {
+  case http2
+  case http1
+  case tooShort
+  case other
+
+  private static let magic = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8)
+
+  /// Decides as soon as the bytes allow it; the rest of an HTTP/2 preface is nghttp2's to check.
+  static func judge(_ bytes: some Collection<UInt8>) -> Preface {
+    let head = bytes.prefix(Self.magic.count)
+    if Self.magic.starts(with: head) {
+      return head.count >= 4 ? .http2 : .tooShort
+    }
+    // "METHOD " of HTTP/1; the longest registered method has 17 letters.
+    for byte in head {
+      if byte == UInt8(ascii: " ") { return head.first == byte ? .other : .http1 }
+      guard byte >= UInt8(ascii: "A"), byte <= UInt8(ascii: "Z") else { return .other }
+    }
+    return head.count < Self.magic.count ? .tooShort : .other
+  }
+
+  static let http1Answer: String = {
+    let body = "This port speaks gRPC over HTTP/2, without TLS. Use a gRPC client.\n"
+    return "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+      + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
+  }()
+}

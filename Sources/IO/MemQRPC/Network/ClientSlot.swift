@@ -1,0 +1,240 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MemQModel
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// One connection of a network channel, and its successors. Loop-bound, but for `isConnected`.
+final class ClientSlot: @unchecked Sendable {
+  private enum State {
+    case idle
+    case connecting
+    case ready(HTTP2Connection)
+    /// The last attempt failed; the next may start when the wait is over.
+    case waiting(RPCStatus)
+    case closed
+  }
+
+  let driver: LoopDriver
+  let profile: ConnectionProfile
+  private let target: String
+  private let configuration: RPCNetworkChannel.Configuration
+  private let connectedFlag = Atomic<Bool>(false)
+
+  private var state = State.idle
+  /// Calls not yet attached, in order of arrival.
+  private var pending: [NetStream] = []
+  private var failedAttempts = 0
+  /// Connections that still end their calls: the ready one, and those that got a GOAWAY.
+  private var connections: [ObjectIdentifier: HTTP2Connection] = [:]
+  private var closeDeadline: NIODeadline?
+  private var closed: [EventLoopPromise<Void>] = []
+
+  init(
+    target: String, driver: LoopDriver, profile: ConnectionProfile,
+    configuration: RPCNetworkChannel.Configuration
+  ) {
+    self.target = target
+    self.driver = driver
+    self.profile = profile
+    self.configuration = configuration
+  }
+
+  var isConnected: Bool { self.connectedFlag.load(ordering: .relaxed) }
+
+  // MARK: Calls
+
+  /// Sends the call on its way, or lets it wait, or fails it.
+  func begin(_ stream: NetStream) {
+    guard !stream.isOver, let start = stream.start else { return }
+    if case .ready(let connection) = self.state, !connection.acceptsCalls { self.state = .idle }
+    switch self.state {
+    case .ready(let connection):
+      if !connection.attach(stream, start) {
+        // Stream ids are used up: 2^30 calls. A new connection has new ones.
+        self.state = .idle
+        connection.drain(deadline: .distantFuture)
+        self.begin(stream)
+      }
+    case .idle:
+      self.wait(stream)
+      self.connect()
+    case .connecting: self.wait(stream)
+    case .waiting(let status):
+      if start.waitForReady { self.wait(stream) } else { stream.end(with: status) }
+    case .closed: stream.end(with: RPCStatus(.unavailable, "the channel is closed"))
+    }
+  }
+
+  private func wait(_ stream: NetStream) {
+    guard self.pending.count < self.configuration.waitingCallsMax else {
+      return stream.end(
+        with: RPCStatus(
+          .resourceExhausted,
+          "\(self.pending.count) calls wait for a connection to \(self.target) already"))
+    }
+    self.pending.append(stream)
+  }
+
+  /// A call is over; it may be one that waits.
+  func ended(_ stream: NetStream) {
+    guard stream.connection == nil, !self.pending.isEmpty else { return }
+    self.pending.removeAll { $0 === stream }
+    self.finishClosing()
+  }
+
+  // MARK: Connecting
+
+  private func connect() {
+    self.state = .connecting
+    let address: RPCAddress
+    do {
+      address = try RPCAddress(self.target)
+    } catch {
+      return self.failed(RPCStatus(.invalidArgument, "\(error)"))
+    }
+    let bootstrap = ClientBootstrap(group: self.driver.loop)
+      .connectTimeout(self.configuration.connectTimeout.timeAmount)
+      .channelOption(.recvAllocator, value: SocketTuning.receive)
+      .channelOption(.writeBufferWaterMark, value: SocketTuning.writeMarks)
+    let attempt: EventLoopFuture<any Channel>
+    switch address {
+    case .tcp(let host, let port):
+      attempt = bootstrap.channelOption(.tcpOption(.tcp_nodelay), value: 1)
+        .connect(host: host, port: port)
+    case .unix(let path): attempt = bootstrap.connect(unixDomainSocketPath: path)
+    }
+    attempt.hop(to: self.driver.loop).whenComplete { result in
+      switch result {
+      case .success(let channel): self.connected(channel)
+      case .failure(let error):
+        self.failed(
+          RPCStatus(.unavailable, "cannot connect to \(self.target): \(Self.describe(error))"))
+      }
+    }
+  }
+
+  private static func describe(_ error: any Error) -> String {
+    guard let error = error as? NIOConnectionError else { return "\(error)" }
+    if let dns = error.dnsAError ?? error.dnsAAAAError { return "\(dns)" }
+    return error.connectionErrors.last.map { "\($0.error)" } ?? "no address"
+  }
+
+  /// The handler joins only now: several addresses may have been tried at once.
+  private func connected(_ channel: any Channel) {
+    guard case .connecting = self.state else { return channel.close(promise: nil) }
+    let connection = HTTP2Connection(profile: self.profile, driver: self.driver)
+    do {
+      try channel.pipeline.syncOperations.addHandler(connection)
+    } catch {
+      channel.close(promise: nil)
+      return self.failed(RPCStatus(.unavailable, "cannot connect to \(self.target): \(error)"))
+    }
+    guard connection.acceptsCalls else {
+      return self.failed(
+        RPCStatus(.unavailable, "\(self.target) closed the connection at once"))
+    }
+    connection.onClose = { [weak self] in self?.lost($0) }
+    connection.onSettings = { [weak self] in self?.failedAttempts = 0 }
+    connection.onGoAway = { [weak self, weak connection] in
+      if let connection { self?.retire(connection) }
+    }
+    self.connections[ObjectIdentifier(connection)] = connection
+    self.state = .ready(connection)
+    self.connectedFlag.store(true, ordering: .relaxed)
+    let waiting = self.pending
+    self.pending = []
+    for stream in waiting { self.begin(stream) }
+  }
+
+  /// An attempt failed, or the connection ended before the server's settings came.
+  private func failed(_ status: RPCStatus) {
+    guard case .connecting = self.state else { return }
+    self.connectedFlag.store(false, ordering: .relaxed)
+    self.failedAttempts += 1
+    self.state = .waiting(status)
+    let wait = self.backoff()
+    self.profile.logger.debug(
+      "Connect failed",
+      metadata: [
+        "target": "\(self.target)", "error": "\(status.message)",
+        "retry.ms": "\(wait.nanoseconds / 1_000_000)",
+      ])
+    for stream in self.pending where !(stream.start?.waitForReady ?? false) {
+      stream.end(with: status)
+    }
+    self.pending.removeAll { $0.isOver }
+    self.driver.loop.scheduleTask(in: wait) { self.waited() }
+    self.driver.turn()
+  }
+
+  private func waited() {
+    guard case .waiting = self.state else { return }
+    if self.pending.isEmpty {
+      self.state = .idle
+    } else {
+      self.connect()
+    }
+  }
+
+  private func backoff() -> TimeAmount {
+    let initial = Double(self.configuration.backoffInitial.nanosecondsClamped)
+    let longest = Double(self.configuration.backoffMax.nanosecondsClamped)
+    var wait = initial
+    for _ in 1..<max(2, self.failedAttempts) where wait < longest { wait *= 1.6 }
+    if self.failedAttempts <= 1 { wait = initial }
+    return .nanoseconds(Int64(min(wait, longest) * Double.random(in: 0.8...1.2)))
+  }
+
+  // MARK: Losing connections
+
+  /// The server wants no more calls there.
+  private func retire(_ connection: HTTP2Connection) {
+    if case .ready(let current) = self.state, current === connection {
+      self.state = .idle
+      self.connectedFlag.store(false, ordering: .relaxed)
+    }
+  }
+
+  private func lost(_ connection: HTTP2Connection) {
+    self.connections[ObjectIdentifier(connection)] = nil
+    if case .ready(let current) = self.state, current === connection {
+      self.connectedFlag.store(false, ordering: .relaxed)
+      if connection.settingsReceived {
+        self.state = .idle
+      } else {
+        self.state = .connecting
+        self.failed(
+          RPCStatus(.unavailable, "\(self.target) closed the connection without a word of HTTP/2"))
+      }
+    }
+    self.finishClosing()
+  }
+
+  // MARK: Closing
+
+  /// Lets calls end until `deadline`, then cuts them off.
+  func close(until deadline: NIODeadline, _ promise: EventLoopPromise<Void>? = nil) {
+    if let promise { self.closed.append(promise) }
+    let isFirst = self.closeDeadline == nil
+    self.closeDeadline = min(deadline, self.closeDeadline ?? .distantFuture)
+    self.state = .closed
+    self.connectedFlag.store(false, ordering: .relaxed)
+    for stream in self.pending { stream.end(with: RPCStatus(.unavailable, "the channel is closed")) }
+    self.pending = []
+    if isFirst || deadline <= .now() {
+      for connection in self.connections.values { connection.drain(deadline: deadline) }
+    }
+    self.driver.turn()
+    self.finishClosing()
+  }
+
+  private func finishClosing() {
+    guard case .closed = self.state, self.connections.isEmpty else { return }
+    let closed = self.closed
+    self.closed = []
+    for promise in closed { promise.succeed() }
+  }
+}

@@ -1,0 +1,107 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+public import NIOCore
+import Synchronization
+
+/// Calls to a server over the network.
+///
+/// Connects when first used, and again after a loss, with jittered back-off. While there is no connection: calls
+/// wait for an attempt in progress; after a failed one they fail with `UNAVAILABLE` until the next, unless they
+/// `waitForReady`. A call the server provably never processed is retried once on its own.
+public final class RPCNetworkChannel: RPCChannel {
+  public struct Configuration: Sendable {
+    /// Calls are spread over so many connections, each on one loop of the group.
+    public var connections = 1
+    public var connectTimeout: Duration = .seconds(5)
+    /// First wait after a failed attempt; each further one is 1.6 times as long, ± 20 %.
+    public var backoffInitial: Duration = .milliseconds(100)
+    public var backoffMax: Duration = .seconds(5)
+    /// Calls that may wait for a connection; more fail at once.
+    public var waitingCallsMax = 10_000
+    public var connection = RPCConnectionSettings()
+
+    public init() {}
+  }
+
+  public let target: String
+  private let slots: [ClientSlot]
+  private let nextSlot = Atomic<Int>(0)
+  private let wasClosed = Atomic<Bool>(false)
+
+  /// - Parameter target: `host:port`, `[v6]:port` or `unix:/path`. A malformed one fails every call with `INVALID_ARGUMENT`.
+  public init(
+    target: String, group: any EventLoopGroup, configuration: Configuration = Configuration(),
+    logger: Logger
+  ) {
+    precondition(configuration.connections >= 1, "a channel has at least one connection")
+    self.target = target
+    let profile = ConnectionProfile(
+      role: .client(authority: target.hasPrefix("unix:") ? "localhost" : target),
+      settings: configuration.connection, maxMessageBytes: RPCLimits.messageBytesMax,
+      maxConcurrentStreams: 0, prefaceTimeout: .seconds(10), logger: logger)
+    self.slots = (0..<configuration.connections).map { _ in
+      ClientSlot(
+        target: target, driver: LoopDriver.of(group.next()), profile: profile,
+        configuration: configuration)
+    }
+  }
+
+  /// Calls in flight go on; each connection closes behind its last one.
+  deinit {
+    guard !self.wasClosed.load(ordering: .relaxed) else { return }
+    for slot in self.slots {
+      slot.driver.loop.execute { slot.close(until: .distantFuture) }
+    }
+  }
+
+  public var eventLoop: any EventLoop { self.slots[0].driver.loop }
+
+  public func start(
+    _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
+    handler: any RPCClientHandler
+  ) -> RPCClientCall {
+    let slot = self.pickSlot()
+    let settings = slot.profile.settings
+    let stream = NetStream(
+      driver: slot.driver, isServer: false, windowBytes: settings.windowBytes,
+      sendMaxBytes: options.maxMessageBytes, receiveMaxBytes: options.maxMessageBytes)
+    stream.handler = .client(handler)
+    stream.deadline = options.timeout.map { .after($0) }
+    stream.start = ClientStart(
+      slot: slot, path: method.path, metadata: options.metadata,
+      waitForReady: options.waitForReady, request: request)
+    stream.onLoop {
+      stream.driver.addDeadline(stream)
+      if let request {
+        _ = stream.enqueue(request)
+        stream.halfClose()
+      }
+      slot.begin(stream)
+    }
+    return RPCClientCall(core: stream)
+  }
+
+  /// One of this thread's loop when there is, else in turn.
+  private func pickSlot() -> ClientSlot {
+    if self.slots.count == 1 { return self.slots[0] }
+    if let near = self.slots.first(where: { $0.driver.loop.inEventLoop }) { return near }
+    let turn = self.nextSlot.add(1, ordering: .relaxed).newValue
+    return self.slots[Int(truncatingIfNeeded: UInt(bitPattern: turn) % UInt(self.slots.count))]
+  }
+
+  /// True when a connection stands. A hint: it may be gone the next moment.
+  public var isConnected: Bool {
+    self.slots.contains { $0.isConnected }
+  }
+
+  public func close(deadline: Duration) async {
+    self.wasClosed.store(true, ordering: .relaxed)
+    let until = NIODeadline.after(deadline)
+    for slot in self.slots {
+      let closed = slot.driver.loop.makePromise(of: Void.self)
+      slot.driver.loop.execute { slot.close(until: until, closed) }
+      try? await closed.futureResult.get()
+    }
+  }
+}

@@ -1,0 +1,205 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+public import MemQModel
+public import NIOCore
+import NIOPosix
+import Synchronization
+
+/// Serves a router's methods over the network.
+public final class RPCServer: Sendable {
+  public struct Configuration: Sendable {
+    /// Largest message, received or sent.
+    public var maxMessageBytes = RPCLimits.messageBytesMax
+    /// Calls of one connection at once; more are refused by HTTP/2 and retried by clients.
+    public var maxConcurrentStreams = 1000
+    /// Connections at once; more are closed as they come.
+    public var connectionsMax = 10_000
+    /// From accepting a connection to its HTTP/2 preface.
+    public var prefaceTimeout: Duration = .seconds(10)
+    public var connection = RPCConnectionSettings()
+    /// For metrics.
+    public var observer: (any RPCServerObserver)?
+
+    /// Flow-control window of a stream; see ``RPCConnectionSettings/windowBytes``.
+    public var windowBytes: Int {
+      get { self.connection.windowBytes }
+      set { self.connection.windowBytes = newValue }
+    }
+
+    /// See ``RPCConnectionSettings/headerListBytesMax``.
+    public var headerListBytesMax: Int {
+      get { self.connection.headerListBytesMax }
+      set { self.connection.headerListBytesMax = newValue }
+    }
+
+    public init() {}
+  }
+
+  private let channel: any Channel
+  private let connections: ConnectionSet
+
+  private init(channel: any Channel, connections: ConnectionSet) {
+    self.channel = channel
+    self.connections = connections
+  }
+
+  /// Listens on `address`: `host:port` (port 0 = any free one), `[v6]:port`, or `unix:/path`. Connections are spread over
+  /// the loops of `group`.
+  ///
+  /// - Throws: `.invalidArgument` for a malformed address, `.addressInUse`, `.unavailable` when the system refuses otherwise.
+  public static func start(
+    router: RPCRouter, on address: String, group: any EventLoopGroup,
+    configuration: Configuration = Configuration(), logger: Logger
+  ) async throws(MemQError) -> RPCServer {
+    let target = try RPCAddress(address)
+    let environment = ServerEnvironment(logger: logger, observer: configuration.observer)
+    let profile = ConnectionProfile(
+      role: .server(RouteTable(router), environment), settings: configuration.connection,
+      maxMessageBytes: configuration.maxMessageBytes,
+      maxConcurrentStreams: configuration.maxConcurrentStreams,
+      prefaceTimeout: configuration.prefaceTimeout, logger: logger)
+    let connections = ConnectionSet(
+      max: configuration.connectionsMax, observer: configuration.observer, logger: logger)
+    let bootstrap = ServerBootstrap(group: group)
+      .serverChannelOption(.backlog, value: 1024)
+      .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture { try connections.admit(channel, profile) }
+      }
+    do {
+      let channel: any Channel
+      switch target {
+      case .tcp(let host, let port):
+        channel = try await bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+          .tuned().bind(host: host, port: port).get()
+      case .unix(let path):
+        channel = try await bootstrap.tuned()
+          .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+      }
+      return RPCServer(channel: channel, connections: connections)
+    } catch {
+      throw Self.bindError(error, address)
+    }
+  }
+
+  private static func bindError(_ error: any Error, _ address: String) -> MemQError {
+    if let error = error as? IOError, error.errnoCode == 98 /* EADDRINUSE on Linux */ {
+      return MemQError(
+        .addressInUse, "another process listens there: stop it or choose another port",
+        subject: address)
+    }
+    return MemQError(.unavailable, "cannot listen: \(error)", subject: address)
+  }
+
+  /// `127.0.0.1:7460`, `[::1]:7460` or `unix:/path`.
+  public var localAddress: String { self.channel.localAddress?.rpcDescription ?? "" }
+
+  /// 0 for a unix socket.
+  public var localPort: Int { self.channel.localAddress?.port ?? 0 }
+
+  public var connectionCount: Int { self.connections.count }
+
+  /// Stops listening, lets calls in flight end, and closes their connections; what still runs at `deadline` is cut off.
+  public func shutdown(deadline: Duration) async {
+    try? await self.channel.close().get()
+    await self.connections.drain(until: .after(deadline), on: self.channel.eventLoop)
+  }
+}
+
+/// The open connections of a server.
+final class ConnectionSet: Sendable {
+  private struct State {
+    var open: [ObjectIdentifier: HTTP2Connection] = [:]
+    var isDraining: NIODeadline?
+    var drained: [EventLoopPromise<Void>] = []
+    var refused = 0
+  }
+
+  private let max: Int
+  private let observer: (any RPCServerObserver)?
+  private let logger: Logger
+  private let state = Mutex(State())
+
+  init(max: Int, observer: (any RPCServerObserver)?, logger: Logger) {
+    self.max = max
+    self.observer = observer
+    self.logger = logger
+  }
+
+  var count: Int { self.state.withLock { $0.open.count } }
+
+  /// Adds a connection's handler to its channel. Throws, and so closes the channel, when there are too many.
+  func admit(_ channel: any Channel, _ profile: ConnectionProfile) throws {
+    let connection = HTTP2Connection(profile: profile, driver: LoopDriver.of(channel.eventLoop))
+    let (count, refused) = self.state.withLock { state -> (Int?, Int) in
+      guard state.isDraining == nil, state.open.count < self.max else {
+        state.refused += 1
+        return (nil, state.refused)
+      }
+      state.open[ObjectIdentifier(connection)] = connection
+      return (state.open.count, 0)
+    }
+    guard let count else {
+      // Once per thousand: a flood of connections must not become a flood of lines.
+      if refused % 1000 == 1 {
+        self.logger.warning(
+          "Refused a connection",
+          metadata: ["connections.max": "\(self.max)", "refused": "\(refused)"])
+      }
+      throw ChannelError.inappropriateOperationForState
+    }
+    self.observer?.connectionsChanged(to: count)
+    connection.onClose = { [weak self] in self?.removed($0) }
+    do {
+      try channel.pipeline.syncOperations.addHandler(connection)
+    } catch {
+      self.removed(connection)
+      throw error
+    }
+  }
+
+  private func removed(_ connection: HTTP2Connection) {
+    let (count, drained) = self.state.withLock { state -> (Int, [EventLoopPromise<Void>]) in
+      state.open[ObjectIdentifier(connection)] = nil
+      guard state.isDraining != nil, state.open.isEmpty else { return (state.open.count, []) }
+      defer { state.drained = [] }
+      return (0, state.drained)
+    }
+    self.observer?.connectionsChanged(to: count)
+    for promise in drained { promise.succeed() }
+  }
+
+  func drain(until deadline: NIODeadline, on loop: any EventLoop) async {
+    let promise = loop.makePromise(of: Void.self)
+    let open = self.state.withLock { state in
+      state.isDraining = deadline
+      if !state.open.isEmpty { state.drained.append(promise) }
+      return Array(state.open.values)
+    }
+    if open.isEmpty { promise.succeed() }
+    for connection in open {
+      connection.driver.loop.execute { connection.drain(deadline: deadline) }
+    }
+    try? await promise.futureResult.get()
+  }
+}
+
+extension ServerBootstrap {
+  /// Watermarks and receive buffers that bulk transfer wants; an idle connection keeps 2 KiB.
+  fileprivate func tuned() -> ServerBootstrap {
+    self.childChannelOption(.recvAllocator, value: SocketTuning.receive)
+      .childChannelOption(.writeBufferWaterMark, value: SocketTuning.writeMarks)
+      .childChannelOption(.allowRemoteHalfClosure, value: false)
+  }
+}
+
+enum SocketTuning {
+  static var receive: any RecvByteBufferAllocator {
+    AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 2048, maximum: 256 << 10)
+  }
+
+  static var writeMarks: ChannelOptions.Types.WriteBufferWaterMark {
+    .init(low: 1 << 20, high: 4 << 20)
+  }
+}
