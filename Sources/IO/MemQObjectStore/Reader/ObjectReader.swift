@@ -1,0 +1,82 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+public import MemQModel
+public import MemQPacking
+public import NIOCore
+
+/// Batches read from an object.
+public struct ColdRead: Sendable {
+  /// Whole record batches v2, one after another, from the one that holds the offset asked for.
+  public var batches: ByteBuffer
+  /// First offset of the first batch; may lie below the offset asked for.
+  public var baseOffset: Offset
+  /// Offset to go on with.
+  public var nextOffset: Offset
+}
+
+/// Lists a group's objects by sequence after `afterSequence`: MetadataService.ListObjects, as its caller reaches it.
+public typealias ObjectLister =
+  @Sendable (_ group: Int32, _ afterSequence: Int64) async throws(MemQError) -> (
+    objects: [ObjectRef], hasMore: Bool
+  )
+
+/// The cold half of every partition's log: the same batches under the same offsets, from objects.
+///
+/// Footers are read once and folded into an index by group; bytes are read in spans of whole blocks (8 MiB), checked
+/// against their CRC-32C, and kept in a bounded cache. Many readers of one span cause one request. Use it for offsets
+/// below the partition's uploaded offset.
+public final class ObjectReader: Sendable {
+  public struct Configuration: Hashable, Sendable {
+    /// Bytes of spans kept in memory.
+    public var spanCacheBytes = 128 << 20
+    /// Bytes of one ranged read, at least one block (1 MiB).
+    public var spanBytes = 8 << 20
+    /// Bytes of footers kept in memory.
+    public var footerCacheBytes = 64 << 20
+    /// Requests to the store at a time.
+    public var requestsMax = 16
+    /// One request to the store.
+    public var requestTimeout: Duration = .seconds(30)
+    public init() {}
+  }
+
+  private let core: ObjectReaderCore
+
+  public init(
+    store: any ObjectStore, configuration: Configuration = Configuration(), logger: Logger,
+    lister: @escaping ObjectLister
+  ) {
+    self.core = ObjectReaderCore(
+      store: store, configuration: configuration, logger: logger, lister: lister)
+  }
+
+  /// Batches from the one that holds `offset` on, at least one, up to `maxBytes`, all of one run.
+  ///
+  /// - Parameter group: the partition's upload group.
+  /// - Throws: `.offsetOutOfRange` when no object holds the offset (below the log start, or not uploaded);
+  ///   `.objectCorrupt`, `.objectStoreUnavailable`, and what the lister throws.
+  public func read(
+    _ partition: TopicPartition, group: Int32, from offset: Offset, maxBytes: Int
+  ) async throws(MemQError) -> ColdRead {
+    try await self.core.read(partition, group: group, from: offset, maxBytes: maxBytes)
+  }
+
+  /// The first offset whose batch has a record of this timestamp or a later one; nil when no object has.
+  public func offset(
+    _ partition: TopicPartition, group: Int32, atOrAfter timestamp: Timestamp
+  ) async throws(MemQError) -> Offset? {
+    try await self.core.offset(partition, group: group, atOrAfter: timestamp)
+  }
+
+  /// An object's index, from the cache or by one ranged read.
+  public func footer(of object: ObjectRef) async throws(MemQError) -> ObjectFooter {
+    try await self.core.footer(of: object)
+  }
+
+  /// Every object of the group with its footer, by sequence, as metadata lists them now. Objects whose bytes are gone
+  /// are left out.
+  public func objects(group: Int32) async throws(MemQError) -> [(ObjectRef, ObjectFooter)] {
+    try await self.core.objects(group: group)
+  }
+}
