@@ -287,6 +287,9 @@ public nonisolated struct Memq_V1_ImageUpdate: Sendable {
   /// Upload groups new or changed.
   public var uploadGroups: [Memq_V1_UploadGroup] = []
 
+  /// Nodes forgotten: stateless ones that left.
+  public var deletedNodeIds: [Int32] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1397,7 +1400,8 @@ public nonisolated struct Memq_V1_UploadRecord: @unchecked Sendable {
     set {_uniqueStorage()._driver = newValue}
   }
 
-  /// Inline body (up to 256 KiB), kept only while the put is not published.
+  /// Inline body (up to 256 KiB), kept only while the put is not published. Set when the put is created or sealed; empty in a
+  /// later step: as it is. Only GetUpload answers with it.
   public var inlineBody: Data {
     get {_storage._inlineBody}
     set {_uniqueStorage()._inlineBody = newValue}
@@ -2126,7 +2130,7 @@ nonisolated extension Memq_V1_WatchImageRequest: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ImageUpdate"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}full\0\u{3}cluster_id\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}nodes\0\u{1}topics\0\u{3}deleted_topic_ids\0\u{1}partitions\0\u{3}upload_groups\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}full\0\u{3}cluster_id\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}nodes\0\u{1}topics\0\u{3}deleted_topic_ids\0\u{1}partitions\0\u{3}upload_groups\0\u{3}deleted_node_ids\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2144,6 +2148,7 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
       case 8: try { try decoder.decodeRepeatedBytesField(value: &self.deletedTopicIds) }()
       case 9: try { try decoder.decodeRepeatedMessageField(value: &self.partitions) }()
       case 10: try { try decoder.decodeRepeatedMessageField(value: &self.uploadGroups) }()
+      case 11: try { try decoder.decodeRepeatedInt32Field(value: &self.deletedNodeIds) }()
       default: break
       }
     }
@@ -2180,6 +2185,9 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.uploadGroups.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.uploadGroups, fieldNumber: 10)
     }
+    if !self.deletedNodeIds.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.deletedNodeIds, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2194,6 +2202,7 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.deletedTopicIds != rhs.deletedTopicIds {return false}
     if lhs.partitions != rhs.partitions {return false}
     if lhs.uploadGroups != rhs.uploadGroups {return false}
+    if lhs.deletedNodeIds != rhs.deletedNodeIds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
