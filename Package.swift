@@ -103,7 +103,7 @@ let modules: [Module] = [
 
   // Testing: the simulator, and what tests share.
   Module("MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
-    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQReplication"]),
+    uses: ["MemQModel", "MemQReplication"]),
   Module("MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
     uses: ["MemQModel", "MemQSystem", "MemQRPC", "MemQAPI"], packages: nio),
   Module("memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
@@ -197,6 +197,8 @@ let modules: [Module] = [
   Module("MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
     uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRuntime"],
     packages: ["Logging", "Metrics"]),
+  Module("MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
+    uses: ["MemQModel", "MemQRecords", "MemQIngestService"]),
   Module("MemQServiceTests", .test, "Tests/MemQServiceTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQSystem", "MemQRPC", "MemQAPI", "MemQClient", "MemQEmbedded",
