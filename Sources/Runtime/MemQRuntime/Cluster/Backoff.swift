@@ -1,0 +1,40 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+import MemQSystem
+import Synchronization
+
+/// Waits between attempts: each twice the one before up to the longest, ± 20 %, so that many nodes don't return in step.
+struct Backoff {
+  private let range: ClosedRange<Duration>
+  private var current: Duration
+  private let entropy = SystemEntropy()
+
+  init(_ range: ClosedRange<Duration>) {
+    self.range = range
+    self.current = range.lowerBound
+  }
+
+  mutating func next() -> Duration {
+    let wait = self.current
+    self.current = min(wait * 2, self.range.upperBound)
+    let spread = Double(self.entropy.next() % 1_000) / 1_000 * 0.4 + 0.8
+    return wait * spread
+  }
+
+  mutating func reset() { self.current = self.range.lowerBound }
+}
+
+/// When something was heard last; written by one task, read by another.
+final class LastHeard: Sendable {
+  private let nanoseconds: Atomic<Int64>
+
+  init(_ instant: MonotonicInstant) { self.nanoseconds = Atomic(instant.nanoseconds) }
+
+  func set(_ instant: MonotonicInstant) {
+    self.nanoseconds.store(instant.nanoseconds, ordering: .relaxed)
+  }
+  var instant: MonotonicInstant {
+    MonotonicInstant(nanoseconds: self.nanoseconds.load(ordering: .relaxed))
+  }
+}

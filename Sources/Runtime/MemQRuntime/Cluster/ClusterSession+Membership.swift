@@ -1,0 +1,227 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Logging
+import MemQAPI
+import MemQMetadata
+import MemQModel
+import MemQRPC
+import MemQSystem
+import SwiftProtobuf
+
+// Registration, heartbeats and the watch: what keeps a node a member.
+extension ClusterSession {
+  // MARK: Registration
+
+  func registerFirst(until deadline: MonotonicInstant) async throws(MemQError) {
+    var backoff = Backoff(self.configuration.backoff)
+    while true {
+      do {
+        return try await self.register()
+      } catch {
+        let left = deadline - self.clock.monotonic
+        switch error.code {
+        case .wrongCluster, .limitReached, .invalidArgument, .cancelled: throw error
+        default: break
+        }
+        guard left > .zero, !Task.isCancelled else {
+          throw MemQError(
+            .unavailable, "no metadata instance took the registration in time: \(error)",
+            subject: self.configuration.metadataAddresses.joined(separator: ","))
+        }
+        self.nextMetadata()
+        try? await Task.sleep(for: min(backoff.next(), left))
+      }
+    }
+  }
+
+  private func register() async throws(MemQError) {
+    let configuration = self.configuration
+    let request = Memq_V1_RegisterNodeRequest.with {
+      $0.nodeUuid = configuration.nodeUUID.wire
+      $0.service = configuration.service.wire
+      $0.address = configuration.address
+      $0.adminAddress = configuration.adminAddress
+      $0.rack = configuration.rack
+      $0.pid = Int64(getpid())
+      $0.volumeIds = configuration.volumes.map(\.wire)
+      $0.host = configuration.host
+      if let cluster = self.knownClusterID { $0.clusterID = cluster.wire }
+    }
+    let answer = try await self.metadata.call(
+      MetadataMethods.registerNode, request, timeout: configuration.callTimeout)
+    let registration = Registration(
+      nodeID: NodeID(answer.nodeID), nodeEpoch: NodeEpoch(answer.nodeEpoch),
+      clusterID: try ClusterID(wire: answer.clusterID, "cluster_id"),
+      incarnation: Incarnation(answer.incarnation),
+      heartbeatInterval: .milliseconds(Int64(max(answer.heartbeatIntervalMs, 10))))
+    self.registered(registration)
+    self.logger.info(
+      "Registered with the cluster",
+      metadata: [
+        "node.id": "\(registration.nodeID)", "node.epoch": "\(registration.nodeEpoch)",
+        "cluster.id": "\(registration.clusterID)", "metadata": "\(self.metadataAddress)",
+      ])
+  }
+
+  func deregister() async {
+    guard self.isRegistered else { return }
+    let registration = self.registration
+    self.lostRegistration()
+    do {
+      _ = try await self.metadata.call(
+        MetadataMethods.deregisterNode,
+        .with {
+          $0.nodeID = registration.nodeID.rawValue
+          $0.nodeEpoch = registration.nodeEpoch.rawValue
+        }, timeout: self.configuration.callTimeout)
+    } catch {
+      self.logger.warning(
+        "Could not say goodbye to the cluster; it will notice the silence",
+        metadata: ["node.id": "\(registration.nodeID)", "error": "\(error)"])
+    }
+  }
+
+  // MARK: The session
+
+  /// Until cancelled: registers when needed, then heartbeats and watches until one of them breaks.
+  func keepUp() async {
+    var backoff = Backoff(self.configuration.backoff)
+    while !Task.isCancelled {
+      let began = self.clock.monotonic
+      do {
+        if !self.isRegistered { try await self.register() }
+        try await self.attend()
+      } catch {
+        guard !Task.isCancelled else { return }
+        self.broke(error)
+      }
+      if self.clock.monotonic - began > self.configuration.backoff.upperBound { backoff.reset() }
+      try? await Task.sleep(for: backoff.next())
+    }
+  }
+
+  private func broke(_ error: MemQError) {
+    switch error.code {
+    case .nodeFenced, .nodeUnknown, .staleNodeEpoch:
+      self.lostRegistration()
+      self.logger.warning(
+        "The cluster has fenced this node; it registers again", metadata: ["error": "\(error)"])
+    default:
+      self.logger.warning(
+        "Lost the connection to metadata",
+        metadata: ["metadata": "\(self.metadataAddress)", "error": "\(error)"])
+      self.nextMetadata()
+    }
+  }
+
+  /// Heartbeats and the watch on one instance, until either ends.
+  private func attend() async throws(MemQError) {
+    do {
+      try await withThrowingTaskGroup(of: Void.self) { tasks in
+        tasks.addTask { try await self.heartbeat() }
+        tasks.addTask { try await self.watch() }
+        defer { tasks.cancelAll() }
+        try await tasks.next()
+      }
+    } catch {
+      throw MemQError(anyRPC: error)
+    }
+    throw MemQError(.unavailable, "metadata ended the session")
+  }
+
+  private func heartbeat() async throws {
+    let registration = self.registration
+    let stream = try await self.metadata.open(MetadataMethods.heartbeat)
+    let heard = LastHeard(self.clock.monotonic)
+    let beats = self.newBeats()
+    try await withThrowingTaskGroup(of: Void.self) { tasks in
+      tasks.addTask {
+        while try await stream.responses.next() != nil { heard.set(self.clock.monotonic) }
+        throw MemQError(.unavailable, "metadata ended the heartbeat stream")
+      }
+      tasks.addTask {
+        while true {
+          try await Task.sleep(for: registration.heartbeatInterval)
+          self.beat()
+        }
+      }
+      tasks.addTask {
+        self.beat()
+        for await _ in beats {
+          try self.checkSilence(heard.instant)
+          try await stream.send(self.signOfLife(registration))
+        }
+      }
+      defer { tasks.cancelAll() }
+      try await tasks.next()
+    }
+  }
+
+  private func checkSilence(_ heard: MonotonicInstant) throws(MemQError) {
+    let silence = self.clock.monotonic - heard
+    guard silence <= self.configuration.silenceMax else {
+      throw MemQError(
+        .unavailable, "metadata does not answer heartbeats (limit and actual in ms)",
+        limit: self.configuration.silenceMax.milliseconds, actual: silence.milliseconds)
+    }
+  }
+
+  private func signOfLife(_ registration: Registration) -> Memq_V1_HeartbeatRequest {
+    .with {
+      $0.nodeID = registration.nodeID.rawValue
+      $0.nodeEpoch = registration.nodeEpoch.rawValue
+      $0.state = self.nodeState.wire
+      $0.revision = self.cell.image?.revision.rawValue ?? 0
+    }
+  }
+
+  // MARK: The image
+
+  private func watch() async throws {
+    let known = self.cell.image
+    let updates = try await self.metadata.stream(
+      MetadataMethods.watchImage,
+      .with {
+        $0.fromRevision = known?.revision.rawValue ?? 0
+        $0.incarnation = known?.incarnation.rawValue ?? 0
+      })
+    while let update = try await updates.next() {
+      self.cell.set(try Self.merge(self.cell.image, update))
+    }
+  }
+
+  /// The image after an update.
+  ///
+  /// - Throws: `.staleImage` for an older one than `known`; `.wrongCluster` for another cluster's.
+  static func merge(
+    _ known: ClusterImage?, _ update: Memq_V1_ImageUpdate
+  ) throws(MemQError) -> ClusterImage {
+    guard var image = known else {
+      guard update.full else {
+        throw MemQError(.staleImage, "metadata sent a change of an image that is not known")
+      }
+      return try ClusterImage(full: update)
+    }
+    guard update.full else {
+      try image.apply(update)
+      return image
+    }
+    let next = try ClusterImage(full: update)
+    guard next.clusterID == image.clusterID else {
+      throw MemQError(
+        .wrongCluster, "metadata belongs to cluster \(next.clusterID), this node to another",
+        subject: "\(image.clusterID)")
+    }
+    let isOlder =
+      next.incarnation == image.incarnation
+      ? next.incarnationID != image.incarnationID || next.revision < image.revision
+      : next.incarnation < image.incarnation
+    guard !isOlder else {
+      throw MemQError(
+        .staleImage, "metadata answers with an older image than this node has seen",
+        limit: image.revision.rawValue, actual: next.revision.rawValue)
+    }
+    return next
+  }
+}

@@ -1,0 +1,259 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+public import MemQMetadata
+public import MemQModel
+public import MemQRPC
+public import MemQSystem
+import Synchronization
+
+/// One node's membership in the cluster: its registration, its heartbeats and the image it watches.
+///
+/// `start` registers and loads the image; from then on both are kept up in the background, for ever: a lost metadata
+/// instance is replaced by the next address with jittered back-off, a fenced node registers again (its `nodeEpoch` rises).
+public final class ClusterSession: Sendable {
+  public struct Configuration: Sendable {
+    public var service: ServiceKind
+    /// The node's lasting name; services without state make one at each start.
+    public var nodeUUID: NodeUUID
+    /// What peers and clients connect to: `host:port` or `inprocess:NAME`.
+    public var address: String
+    /// Admin HTTP, `host:port`; empty: none.
+    public var adminAddress: String
+    /// Failure domain; empty: none.
+    public var rack: String
+    /// For people.
+    public var host: String
+    /// Disks of a replication node.
+    public var volumes: [VolumeID]
+    /// The cluster its data belongs to; nil: a fresh node.
+    public var clusterID: ClusterID?
+    /// Tried in turn.
+    public var metadataAddresses: [String]
+    /// One registration or goodbye.
+    public var callTimeout: Duration = .seconds(5)
+    /// First and longest wait between attempts to reach metadata.
+    public var backoff: ClosedRange<Duration> = .milliseconds(50)...(.seconds(2))
+    /// Heartbeats without an answer for so long: the instance is given up.
+    public var silenceMax: Duration = .seconds(5)
+
+    public init(
+      service: ServiceKind, nodeUUID: NodeUUID, address: String, adminAddress: String = "",
+      rack: String = "", host: String = "", volumes: [VolumeID] = [], clusterID: ClusterID? = nil,
+      metadataAddresses: [String]
+    ) {
+      precondition(!metadataAddresses.isEmpty, "a session needs an address of metadata")
+      self.service = service
+      self.nodeUUID = nodeUUID
+      self.address = address
+      self.adminAddress = adminAddress
+      self.rack = rack
+      self.host = host
+      self.volumes = volumes
+      self.clusterID = clusterID
+      self.metadataAddresses = metadataAddresses
+    }
+  }
+
+  /// What registration gave.
+  struct Registration: Sendable {
+    var nodeID: NodeID
+    var nodeEpoch: NodeEpoch
+    var clusterID: ClusterID
+    var incarnation: Incarnation
+    var heartbeatInterval: Duration
+  }
+
+  private struct State {
+    var registration: Registration?
+    /// False: register before anything else.
+    var isRegistered = false
+    var nodeState = NodeState.starting
+    var metadataIndex = 0
+    var turn = 0
+    var tasks: [Task<Void, Never>] = []
+    /// Wakes the sender of heartbeats.
+    var beats: AsyncStream<Void>.Continuation?
+  }
+
+  let configuration: Configuration
+  let pool: ChannelPool
+  let clock: any MemQClock
+  let logger: Logger
+  let cell = ImageCell()
+  private let state = Mutex(State())
+
+  public init(
+    _ configuration: Configuration, pool: ChannelPool, clock: any MemQClock, logger: Logger
+  ) {
+    self.configuration = configuration
+    self.pool = pool
+    self.clock = clock
+    self.logger = logger
+  }
+
+  // MARK: Life
+
+  /// Registers and loads the image, trying for at most `timeout`.
+  ///
+  /// - Throws: `.wrongCluster` and `.limitReached` at once; `.unavailable` when no metadata instance answered in time.
+  public func start(timeout: Duration) async throws(MemQError) {
+    let deadline = self.clock.monotonic + timeout
+    try await self.registerFirst(until: deadline)
+    let deliver = Task { await self.cell.deliver() }
+    let membership = Task { await self.keepUp() }
+    self.state.withLock { $0.tasks = [deliver, membership] }
+    let id = self.nodeID
+    do {
+      _ = try await self.cell.wait(timeout: max(deadline - self.clock.monotonic, .zero)) {
+        $0.nodes[id] != nil
+      }
+    } catch {
+      await self.endTasks()
+      throw MemQError(
+        .unavailable, "registered as node \(id), but the cluster image did not come in time",
+        subject: self.metadataAddress, limit: timeout.milliseconds)
+    }
+  }
+
+  /// Says goodbye and ends the background work. Leaderships and leases of this node pass on before it returns, when
+  /// metadata can be reached.
+  public func stop() async {
+    await self.endTasks()
+    await self.deregister()
+  }
+
+  private func endTasks() async {
+    let tasks = self.state.withLock { state in
+      defer { state.tasks = [] }
+      return state.tasks
+    }
+    for task in tasks { task.cancel() }
+    for task in tasks { await task.value }
+  }
+
+  // MARK: Who we are
+
+  /// - Precondition: `start` has returned.
+  public var nodeID: NodeID { self.registration.nodeID }
+  /// Rises when the node had to register again.
+  public var nodeEpoch: NodeEpoch { self.registration.nodeEpoch }
+  public var clusterID: ClusterID { self.registration.clusterID }
+  public var incarnation: Incarnation { self.registration.incarnation }
+
+  var registration: Registration {
+    guard let registration = self.state.withLock({ $0.registration }) else {
+      preconditionFailure("the cluster session has not started")
+    }
+    return registration
+  }
+
+  var isRegistered: Bool { self.state.withLock { $0.isRegistered } }
+
+  func registered(_ registration: Registration) {
+    self.state.withLock {
+      $0.registration = registration
+      $0.isRegistered = true
+    }
+  }
+
+  func lostRegistration() { self.state.withLock { $0.isRegistered = false } }
+
+  /// The cluster it belongs to as far as it knows.
+  var knownClusterID: ClusterID? {
+    self.state.withLock { $0.registration?.clusterID } ?? self.configuration.clusterID
+  }
+
+  /// Tells the cluster where this node stands; sent at once.
+  public func setState(_ state: NodeState) {
+    self.state.withLock { $0.nodeState = state }
+    self.beat()
+  }
+
+  /// Has a heartbeat sent now, when there is a stream.
+  func beat() { self.state.withLock { $0.beats }?.yield() }
+
+  /// What the sender of a new heartbeat stream waits on.
+  func newBeats() -> AsyncStream<Void> {
+    let (stream, continuation) = AsyncStream.makeStream(
+      of: Void.self, bufferingPolicy: .bufferingNewest(1))
+    self.state.withLock { $0.beats = continuation }
+    return stream
+  }
+
+  public var nodeState: NodeState { self.state.withLock { $0.nodeState } }
+
+  // MARK: The image
+
+  /// The latest image; cheap to copy.
+  ///
+  /// - Precondition: `start` has returned.
+  public var image: ClusterImage {
+    guard let image = self.cell.image else {
+      preconditionFailure("the cluster session has not started")
+    }
+    return image
+  }
+
+  /// Calls `body` once with the current image, then, in order, with newer ones, from one task. A slow body misses
+  /// images in between, never the latest. It must not block.
+  public func onImage(_ body: @escaping @Sendable (ClusterImage) -> Void) {
+    self.cell.observe(body)
+  }
+
+  /// The first image that satisfies `until`.
+  ///
+  /// - Throws: `.deadlineExceeded`, `.cancelled`.
+  public func waitForImage(
+    timeout: Duration, _ until: @Sendable (ClusterImage) -> Bool
+  ) async throws(MemQError) -> ClusterImage {
+    try await self.cell.wait(timeout: timeout, until)
+  }
+
+  // MARK: Channels
+
+  /// The metadata instance in use.
+  public var metadata: any RPCChannel { self.pool.channel(self.metadataAddress, lane: .control) }
+
+  var metadataAddress: String {
+    let index = self.state.withLock { $0.metadataIndex }
+    return self.configuration.metadataAddresses[index]
+  }
+
+  func nextMetadata() {
+    self.state.withLock {
+      $0.metadataIndex = ($0.metadataIndex + 1) % self.configuration.metadataAddresses.count
+    }
+  }
+
+  /// A channel to a node.
+  ///
+  /// - Throws: `.nodeUnknown` when the image has no such node, or it left.
+  public func channel(to node: NodeID, lane: Lane) throws(MemQError) -> any RPCChannel {
+    guard let known = self.cell.image?.nodes[node], known.state != .gone else {
+      throw MemQError(.nodeUnknown, "no such node in the cluster", subject: "node \(node)")
+    }
+    return self.pool.channel(known.address, lane: lane)
+  }
+
+  /// A channel to a live node of a service, in turn; ready ones first.
+  ///
+  /// - Throws: `.unavailable` when there is none.
+  public func channel(
+    _ service: ServiceKind, lane: Lane = .control
+  ) throws(MemQError) -> any RPCChannel {
+    if service == .metadata { return self.pool.channel(self.metadataAddress, lane: lane) }
+    let live = self.cell.image?.liveNodes(service) ?? []
+    let ready = live.filter { $0.state == .ready }
+    let nodes = ready.isEmpty ? live : ready
+    guard !nodes.isEmpty else {
+      throw MemQError(.unavailable, "no \(service.name) node is alive", subject: service.name)
+    }
+    let turn = self.state.withLock { state in
+      state.turn &+= 1
+      return state.turn
+    }
+    let node = nodes[Int(UInt(bitPattern: turn) % UInt(nodes.count))]
+    return self.pool.channel(node.address, lane: lane)
+  }
+}
