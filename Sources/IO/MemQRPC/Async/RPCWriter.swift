@@ -67,38 +67,34 @@ final class OutboundGate: @unchecked Sendable {
   // MARK: The producer's side
 
   func send(_ message: RPCMessage) async throws {
-    if self.core.isOnLoop, try self.trySend(message) { return }
+    var outcome = self.core.isOnLoop ? self.attempt(message) : await self.hop(message)
     while true {
-      let outcome = await self.hop(message)
-      if try outcome.get() { return }
+      switch outcome {
+      case .success(true): return
+      case .success(false): break
+      case .failure(let status): throw status
+      }
       try Task.checkCancellation()
       await self.waitForRoom()
       try Task.checkCancellation()
+      outcome = await self.hop(message)
     }
   }
 
-  /// False: no room. On the loop.
-  private func trySend(_ message: RPCMessage) throws(RPCStatus) -> Bool {
+  /// False: no room. On the loop. A result, as a typed throw inlined into an async function stops the optimizer.
+  private func attempt(_ message: RPCMessage) -> Result<Bool, RPCStatus> {
     if let status = self.ended {
-      throw status.isOK ? RPCStatus(.cancelled, "the call is over") : status
+      return .failure(status.isOK ? RPCStatus(.cancelled, "the call is over") : status)
     }
-    guard self.hasRoom else { return false }
+    guard self.hasRoom else { return .success(false) }
     self.hasRoom = self.core.enqueue(message)
-    return true
+    return .success(true)
   }
 
   private func hop(_ message: RPCMessage) async -> Result<Bool, RPCStatus> {
     if self.core.isOnLoop { return self.attempt(message) }
     return await withUnsafeContinuation { continuation in
       self.core.driver.loop.execute { continuation.resume(returning: self.attempt(message)) }
-    }
-  }
-
-  private func attempt(_ message: RPCMessage) -> Result<Bool, RPCStatus> {
-    do {
-      return .success(try self.trySend(message))
-    } catch {
-      return .failure(error)
     }
   }
 
