@@ -84,7 +84,7 @@ let modules: [Module] = [
   Module("MemQStore", .io, "Sources/IO/MemQStore", uses: ["MemQModel", "MemQMetadata", "MemQSystem"],
     packages: ["GRDB", "Logging"]),
   Module("MemQObjectStore", .io, "Sources/IO/MemQObjectStore",
-    uses: ["MemQModel", "MemQPacking", "MemQSystem", "MemQTelemetry"],
+    uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQSystem"],
     packages: ["Logging", "NIOCore", "NIOPosix", "Metrics"]),
   Module("MemQEngines", .io, "Sources/IO/MemQEngines",
     uses: ["CYara", "MemQModel", "MemQScreening", "MemQSystem"], packages: ["Logging"]),
@@ -103,6 +103,8 @@ let modules: [Module] = [
     packages: nio + ["Logging", "SwiftProtobuf", "DequeModule"]),
 
   // Testing: the simulator, and what tests share.
+  Module("MemQDiskSimulation", .testing, "Sources/Testing/MemQDiskSimulation",
+    uses: ["MemQModel", "MemQRecords", "MemQLog"]),
   Module("MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
     uses: ["MemQModel", "MemQReplication"]),
   Module("MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
@@ -125,7 +127,7 @@ let modules: [Module] = [
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQScreening", "MemQObjectStore",
       "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
-    ], packages: ["Logging", "Metrics", "NIOCore", "SwiftProtobuf", "DequeModule"]),
+    ], packages: ["Logging", "Metrics", "NIOCore", "NIOPosix", "SwiftProtobuf", "DequeModule"]),
   Module("MemQUploaderService", .services, "services/uploader/Service",
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQObjectStore", "MemQSystem",
@@ -174,7 +176,7 @@ let modules: [Module] = [
   Module("MemQRecordsTests", .test, "Tests/MemQRecordsTests", kind: .test,
     uses: ["MemQModel", "MemQRecords"]),
   Module("MemQLogTests", .test, "Tests/MemQLogTests", kind: .test,
-    uses: ["MemQModel", "MemQRecords", "MemQLog"]),
+    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQDiskSimulation"]),
   Module("MemQStorageTests", .test, "Tests/MemQStorageTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQStorage", "MemQSystem"],
     packages: ["Logging", "NIOCore"]),

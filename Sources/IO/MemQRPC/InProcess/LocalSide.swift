@@ -31,6 +31,7 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
   private var owesWritable = false
   /// What follows the queued messages: a half-close or a status.
   private var lastEvent: Event?
+  private var lastIsSent = false
   private var inbox = Deque<Event>()
   private var isWaitingForTurnEnd = false
   final private(set) var isOver = false
@@ -76,19 +77,19 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
   final override func enqueue(_ message: RPCMessage) -> Bool {
     guard !self.isOver, let peer = self.peer, self.lastEvent == nil else { return false }
     if message.byteCount > self.sendMaxBytes {
-      self.refuse(
+      self.abort(
         .overLimit("message to send", limit: self.sendMaxBytes, actual: message.byteCount))
       return false
     }
     if let status = peer.refusal(of: message) {
-      self.refuse(status)
+      self.abort(status)
       return false
     }
     self.queue.append(message)
     self.unsentBytes += message.byteCount
     self.pump()
     if self.unsentBytes > RPCLimits.sendQueueMaxBytes + self.sendMaxBytes {
-      self.refuse(
+      self.abort(
         .overLimit(
           "send queue", limit: RPCLimits.sendQueueMaxBytes, actual: self.unsentBytes))
       return false
@@ -96,11 +97,6 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
     let hasRoom = self.unsentBytes <= RPCLimits.sendQueueHighBytes
     if !hasRoom { self.owesWritable = true }
     return hasRoom
-  }
-
-  /// A message broke a limit: the call ends with `status` on both sides.
-  private func refuse(_ status: RPCStatus) {
-    self.abort(status)
   }
 
   private func pump() {
@@ -117,10 +113,13 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
       self.owesWritable = false
       self.post(.writable)
     }
-    if self.queue.isEmpty, let last = self.lastEvent { self.sendLast(last, to: peer) }
+    if self.queue.isEmpty, !self.lastIsSent, let last = self.lastEvent {
+      self.sendLast(last, to: peer)
+    }
   }
 
   private func sendLast(_ event: Event, to peer: LocalSide) {
+    self.lastIsSent = true
     peer.post(event)
     if case .ended(let status) = event { self.post(.ended(status)) }
   }
@@ -154,6 +153,7 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
     self.queue.removeAll()
     self.unsentBytes = 0
     self.lastEvent = .ended(status)
+    self.lastIsSent = true
     peer.queue.removeAll()
     peer.unsentBytes = 0
     peer.dropInbox()
