@@ -1,0 +1,171 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// What reconciling did, for logs and metrics.
+public struct ReconcileSummary: Hashable, Sendable {
+  /// Partitions that have another leader, or none any more.
+  public var elected: [PartitionImage] = []
+  /// Partitions whose leader may lack committed records: the loud ones.
+  public var unclean: [TopicPartition] = []
+  public var changed = 0
+}
+
+/// Partitions of one transaction: each needs a condition and a put, its upload group maybe another pair.
+private let partitionsPerTransaction = 60
+
+/// Whether a replica can take over, best first.
+private enum Fitness: Int, Comparable {
+  case ready, starting, draining
+  static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+}
+
+extension MetadataState {
+  /// Brings every partition in line with who lives: members that are gone leave the ISR (the last one stays), a leader that
+  /// is gone or drains is replaced by an in-sync replica, else by an eligible one (KIP-966), else, where the topic allows it, by
+  /// any, at the price of a new history epoch. Asked again it changes nothing more.
+  public func reconcile() -> Plan<ReconcileSummary> {
+    var summary = ReconcileSummary()
+    var changes: [(old: Versioned<PartitionImage>, new: PartitionImage)] = []
+    for partition in self.partitions.values {
+      guard let topic = self.topics[partition.value.id.topic]?.value,
+        let next = self.reconciled(partition.value, topic.settings)
+      else { continue }
+      changes.append((partition, next))
+      if next.leader != partition.value.leader { summary.elected.append(next) }
+      if next.historyEpoch != partition.value.historyEpoch { summary.unclean.append(next.id) }
+    }
+    summary.changed = changes.count
+    return Plan(self.transactions(changes), outcome: summary)
+  }
+
+  private func transactions(
+    _ changes: [(old: Versioned<PartitionImage>, new: PartitionImage)]
+  ) -> [Transaction] {
+    var transactions: [Transaction] = []
+    // A group must not stand in two transactions of one plan: its revision would be stale in the second.
+    var unclean: SortedMap<Int32, [PartitionImage]> = [:]
+    var current = Transaction()
+    for (index, change) in changes.enumerated() {
+      if change.new.historyEpoch != change.old.value.historyEpoch {
+        unclean[change.new.uploadGroup, default: []].append(change.new)
+        continue
+      }
+      current.replace(.partition(change.new.id), change.old, with: change.new)
+      if current.operations.count == partitionsPerTransaction || index == changes.count - 1 {
+        transactions.append(current)
+        current = Transaction()
+      }
+    }
+    transactions.append(current)
+    for (id, partitions) in unclean { transactions.append(self.uncleanElections(id, partitions)) }
+    return transactions
+  }
+
+  /// Elections of one group that raise the history epoch: partitions and group in one transaction, as many as fit; the next
+  /// reconciling takes the others.
+  private func uncleanElections(_ id: Int32, _ partitions: [PartitionImage]) -> Transaction {
+    var transaction = Transaction()
+    let group = self.uploadGroups[id]
+    var record = group?.value
+    for partition in partitions.prefix(partitionsPerTransaction) {
+      transaction.replace(
+        .partition(partition.id), self.partitions[partition.id], with: partition)
+      record?.positions[partition.id]?.historyEpoch = partition.historyEpoch
+    }
+    if let record { transaction.replace(.uploadGroup(id), group, with: record) }
+    return transaction
+  }
+
+  /// Nil: nothing to change.
+  private func reconciled(
+    _ partition: PartitionImage, _ settings: TopicSettings
+  ) -> PartitionImage? {
+    var next = partition
+    let alive = partition.inSync.filter { self.fitness($0, partition) != nil }
+    if alive.count < partition.inSync.count, !alive.isEmpty {
+      next.setInSync(alive, minInSync: settings.minInSyncReplicas)
+    }
+    self.elect(&next, settings)
+    guard next != partition else { return nil }
+    if next.leader != partition.leader { next.leaderEpoch = partition.leaderEpoch.next }
+    next.epoch = partition.epoch.next
+    return next
+  }
+
+  private func elect(_ partition: inout PartitionImage, _ settings: TopicSettings) {
+    let best = self.best(of: partition.inSync, partition)
+    if let leader = partition.leader, let fitness = self.fitness(leader, partition),
+      partition.inSync.contains(leader), fitness != .draining || best?.fitness == .draining
+    {
+      return
+    }
+    if let best {
+      partition.leader = best.node
+    } else if let best = self.best(of: partition.eligible, partition) {
+      // What left the ISR last is behind nothing that was committed; the old members may hold more, and stay eligible.
+      let others = (partition.eligible + partition.inSync).filter { $0 != best.node }
+      partition.leader = best.node
+      partition.inSync = [best.node]
+      partition.eligible = settings.minInSyncReplicas > 1 ? unique(others) : []
+    } else if settings.uncleanLeaderElection,
+      let best = self.best(of: partition.replicas.map(\.node), partition)
+    {
+      partition.leader = best.node
+      partition.inSync = [best.node]
+      partition.eligible = []
+      partition.historyEpoch = partition.historyEpoch.next
+    } else {
+      partition.leader = nil
+    }
+  }
+
+  /// The fittest of some replicas; the preferred order decides between equals.
+  private func best(
+    of nodes: [NodeID], _ partition: PartitionImage
+  ) -> (node: NodeID, fitness: Fitness)? {
+    var best: (node: NodeID, fitness: Fitness)?
+    for replica in partition.replicas where nodes.contains(replica.node) {
+      guard let fitness = self.fitness(replica.node, partition) else { continue }
+      if best == nil || fitness < best!.fitness { best = (replica.node, fitness) }
+    }
+    return best
+  }
+
+  /// Nil: the node does not live, or came back without the volume of its replica.
+  private func fitness(_ id: NodeID, _ partition: PartitionImage) -> Fitness? {
+    guard let node = self.nodes[id]?.value,
+      let replica = partition.replicas.first(where: { $0.node == id }),
+      node.volumes.contains(replica.volume)
+    else { return nil }
+    switch node.state {
+    case .ready: return .ready
+    case .starting: return .starting
+    case .draining: return .draining
+    case .fenced, .gone: return nil
+    }
+  }
+
+  /// Whether a node may be in the ISR or lead.
+  func isFit(_ id: NodeID, _ partition: PartitionImage) -> Bool {
+    self.fitness(id, partition) != nil
+  }
+}
+
+extension PartitionImage {
+  /// Sets the ISR, and with it who else is eligible: those that leave while the ISR is below its minimum hold all that was
+  /// committed, because the high watermark stands still then.
+  mutating func setInSync(_ nodes: [NodeID], minInSync: Int) {
+    let left = self.inSync.filter { !nodes.contains($0) }
+    self.inSync = nodes
+    self.eligible =
+      nodes.count >= minInSync
+      ? [] : unique(self.eligible + left).filter { !nodes.contains($0) }
+  }
+}
+
+private func unique(_ nodes: [NodeID]) -> [NodeID] {
+  var seen: [NodeID] = []
+  for node in nodes where !seen.contains(node) { seen.append(node) }
+  return seen
+}

@@ -1,0 +1,230 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// What one revision changed for those who watch the image. Each thing stands in it once, as it is afterwards.
+public struct ImageDelta: Hashable, Sendable {
+  public var revision: Revision
+  public var nodes: [NodeImage] = []
+  public var deletedNodes: [NodeID] = []
+  public var topics: [TopicImage] = []
+  public var deletedTopics: [TopicID] = []
+  public var partitions: [PartitionImage] = []
+  public var uploadGroups: [UploadGroupImage] = []
+
+  public var isEmpty: Bool {
+    self.nodes.isEmpty && self.deletedNodes.isEmpty && self.topics.isEmpty
+      && self.deletedTopics.isEmpty && self.partitions.isEmpty && self.uploadGroups.isEmpty
+  }
+}
+
+/// Ids touched while changes are applied; turned into a delta at the end.
+struct TouchedIDs {
+  private var nodes: SortedMap<NodeID, Bool> = [:]
+  private var topics: SortedMap<TopicID, Bool> = [:]
+  private var partitions: SortedMap<TopicPartition, Bool> = [:]
+  private var uploadGroups: SortedMap<Int32, Bool> = [:]
+
+  mutating func node(_ id: NodeID) { self.nodes[id] = true }
+  mutating func topic(_ id: TopicID) { self.topics[id] = true }
+  mutating func partition(_ id: TopicPartition) { self.partitions[id] = true }
+  mutating func uploadGroup(_ id: Int32) { self.uploadGroups[id] = true }
+
+  func delta(_ image: ClusterImage) -> ImageDelta {
+    var delta = ImageDelta(revision: image.revision)
+    for id in self.nodes.keys {
+      if let node = image.nodes[id] { delta.nodes.append(node) } else { delta.deletedNodes.append(id) }
+    }
+    for id in self.topics.keys {
+      if let topic = image.topics[id] {
+        delta.topics.append(topic)
+      } else {
+        delta.deletedTopics.append(id)
+      }
+    }
+    delta.partitions = self.partitions.keys.compactMap { image.partitions[$0] }
+    delta.uploadGroups = self.uploadGroups.keys.compactMap { image.uploadGroups[$0] }
+    return delta
+  }
+}
+
+extension MetadataState {
+  /// Takes in changes, oldest first. Those that the state has already, or newer ones of, change nothing, so that a reload
+  /// may overlap with a watch.
+  ///
+  /// - Returns: what became different in the image; nil before the cluster's own record is known.
+  /// - Throws: `.corruptMessage`: the store's bytes are damaged. The state is then of no use any more.
+  public mutating func apply(_ changes: [StoreChange]) throws(MemQError) -> ImageDelta? {
+    var touched = TouchedIDs()
+    for change in changes {
+      try self.apply(change, &touched)
+      self.revision = max(self.revision, change.revision)
+    }
+    guard self.image != nil else { return nil }
+    self.image!.revision = self.revision
+    return touched.delta(self.image!)
+  }
+
+  private mutating func apply(
+    _ change: StoreChange, _ touched: inout TouchedIDs
+  ) throws(MemQError) {
+    let key = change.key
+    if key == .cluster {
+      try self.applyCluster(change)
+    } else if key.hasPrefix(.nodes) {
+      try self.applyNode(change, &touched)
+    } else if key.hasPrefix(.topics) {
+      try self.applyTopic(change, &touched)
+    } else if key.hasPrefix(.topicNames) {
+      let name = String(decoding: key.bytes.dropFirst(StoreKey.topicNames.bytes.count), as: UTF8.self)
+      try update(&self.names, name, change)
+    } else if key.hasPrefix(.graves) {
+      try update(&self.graves, TopicID(bytes: key.bytes.suffix(16)), change)
+    } else if key.hasPrefix(.partitions) {
+      try self.applyPartition(change, &touched)
+    } else if key.hasPrefix(.uploadGroups) {
+      try self.applyUploadGroup(change, &touched)
+    } else if key.hasPrefix(.groups) {
+      let name = String(decoding: key.bytes.dropFirst(StoreKey.groups.bytes.count), as: UTF8.self)
+      try update(&self.groups, name, change)
+    } else if key.hasPrefix(.counters) {
+      let name = String(decoding: key.bytes.dropFirst(StoreKey.counters.bytes.count), as: UTF8.self)
+      try update(&self.counters, name, change)
+    } else {
+      throw MemQError(.corruptMessage, "an unknown key of metadata", subject: key.description)
+    }
+  }
+
+  private mutating func applyCluster(_ change: StoreChange) throws(MemQError) {
+    guard let value = change.value else {
+      throw MemQError(.corruptMessage, "the cluster's own record was deleted")
+    }
+    let record = try ClusterRecord(value, for: change.key)
+    self.cluster = Versioned(record, change.revision)
+    if self.image == nil {
+      self.image = ClusterImage(
+        clusterID: record.id, incarnation: record.incarnation,
+        incarnationID: record.incarnationID, revision: change.revision)
+      try self.fillImage()
+    } else {
+      self.image!.incarnation = record.incarnation
+      self.image!.incarnationID = record.incarnationID
+    }
+  }
+
+  /// What came before the cluster's record.
+  private mutating func fillImage() throws(MemQError) {
+    for node in self.nodes.values { self.image!.nodes[node.value.id] = node.value }
+    for group in self.uploadGroups.values {
+      self.image!.uploadGroups[group.value.group.id] = group.value.group
+    }
+    for topic in self.topics.values {
+      self.image!.put(topic.value)
+      for partition in self.partitions(of: topic.value.id) { self.show(partition.value) }
+    }
+  }
+
+  private mutating func applyNode(
+    _ change: StoreChange, _ touched: inout TouchedIDs
+  ) throws(MemQError) {
+    let id = NodeID(try number(change.key))
+    guard try update(&self.nodes, id, change) else { return }
+    self.image?.nodes[id] = self.nodes[id]?.value
+    touched.node(id)
+  }
+
+  private mutating func applyTopic(
+    _ change: StoreChange, _ touched: inout TouchedIDs
+  ) throws(MemQError) {
+    guard let id = TopicID(bytes: change.key.bytes.suffix(16)) else { throw strange(change.key) }
+    let before = self.topics[id]?.value.partitionCount ?? 0
+    guard try update(&self.topics, id, change) else { return }
+    touched.topic(id)
+    guard let topic = self.topics[id]?.value else {
+      self.image?.remove(id)
+      return
+    }
+    self.image?.put(topic)
+    guard topic.partitionCount > before else { return }
+    for partition in self.partitions(of: id) where self.show(partition.value) {
+      touched.partition(partition.value.id)
+    }
+  }
+
+  private mutating func applyPartition(
+    _ change: StoreChange, _ touched: inout TouchedIDs
+  ) throws(MemQError) {
+    let bytes = change.key.bytes
+    guard bytes.count == StoreKey.partitions.bytes.count + 20,
+      let topic = TopicID(bytes: bytes.dropLast(4).suffix(16))
+    else { throw strange(change.key) }
+    let id = TopicPartition(topic, PartitionIndex(try number(change.key)))
+    guard try update(&self.partitions, id, change) else { return }
+    if let partition = self.partitions[id]?.value {
+      if self.show(partition) { touched.partition(id) }
+    } else {
+      self.image?.partitions[id] = nil
+    }
+  }
+
+  /// Puts a partition into the image when its topic counts it; with the uploaded offset of its group.
+  @discardableResult
+  private mutating func show(_ partition: PartitionImage) -> Bool {
+    guard self.image != nil, let topic = self.topics[partition.id.topic]?.value,
+      Int(partition.id.partition.rawValue) < topic.partitionCount
+    else { return false }
+    var shown = partition
+    let group = self.uploadGroups[partition.uploadGroup]?.value
+    shown.uploadedOffset = group?.positions[partition.id]?.next ?? .zero
+    self.image!.partitions[partition.id] = shown
+    return true
+  }
+
+  private mutating func applyUploadGroup(
+    _ change: StoreChange, _ touched: inout TouchedIDs
+  ) throws(MemQError) {
+    let id: Int32 = try number(change.key)
+    let before = self.uploadGroups[id]?.value
+    guard try update(&self.uploadGroups, id, change), self.image != nil else { return }
+    let after = self.uploadGroups[id]?.value
+    if after?.group != before?.group {
+      self.image!.uploadGroups[id] = after?.group
+      touched.uploadGroup(id)
+    }
+    for (partition, position) in after?.positions ?? [:] {
+      guard before?.positions[partition]?.next != position.next,
+        self.image!.partitions[partition] != nil
+      else { continue }
+      self.image!.partitions[partition]!.uploadedOffset = position.next
+      touched.partition(partition)
+    }
+  }
+}
+
+/// Puts or takes out one record. False: what is there is as new, or newer.
+@discardableResult
+private func update<Key: Comparable, Record: StoredRecord>(
+  _ map: inout SortedMap<Key, Versioned<Record>>, _ key: Key?, _ change: StoreChange
+) throws(MemQError) -> Bool {
+  guard let key else { throw strange(change.key) }
+  if let known = map[key] {
+    guard known.revision < change.revision else { return false }
+  } else if change.value == nil {
+    return false
+  }
+  map[key] = try change.value.map { value throws(MemQError) in
+    Versioned(try Record(value, for: change.key), change.revision)
+  }
+  return true
+}
+
+/// The number that a key ends with.
+private func number(_ key: StoreKey) throws(MemQError) -> Int32 {
+  guard key.bytes.count >= 4 else { throw strange(key) }
+  var reader = ByteReader(Array(key.bytes.suffix(4)))
+  return try reader.integer()
+}
+
+private func strange(_ key: StoreKey) -> MemQError {
+  MemQError(.corruptMessage, "a malformed key of metadata", subject: key.description)
+}
