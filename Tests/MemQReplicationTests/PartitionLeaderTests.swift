@@ -70,7 +70,7 @@ import Testing
     #expect(proposal.base == PartitionEpoch(1))
     #expect(leader.core.highWatermark == .zero)
     let answer = ISRAnswer.accepted(PartitionEpoch(2), isr: [replica(1), replica(2)])
-    let effects = leader.handle(.leader(.proposalAnswered(proposal.number, answer)))
+    let effects = leader.handle(.leader(.proposalAnswered(proposal, answer)))
     #expect(effects.highWatermark == Offset(5))
     #expect(effects.outcomes == [1: .at(0, 5)])
   }
@@ -86,7 +86,7 @@ import Testing
     leader.sync()
     #expect(leader.position(of: 2, end: 5).highWatermark == nil)
     // No answer: the proposal may still be applied, so it stays in the maximal ISR.
-    #expect(leader.handle(.leader(.proposalAnswered(proposal.number, .unknown))).highWatermark == nil)
+    #expect(leader.handle(.leader(.proposalAnswered(proposal, .unknown))).highWatermark == nil)
     // Metadata moved on without it: now it is sure to be void.
     let effects = leader.handle(
       .assigned(assignment(leader: 1, partitionEpoch: 2, isr: [1, 2])))
@@ -102,14 +102,14 @@ import Testing
     leader.append(5)
     leader.sync()
     leader.position(of: 2, end: 5)
-    leader.handle(.leader(.proposalAnswered(first.number, .unknown)))
+    leader.handle(.leader(.proposalAnswered(first, .unknown)))
     leader.handle(.leader(.closed(replica(3), OpenNumber(1))))
     let barrier = try #require(leader.pass(.seconds(1)).proposal)
-    leader.handle(.leader(.proposalAnswered(barrier.number, .refused)))
+    leader.handle(.leader(.proposalAnswered(barrier, .refused)))
     #expect(leader.core.highWatermark == .zero, "the first may still be applied")
     let again = try #require(leader.pass(.seconds(1)).proposal)
     let answer = ISRAnswer.accepted(PartitionEpoch(2), isr: [replica(1), replica(2)])
-    leader.handle(.leader(.proposalAnswered(again.number, answer)))
+    leader.handle(.leader(.proposalAnswered(again, answer)))
     #expect(leader.core.highWatermark == Offset(5))
   }
 

@@ -1,2 +1,5 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
-print("x")
+
+import ArgumentParser
+
+MemQSim.main()

@@ -84,9 +84,12 @@ extension PartitionLeader {
   }
 
   mutating func proposalAnswered(
-    _ number: Int64, _ answer: ISRAnswer, at now: MonotonicInstant,
+    _ proposal: ISRProposal, _ answer: ISRAnswer, at now: MonotonicInstant,
     into effects: inout [ReplicationEffect]
   ) {
+    // Asked by this node in an earlier leadership.
+    guard proposal.leaderEpoch == self.epoch else { return }
+    let number = proposal.number
     switch answer {
     case .accepted(let epoch, let isr): self.commit(isr, epoch, at: now)
     case .refused: self.isr.refused(number, at: now, pause: self.configuration.proposalPause)

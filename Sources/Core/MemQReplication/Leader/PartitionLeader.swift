@@ -24,7 +24,7 @@ public struct PartitionLeader: Sendable {
     case positioned(FollowerPosition)
     /// The stream that carried this open ended.
     case closed(ReplicaID, OpenNumber)
-    case proposalAnswered(Int64, ISRAnswer)
+    case proposalAnswered(ISRProposal, ISRAnswer)
     case tick
   }
 
@@ -90,8 +90,8 @@ public struct PartitionLeader: Sendable {
     case .opened(let request): self.open(request, at: now, into: &effects)
     case .positioned(let position): self.position(position, at: now, into: &effects)
     case .closed(let replica, let number): self.close(replica, number)
-    case .proposalAnswered(let number, let answer):
-      self.proposalAnswered(number, answer, at: now, into: &effects)
+    case .proposalAnswered(let proposal, let answer):
+      self.proposalAnswered(proposal, answer, at: now, into: &effects)
     case .tick: self.tick(at: now, into: &effects)
     }
   }
