@@ -334,8 +334,12 @@ for (package, url, version) in Set(products.values.map { [$0.package, $0.url] })
   }
 }
 
+// What Benchmarks, a package of its own, uses from here.
+let libraries = selected.filter { ["MemQRPC"].contains($0.name) }
+
 let package = Package(
   name: "memq",
+  products: libraries.map { .library(name: $0.name, targets: [$0.name]) },
   dependencies: dependencies,
   targets: targets
 )

@@ -1,1 +1,110 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+
 #include "CMemQSystem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#ifndef IOV_MAX
+#define IOV_MAX 1024
+#endif
+
+int64_t memq_pwritev_all(int descriptor, struct iovec *pieces, size_t count, int64_t offset) {
+  int64_t calls = 0;
+  while (count > 0) {
+    int batch = count > IOV_MAX ? IOV_MAX : (int)count;
+    ssize_t written = pwritev(descriptor, pieces, batch, offset);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return -errno;
+    }
+    calls += 1;
+    offset += written;
+    size_t left = (size_t)written;
+    while (count > 0 && left >= pieces->iov_len) {
+      left -= pieces->iov_len;
+      pieces += 1;
+      count -= 1;
+    }
+    if (left > 0) {
+      pieces->iov_base = (char *)pieces->iov_base + left;
+      pieces->iov_len -= left;
+    }
+  }
+  return calls;
+}
+
+int64_t memq_pread_all(int descriptor, void *bytes, size_t count, int64_t offset) {
+  size_t done = 0;
+  while (done < count) {
+    ssize_t got = pread(descriptor, (char *)bytes + done, count - done, offset + (int64_t)done);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return -errno;
+    }
+    if (got == 0) break;
+    done += (size_t)got;
+  }
+  return (int64_t)done;
+}
+
+int memq_allocate(int descriptor, int64_t count) {
+  for (;;) {
+    if (fallocate(descriptor, 0, 0, count) == 0) return 0;
+    if (errno == EINTR) continue;
+    if (errno != EOPNOTSUPP) return -errno;
+    // The file system can't reserve: posix_fallocate writes instead.
+    int result = posix_fallocate(descriptor, 0, count);
+    if (result != EINTR) return -result;
+  }
+}
+
+int memq_fdatasync(int descriptor) {
+  // Not retried on any other error: after a failed sync the kernel may have dropped the pages.
+  while (fdatasync(descriptor) != 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return 0;
+}
+
+int memq_fsync(int descriptor) {
+  while (fsync(descriptor) != 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return 0;
+}
+
+int memq_try_lock(int descriptor) {
+  while (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return 0;
+}
+
+int64_t memq_available_bytes(const char *path) {
+  struct statvfs status;
+  while (statvfs(path, &status) != 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return (int64_t)status.f_bavail * (int64_t)status.f_frsize;
+}
+
+int memq_open(const char *path, int flags, unsigned mode) {
+  for (;;) {
+    int descriptor = open(path, flags | O_CLOEXEC, mode);
+    if (descriptor >= 0) return descriptor;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int memq_shutdown_file_system(int descriptor) {
+  // FS_IOC_SHUTDOWN with FS_SHUTDOWN_FLAGS_NOLOGFLUSH, the same number on ext4 and xfs.
+  uint32_t flags = 2;
+  return ioctl(descriptor, 0x8004587dUL, &flags) == 0 ? 0 : -errno;
+}

@@ -1,1 +1,34 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
 #pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+// Calls that Swift can't make cleanly. Each retries EINTR and returns a negative errno instead of setting it.
+
+// Writes all of the pieces at the offset, in as many calls as the kernel needs. Changes the pieces.
+// Returns the number of system calls made.
+int64_t memq_pwritev_all(int descriptor, struct iovec *pieces, size_t count, int64_t offset);
+
+// Reads until `count` bytes or the end of the file. Returns the bytes read.
+int64_t memq_pread_all(int descriptor, void *bytes, size_t count, int64_t offset);
+
+// Reserves real space for the first `count` bytes and makes the file that long.
+int memq_allocate(int descriptor, int64_t count);
+
+int memq_fdatasync(int descriptor);
+int memq_fsync(int descriptor);
+
+// Takes the file's exclusive lock without waiting. -EWOULDBLOCK: another holder.
+int memq_try_lock(int descriptor);
+
+// Bytes that an unprivileged process may still take in the file system of the path.
+int64_t memq_available_bytes(const char *path);
+
+// Opens with O_CLOEXEC.
+int memq_open(const char *path, int flags, unsigned mode);
+
+// Cuts the power of the file system that holds the descriptor: nothing that isn't on the disk yet reaches it
+// (FS_IOC_SHUTDOWN, without flushing the journal). Only for tests on a file system made for that.
+int memq_shutdown_file_system(int descriptor);

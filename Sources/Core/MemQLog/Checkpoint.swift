@@ -1,0 +1,150 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+/// The state of everything on a volume at one place of its log.
+struct Checkpoint: Hashable, Sendable {
+  struct Partition: Hashable, Sendable {
+    var log: LogID
+    var partition: TopicPartition
+    var state: LogState
+    var highWatermark: Offset
+    var uploadedOffset: Offset
+    var snapshot: SnapshotPlace?
+  }
+
+  struct Segment: Hashable, Sendable {
+    var sequence: SegmentSequence
+    var slot: SegmentSlot
+    var end: Int64
+  }
+
+  var nextLog: LogID
+  /// The segments before this one that are still needed, oldest first.
+  var segments: [Segment]
+  /// By log id, rising.
+  var partitions: [Partition]
+
+  /// One checkpoint frame's payload stays about below this.
+  static let partBytes = 256 << 10
+
+  /// The payloads of the checkpoint's frames, at least one.
+  func encoded() -> [[UInt8]] {
+    var bodies: [ByteWriter] = []
+    var writer = ByteWriter()
+    writer.integer(self.nextLog.rawValue)
+    writer.list(self.segments) { writer, segment in
+      writer.integer(segment.sequence.rawValue)
+      writer.integer(segment.slot.rawValue)
+      writer.integer(segment.end)
+    }
+    for partition in self.partitions {
+      if writer.bytes.count >= Self.partBytes {
+        bodies.append(writer)
+        writer = ByteWriter()
+      }
+      Self.encode(partition, into: &writer)
+    }
+    bodies.append(writer)
+    return bodies.enumerated().map { index, body in
+      var part = ByteWriter()
+      part.integer(UInt32(index))
+      part.integer(UInt32(bodies.count))
+      part.raw(body.bytes)
+      return part.bytes
+    }
+  }
+
+  private static func encode(_ partition: Partition, into writer: inout ByteWriter) {
+    writer.integer(partition.log.rawValue)
+    writer.id(partition.partition.topic)
+    writer.integer(partition.partition.partition.rawValue)
+    writer.integer(partition.state.logStart.rawValue)
+    writer.integer(partition.state.end.rawValue)
+    writer.integer(partition.highWatermark.rawValue)
+    writer.integer(partition.uploadedOffset.rawValue)
+    writer.epochs(partition.state.epochs)
+    writer.optional(partition.snapshot) { writer, snapshot in
+      writer.integer(snapshot.place.segment.rawValue)
+      writer.integer(snapshot.place.position)
+      writer.integer(UInt32(snapshot.payloadBytes))
+      writer.integer(snapshot.end.rawValue)
+    }
+  }
+
+  /// - Throws: `.corruptMessage` when the parts aren't a whole checkpoint's.
+  init(parts: [[UInt8]]) throws(MemQError) {
+    self.nextLog = .none
+    self.segments = []
+    self.partitions = []
+    for (index, part) in parts.enumerated() {
+      var reader = ByteReader(part)
+      let number: UInt32 = try reader.integer()
+      let count: UInt32 = try reader.integer()
+      guard number == UInt32(index), count == UInt32(parts.count) else {
+        throw MemQError(.corruptMessage, "part \(number) of \(count) of a checkpoint at place \(index)")
+      }
+      if index == 0 {
+        self.nextLog = LogID(try reader.integer())
+        self.segments = try reader.list { (reader) throws(MemQError) in
+          Segment(
+            sequence: SegmentSequence(try reader.integer()), slot: SegmentSlot(try reader.integer()),
+            end: try reader.integer())
+        }
+      }
+      while reader.remaining > 0 { self.partitions.append(try Self.decode(&reader)) }
+    }
+  }
+
+  init(nextLog: LogID, segments: [Segment], partitions: [Partition]) {
+    self.nextLog = nextLog
+    self.segments = segments
+    self.partitions = partitions
+  }
+
+  private static func decode(_ reader: inout ByteReader) throws(MemQError) -> Partition {
+    let log = LogID(try reader.integer())
+    let topic: TopicID = try reader.id()
+    let partition = TopicPartition(topic, PartitionIndex(try reader.integer()))
+    let logStart = Offset(try reader.integer())
+    let end = Offset(try reader.integer())
+    let highWatermark = Offset(try reader.integer())
+    let uploaded = Offset(try reader.integer())
+    let epochs = try reader.epochs()
+    let snapshot = try reader.optional { (reader) throws(MemQError) in
+      SnapshotPlace(
+        place: LogPlace(SegmentSequence(try reader.integer()), try reader.integer()),
+        payloadBytes: Int(try reader.integer(UInt32.self)), end: Offset(try reader.integer()))
+    }
+    return Partition(
+      log: log, partition: partition,
+      state: LogState(logStart: logStart, end: end, epochs: epochs),
+      highWatermark: highWatermark, uploadedOffset: uploaded, snapshot: snapshot)
+  }
+}
+
+/// Where a partition's newest producer snapshot stands.
+struct SnapshotPlace: Hashable, Sendable {
+  /// Of its frame's header.
+  var place: LogPlace
+  var payloadBytes: Int
+  /// It holds the producers of all records below.
+  var end: Offset
+}
+
+extension ByteWriter {
+  mutating func epochs(_ epochs: [EpochStart]) {
+    self.list(epochs) { writer, entry in
+      writer.integer(entry.epoch.rawValue)
+      writer.integer(entry.start.rawValue)
+    }
+  }
+}
+
+extension ByteReader {
+  mutating func epochs() throws(MemQError) -> [EpochStart] {
+    try self.list { (reader) throws(MemQError) in
+      EpochStart(epoch: LeaderEpoch(try reader.integer()), start: Offset(try reader.integer()))
+    }
+  }
+}

@@ -1,0 +1,133 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// A sealed segment's index: for each partition log its runs, and where it cut earlier segments.
+public struct Footer: Hashable, Sendable {
+  public struct Entry: Hashable, Sendable {
+    public var log: LogID
+    public var partition: TopicPartition
+    public var cutTo: Offset?
+    /// Where the runs begin, or, without runs, where the log ended.
+    public var baseOffset: Offset
+    public var runs: [RunEntry]
+  }
+
+  /// By log id, rising.
+  public var entries: [Entry]
+
+  /// One footer frame's payload stays below this.
+  static let partBytes = 1 << 20
+  static let entryBytes = 56
+  static let runBytes = 40
+
+  /// The payloads of the footer's frames, at least one.
+  func encoded() -> [[UInt8]] {
+    var parts: [[UInt8]] = []
+    var writer = ByteWriter()
+    for entry in self.entries {
+      var remaining = entry.runs[...]
+      repeat {
+        if writer.bytes.count + Self.entryBytes + Self.runBytes > Self.partBytes {
+          parts.append(writer.bytes)
+          writer = ByteWriter()
+        }
+        let room = (Self.partBytes - writer.bytes.count - Self.entryBytes) / Self.runBytes
+        let taken = remaining.prefix(room)
+        remaining = remaining.dropFirst(taken.count)
+        Self.encode(entry, taken, into: &writer)
+      } while !remaining.isEmpty
+    }
+    parts.append(writer.bytes)
+    return parts
+  }
+
+  private static func encode(
+    _ entry: Entry, _ runs: ArraySlice<RunEntry>, into writer: inout ByteWriter
+  ) {
+    writer.integer(entry.log.rawValue)
+    writer.id(entry.partition.topic)
+    writer.integer(entry.partition.partition.rawValue)
+    writer.integer(UInt32(entry.cutTo == nil ? 0 : 1))
+    writer.integer(entry.cutTo?.rawValue ?? 0)
+    writer.integer(entry.baseOffset.rawValue)
+    writer.integer(UInt64(runs.count))
+    for run in runs {
+      writer.integer(UInt32(run.position))
+      writer.integer(UInt32(run.byteCount) | (run.hasProducers ? 1 << 31 : 0))
+      writer.integer(run.baseOffset.rawValue)
+      writer.integer(run.endOffset - run.baseOffset)
+      writer.integer(run.maxTimestamp.milliseconds)
+      writer.integer(run.maxAppendTime.milliseconds)
+    }
+  }
+
+  /// - Throws: `.corruptMessage` when the bytes aren't a footer's.
+  init(parts: [[UInt8]]) throws(MemQError) {
+    self.entries = []
+    for part in parts {
+      var reader = ByteReader(part)
+      while reader.remaining > 0 { try self.decodeEntry(&reader) }
+    }
+  }
+
+  init(entries: [Entry]) { self.entries = entries }
+
+  private mutating func decodeEntry(_ reader: inout ByteReader) throws(MemQError) {
+    let log = LogID(try reader.integer())
+    let topic: TopicID = try reader.id()
+    let partition = TopicPartition(topic, PartitionIndex(try reader.integer()))
+    let hasCut: UInt32 = try reader.integer()
+    let cutTo = Offset(try reader.integer())
+    let base = Offset(try reader.integer())
+    let count: UInt64 = try reader.integer()
+    guard count <= UInt64(reader.remaining / Self.runBytes) else {
+      throw MemQError(.corruptMessage, "a footer names more runs than it has")
+    }
+    var runs: [RunEntry] = []
+    runs.reserveCapacity(Int(count))
+    for _ in 0..<count { runs.append(try Self.decodeRun(&reader)) }
+    if let last = self.entries.indices.last, self.entries[last].log == log {
+      self.entries[last].runs += runs
+    } else {
+      self.entries.append(
+        Entry(
+          log: log, partition: partition, cutTo: hasCut == 0 ? nil : cutTo, baseOffset: base,
+          runs: runs))
+    }
+  }
+
+  private static func decodeRun(_ reader: inout ByteReader) throws(MemQError) -> RunEntry {
+    let position: UInt32 = try reader.integer()
+    let bytes: UInt32 = try reader.integer()
+    let base: Int64 = try reader.integer()
+    let count: Int64 = try reader.integer()
+    let maxTimestamp: Int64 = try reader.integer()
+    let maxAppendTime: Int64 = try reader.integer()
+    let (end, overflow) = base.addingReportingOverflow(count)
+    guard !overflow, count >= 0 else {
+      throw MemQError(.corruptMessage, "a footer's run has no legal end")
+    }
+    return RunEntry(
+      position: Int64(position), byteCount: Int(bytes & ~(1 << 31)), baseOffset: Offset(base),
+      endOffset: Offset(end), maxTimestamp: Timestamp(milliseconds: maxTimestamp),
+      maxAppendTime: Timestamp(milliseconds: maxAppendTime), hasProducers: bytes >> 31 == 1)
+  }
+
+  /// The runs of a partition log, found by binary search; empty when it has none here.
+  public func runs(of log: LogID) -> [RunEntry] {
+    var low = 0
+    var high = self.entries.count
+    while low < high {
+      let middle = (low + high) / 2
+      if self.entries[middle].log < log { low = middle + 1 } else { high = middle }
+    }
+    guard low < self.entries.count, self.entries[low].log == log else { return [] }
+    return self.entries[low].runs
+  }
+
+  /// About the memory it holds: what the cache is charged.
+  public var memoryBytes: Int {
+    self.entries.reduce(64) { $0 + 96 + $1.runs.count * MemoryLayout<RunEntry>.stride }
+  }
+}

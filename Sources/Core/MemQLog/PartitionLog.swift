@@ -1,0 +1,56 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+/// One partition's log on the volume: what is accepted, what has its place, and where it stands.
+struct PartitionLog: Sendable {
+  struct Snapshot: Sendable {
+    var bytes: [UInt8]
+    /// It holds the producers of all records below.
+    var end: Offset
+  }
+
+  let id: LogID
+  let partition: TopicPartition
+  /// With everything accepted, placed or not.
+  var accepted: LogState
+  /// As of the last frame that has a place: what a checkpoint states.
+  var laid: LogState
+  /// False until the open frame has its place.
+  var isLaid: Bool
+  var highWatermark: Offset = .zero
+  var uploadedOffset: Offset = .zero
+  var retention = LocalRetention()
+  /// The newest accepted.
+  var snapshot: Snapshot?
+  /// The newest with a place.
+  var snapshotPlace: SnapshotPlace?
+  /// A snapshot frame waits for its place.
+  var isSnapshotPending = false
+  /// The next mark-only group states the positions.
+  var arePositionsDue = false
+  /// Oldest first.
+  var spans: [SegmentSpan] = []
+
+  var localBytes: Int64 { self.spans.reduce(0) { $0 + $1.byteCount } }
+
+  /// The lowest offset that may be read here; the end when nothing is.
+  var localStart: Offset {
+    let first = self.spans.first { $0.hasRecords && $0.endOffset > self.accepted.logStart }
+    guard let first, first.baseOffset < self.accepted.end else {
+      // Accepted records without a place yet begin where the placed ones end.
+      return max(self.accepted.logStart, min(self.laid.end, self.accepted.end))
+    }
+    return max(self.accepted.logStart, first.baseOffset)
+  }
+
+  /// Removes what a truncate to `end` cuts from the index.
+  mutating func cutSpans(to end: Offset, in segment: SegmentSequence) {
+    for index in self.spans.indices { self.spans[index].cut(to: end) }
+    let last = self.spans.count - 1
+    self.spans[last].cutTo = min(self.spans[last].cutTo ?? end, end)
+    precondition(self.spans[last].segment == segment)
+    self.spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
+    if let place = self.snapshotPlace, place.end > end { self.snapshotPlace = nil }
+  }
+}

@@ -1,0 +1,163 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+/// The partitions' state while the log is replayed: newest checkpoint, then frame by frame.
+struct RecoveryState {
+  private(set) var logs: [PartitionLog] = []
+  private var indexOf: [LogID: Int] = [:]
+  private(set) var nextLog = LogID(1)
+  /// Segments before the tail that are still needed, oldest first.
+  private(set) var segments: [Checkpoint.Segment] = []
+  /// Batches of the tail with a producer id, as they stand after truncates.
+  private var summaries: [LogID: [BatchSummary]] = [:]
+  /// The parts of a checkpoint within one group.
+  private var parts: [[UInt8]] = []
+
+  func index(of log: LogID) -> Int? { self.indexOf[log] }
+
+  func tailSummaries(of log: LogID) -> [BatchSummary] { self.summaries[log] ?? [] }
+
+  mutating func withLogs(_ body: (inout [PartitionLog]) -> Void) { body(&self.logs) }
+
+  /// Replays one group.
+  mutating func apply(
+    _ group: GroupHeader, _ frames: [WalkedFrame], _ bytes: UnsafeRawBufferPointer
+  ) throws(MemQError) {
+    self.parts = []
+    for frame in frames {
+      do throws(MemQError) {
+        try self.apply(frame, bytes.part(frame.payload), group.segment)
+      } catch {
+        throw .corrupt(LogPlace(group.segment, frame.position), error.message)
+      }
+    }
+    guard !self.parts.isEmpty else { return }
+    do throws(MemQError) {
+      self.load(try Checkpoint(parts: self.parts), isHead: group.kind == .head)
+    } catch {
+      throw .corrupt(LogPlace(group.segment, frames[0].position), error.message)
+    }
+  }
+
+  private mutating func load(_ checkpoint: Checkpoint, isHead: Bool) {
+    // Where a close's checkpoint follows frames of the same segment, it says the same as they do.
+    if isHead { self.summaries = [:] }
+    self.nextLog = checkpoint.nextLog
+    self.segments = checkpoint.segments
+    self.logs = []
+    self.indexOf = [:]
+    for entry in checkpoint.partitions {
+      var log = PartitionLog(
+        id: entry.log, partition: entry.partition, accepted: entry.state, laid: entry.state,
+        isLaid: true)
+      log.highWatermark = entry.highWatermark
+      log.uploadedOffset = entry.uploadedOffset
+      log.snapshotPlace = entry.snapshot
+      self.insert(log)
+    }
+  }
+
+  private mutating func insert(_ log: PartitionLog) {
+    self.indexOf[log.id] = self.logs.count
+    self.logs.append(log)
+  }
+
+  private mutating func apply(
+    _ frame: WalkedFrame, _ payload: UnsafeRawBufferPointer, _ segment: SegmentSequence
+  ) throws(MemQError) {
+    let header = frame.header
+    switch header.type {
+    case .checkpoint:
+      self.parts.append(Array(payload))
+    case .footer:
+      break
+    case .segmentsFreed:
+      try self.applyFreed(payload)
+    case .positions:
+      try self.applyPositions(payload)
+    case .partitionOpen:
+      var reader = ByteReader(Array(payload))
+      let state = LogState(
+        logStart: header.baseOffset, end: header.baseOffset, epochs: try reader.epochs())
+      self.nextLog = max(self.nextLog, LogID(header.log.rawValue + 1))
+      self.insert(
+        PartitionLog(
+          id: header.log, partition: header.partition, accepted: state, laid: state, isLaid: true))
+    case .batch, .epochStart, .truncate, .logStart, .partitionDrop, .producerSnapshot:
+      try self.applyToLog(frame, payload, segment)
+    }
+  }
+
+  private mutating func applyToLog(
+    _ frame: WalkedFrame, _ payload: UnsafeRawBufferPointer, _ segment: SegmentSequence
+  ) throws(MemQError) {
+    let header = frame.header
+    guard let index = self.indexOf[header.log] else {
+      throw MemQError(.corruptMessage, "a frame of a partition log that isn't open")
+    }
+    switch header.type {
+    case .batch:
+      guard header.baseOffset == self.logs[index].laid.end else {
+        throw MemQError(
+          .corruptMessage, "a batch does not begin at its log's end",
+          limit: self.logs[index].laid.end.rawValue, actual: header.baseOffset.rawValue)
+      }
+      self.logs[index].laid.append(
+        base: header.baseOffset, end: header.endOffset, epoch: header.leaderEpoch)
+      let summary = BatchFields(header, payload).summary
+      if summary.producerID.rawValue >= 0 { self.summaries[header.log, default: []].append(summary) }
+    case .epochStart:
+      self.logs[index].laid.startEpoch(
+        EpochStart(epoch: header.leaderEpoch, start: header.baseOffset))
+    case .truncate:
+      var reader = ByteReader(Array(payload))
+      self.logs[index].laid.truncate(to: header.baseOffset, epochs: try reader.epochs())
+      if let place = self.logs[index].snapshotPlace, place.end > header.baseOffset {
+        self.logs[index].snapshotPlace = nil
+      }
+      self.summaries[header.log]?.removeAll { $0.endOffset > header.baseOffset }
+    case .logStart:
+      self.logs[index].laid.setLogStart(header.baseOffset)
+    case .producerSnapshot:
+      self.logs[index].snapshotPlace = SnapshotPlace(
+        place: LogPlace(segment, frame.position), payloadBytes: header.payloadBytes,
+        end: header.baseOffset)
+    case .partitionDrop:
+      self.remove(index)
+    case .partitionOpen, .checkpoint, .footer, .segmentsFreed, .positions:
+      preconditionFailure("not a frame of one log")
+    }
+  }
+
+  private mutating func remove(_ index: Int) {
+    self.indexOf[self.logs[index].id] = nil
+    self.summaries[self.logs[index].id] = nil
+    self.logs.swapAt(index, self.logs.count - 1)
+    self.logs.removeLast()
+    if index < self.logs.count { self.indexOf[self.logs[index].id] = index }
+  }
+
+  private mutating func applyFreed(_ payload: UnsafeRawBufferPointer) throws(MemQError) {
+    var reader = ByteReader(Array(payload))
+    let freed = try reader.list { (reader) throws(MemQError) in
+      Checkpoint.Segment(
+        sequence: SegmentSequence(try reader.integer()), slot: SegmentSlot(try reader.integer()),
+        end: try reader.integer())
+    }
+    self.segments.removeAll { segment in freed.contains { $0.sequence == segment.sequence } }
+  }
+
+  private mutating func applyPositions(_ payload: UnsafeRawBufferPointer) throws(MemQError) {
+    var reader = ByteReader(Array(payload))
+    let count: UInt32 = try reader.integer()
+    for _ in 0..<count {
+      let log = LogID(try reader.integer())
+      let highWatermark = Offset(try reader.integer())
+      let uploaded = Offset(try reader.integer())
+      guard let index = self.indexOf[log] else { continue }
+      self.logs[index].highWatermark = highWatermark
+      self.logs[index].uploadedOffset = uploaded
+    }
+  }
+}

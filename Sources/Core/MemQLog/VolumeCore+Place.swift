@@ -1,0 +1,132 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+extension VolumeCore {
+  /// Gives a frame its place: writes its header and brings the laid state and the index up to it.
+  mutating func place(
+    _ frame: PendingFrame, into builder: inout GroupBuilder, at now: MonotonicInstant
+  ) {
+    if case .segmentsFreed(let segments) = frame.content {
+      self.freedNotLaid.removeFirst(segments.count)
+      var writer = ByteWriter()
+      writer.list(segments) { writer, segment in
+        writer.integer(segment.sequence.rawValue)
+        writer.integer(segment.slot.rawValue)
+        writer.integer(segment.end)
+      }
+      return builder.add(.ofVolume(.segmentsFreed), payload: writer.bytes)
+    }
+    guard let reference = frame.log, let log = self.log(reference) else {
+      preconditionFailure("a frame waits for a log that is gone")
+    }
+    switch frame.content {
+    case .batch(let batch, let payload):
+      self.placeBatch(batch, payload, reference, into: &builder, at: now)
+    case .epochStart(let entry):
+      self.logs[reference.index]!.laid.startEpoch(entry)
+      builder.add(
+        .state(.epochStart, log, at: entry.start, epoch: entry.epoch), payload: [])
+    case .truncate(let end, let epochs):
+      self.placeTruncate(end, epochs, reference, into: &builder)
+    case .logStart(let start):
+      self.logs[reference.index]!.laid.setLogStart(start)
+      builder.add(.state(.logStart, log, at: start), payload: [])
+    case .open(let state):
+      self.logs[reference.index]!.isLaid = true
+      builder.add(
+        .state(.partitionOpen, log, at: state.logStart), payload: Self.payload(state.epochs))
+    case .drop:
+      self.checkpointBytes -= self.checkpointCost(log.accepted)
+      self.logs[reference.index] = nil
+      self.freeLogIndices.append(reference.index)
+      self.resetReclaimCursors()
+      builder.add(.state(.partitionDrop, log, at: log.laid.end), payload: [])
+    case .snapshot:
+      self.placeSnapshot(reference, into: &builder)
+    case .segmentsFreed:
+      preconditionFailure("handled above")
+    }
+  }
+
+  private mutating func placeBatch(
+    _ batch: BatchAppend, _ payload: PayloadID, _ reference: LogReference,
+    into builder: inout GroupBuilder, at now: MonotonicInstant
+  ) {
+    let summary = batch.summary
+    let position = builder.nextPosition
+    let header = FrameHeader(
+      type: .batch, payloadBytes: batch.byteCount, payloadChecksum: batch.checksum,
+      log: reference.log, partition: batch.partition, baseOffset: summary.baseOffset,
+      offsetDelta: Int32(summary.recordCount), leaderEpoch: summary.leaderEpoch,
+      appendTime: summary.appendTime, previousChecksum: 0)
+    builder.add(header, payload: payload)
+    let run = RunEntry(
+      position: position, byteCount: FrameHeader.byteCount + batch.byteCount,
+      baseOffset: summary.baseOffset, endOffset: summary.endOffset,
+      maxTimestamp: summary.maxTimestamp, maxAppendTime: summary.appendTime,
+      hasProducers: summary.producerID.rawValue >= 0)
+    let span = self.activeSpan(of: reference)
+    let before = self.logs[reference.index]!.spans[span].runs.count
+    self.logs[reference.index]!.spans[span].add(run, joinsBelow: self.configuration.runBytesMax)
+    let after = self.logs[reference.index]!.spans[span].runs.count
+    self.active!.footerBytes += Footer.runBytes * (after - before)
+    self.logs[reference.index]!.laid.append(
+      base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
+    self.active!.lastBatchAt = now
+    let retention = self.logs[reference.index]!.retention
+    if retention.bytes == 0, retention.hasObjectTier { self.active!.isWantedEmpty = true }
+  }
+
+  private mutating func placeTruncate(
+    _ end: Offset, _ epochs: [EpochStart], _ reference: LogReference,
+    into builder: inout GroupBuilder
+  ) {
+    _ = self.activeSpan(of: reference)
+    let sequence = self.active!.sequence
+    self.logs[reference.index]!.laid.truncate(to: end, epochs: epochs)
+    self.logs[reference.index]!.cutSpans(to: end, in: sequence)
+    builder.add(
+      .state(.truncate, self.logs[reference.index]!, at: end), payload: Self.payload(epochs))
+  }
+
+  private mutating func placeSnapshot(_ reference: LogReference, into builder: inout GroupBuilder) {
+    let log = self.logs[reference.index]!
+    self.logs[reference.index]!.isSnapshotPending = false
+    // Gone when a truncate passed it while it waited.
+    guard let snapshot = log.snapshot else { return }
+    self.logs[reference.index]!.snapshotPlace = SnapshotPlace(
+      place: LogPlace(self.active!.sequence, builder.nextPosition),
+      payloadBytes: snapshot.bytes.count, end: snapshot.end)
+    builder.add(.state(.producerSnapshot, log, at: snapshot.end), payload: snapshot.bytes)
+  }
+
+  /// Where in the log's spans the active segment's stands; made when it has none yet.
+  private mutating func activeSpan(of reference: LogReference) -> Int {
+    let sequence = self.active!.sequence
+    let last = self.logs[reference.index]!.spans.count - 1
+    if last >= 0, self.logs[reference.index]!.spans[last].segment == sequence { return last }
+    let span = SegmentSpan(segment: sequence, at: self.logs[reference.index]!.laid.end)
+    self.logs[reference.index]!.spans.append(span)
+    self.segments[self.segments.count - 1].logs.append(reference)
+    self.active!.footerBytes += Footer.entryBytes
+    return last + 1
+  }
+
+  private static func payload(_ epochs: [EpochStart]) -> [UInt8] {
+    var writer = ByteWriter()
+    writer.epochs(epochs)
+    return writer.bytes
+  }
+}
+
+extension FrameHeader {
+  /// A frame that changes a partition's state.
+  fileprivate static func state(
+    _ type: FrameType, _ log: PartitionLog, at offset: Offset, epoch: LeaderEpoch = .none
+  ) -> FrameHeader {
+    FrameHeader(
+      type: type, payloadBytes: 0, payloadChecksum: 0, log: log.id, partition: log.partition,
+      baseOffset: offset, leaderEpoch: epoch, previousChecksum: 0)
+  }
+}

@@ -1,0 +1,275 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+extension VolumeCore {
+  // MARK: - Room
+
+  /// What frames may take of a fresh segment, cautiously.
+  private var usableBytes: Int {
+    let bytes = Int(self.identity.segmentBytes)
+    let head = LogFormat.blocks(
+      self.checkpointBytes + 24 * self.segments.count + GroupHeader.byteCount + 1024)
+    return max(0, bytes - 4 * LogFormat.blockBytes - head - bytes / 64)
+  }
+
+  /// Segment files that could still be made.
+  private var allocatable: Int {
+    guard self.allocationRetryAt == nil else { return 0 }
+    let byFileSystem = Int(self.availableBytes / self.identity.segmentBytes)
+    guard let capacity = self.configuration.capacitySegments else { return byFileSystem }
+    return max(0, min(byFileSystem, capacity - Int(self.slotCount)))
+  }
+
+  /// Segments that hold nothing, made or not.
+  private var freeSegments: Int {
+    self.readySlots.count + self.readSlots.count + (self.allocating == nil ? 0 : 1)
+      + self.allocatable
+  }
+
+  private var totalSegments: Int {
+    self.segments.count + self.freeSegments + self.freeingCount
+  }
+
+  /// Segments that user appends leave alone: a tenth, at least two, and at most a quarter of a small volume.
+  private var userReserve: Int {
+    let total = self.totalSegments
+    return min(max(2, (total + 9) / 10), total / 4)
+  }
+
+  /// What state frames leave alone even then, so that a reclaim always finds room for its own frame.
+  private var stateReserve: Int { self.userReserve / 2 }
+
+  private func room(above reserve: Int, slack: Int) -> Int {
+    let free = self.freeSegments
+    guard free <= reserve else {
+      let beyond = (free - reserve).multipliedReportingOverflow(by: self.usableBytes)
+      return beyond.overflow ? .max / 2 : min(.max / 2, self.remaining + beyond.partialValue)
+    }
+    return max(0, self.remaining - slack)
+  }
+
+  /// Bytes of user frames that may wait.
+  var userRoom: Int {
+    self.room(above: self.userReserve, slack: Int(self.identity.segmentBytes) / 16)
+  }
+
+  var stateRoom: Int {
+    self.room(above: self.stateReserve, slack: Int(self.identity.segmentBytes) / 64)
+  }
+
+  /// Bytes of frames that find a place without another segment file.
+  var placedRoom: Int { self.remaining + self.readySlots.count * self.usableBytes }
+
+  /// Asks for another segment file ahead of need.
+  mutating func requestSlot(at now: MonotonicInstant, _ effects: inout [Effect]) {
+    guard self.allocating == nil, self.phase != .closed else { return }
+    if let retry = self.allocationRetryAt {
+      guard retry <= now else { return }
+      self.allocationRetryAt = nil
+    }
+    let wanted = min(
+      4, max(1, self.configuration.pendingBytesMax / Int(self.identity.segmentBytes)))
+    let coming = self.readySlots.count + self.readSlots.count + self.freeingCount
+    let isSoon = self.phase != .running || wanted > 1
+      || self.remaining < Int(self.identity.segmentBytes) / 2
+    guard coming < wanted, isSoon || self.pending.cost > self.remaining, self.allocatable > 0 else {
+      return
+    }
+    let slot = SegmentSlot(self.slotCount)
+    self.slotCount += 1
+    self.allocating = slot
+    effects.append(.allocate(slot))
+  }
+
+  mutating func allocated(_ slot: SegmentSlot, _ availableBytes: Int64) {
+    precondition(self.allocating == slot)
+    self.allocating = nil
+    self.availableBytes = availableBytes
+    self.readySlots.append(slot)
+  }
+
+  mutating func unavailable(
+    _ slot: SegmentSlot, _ availableBytes: Int64, at now: MonotonicInstant
+  ) {
+    precondition(self.allocating == slot)
+    self.allocating = nil
+    self.slotCount -= 1
+    self.availableBytes = availableBytes
+    self.allocationRetryAt = now + self.configuration.housekeeping
+  }
+
+  // MARK: - Reclaim
+
+  /// Frees the oldest segments while nothing keeps them.
+  mutating func reclaim(at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]) {
+    while let oldest = self.segments.first, oldest.sequence < self.checkpointSegment,
+      self.isReclaimable(0, wall: wall)
+    {
+      self.free(oldest, &effects)
+    }
+  }
+
+  /// Whether the segment at `index` may go. The search goes on where it was stopped last time, so a segment kept by one
+  /// partition costs one look per event, not one per partition.
+  private mutating func isReclaimable(_ index: Int, wall: Timestamp) -> Bool {
+    let isResumed = self.segments[index].reclaimCursor > 0
+    guard self.advanceReclaimCursor(index, wall: wall) else { return false }
+    guard isResumed else { return true }
+    // What was passed earlier may hold again (a retention changed, room came back): look once more from the start.
+    self.segments[index].reclaimCursor = 0
+    return self.advanceReclaimCursor(index, wall: wall)
+  }
+
+  private mutating func advanceReclaimCursor(_ index: Int, wall: Timestamp) -> Bool {
+    let isShort = self.isShortOfRoom
+    let segment = self.segments[index]
+    var cursor = segment.reclaimCursor
+    while cursor < segment.logs.count {
+      if self.keeps(segment.logs[cursor], segment.sequence, isShort: isShort, wall: wall) { break }
+      cursor += 1
+    }
+    self.segments[index].reclaimCursor = cursor
+    return cursor == segment.logs.count
+  }
+
+  private var isShortOfRoom: Bool {
+    self.freeSegments + self.freeingCount <= self.userReserve + 1
+  }
+
+  /// Whether a partition's records keep a segment.
+  private func keeps(
+    _ reference: LogReference, _ segment: SegmentSequence, isShort: Bool, wall: Timestamp
+  ) -> Bool {
+    guard let log = self.logs[reference.index], log.id == reference.log,
+      let span = log.spans.first(where: { $0.segment == segment }), span.hasRecords,
+      span.endOffset > log.laid.logStart
+    else { return false }
+    guard log.retention.hasObjectTier, span.endOffset <= log.uploadedOffset else { return true }
+    if isShort { return false }
+    if let bytes = log.retention.bytes, log.localBytes - span.byteCount >= bytes { return false }
+    if let age = log.retention.milliseconds,
+      span.maxAppendTime.milliseconds < wall.milliseconds - age
+    {
+      return false
+    }
+    return true
+  }
+
+  mutating func resetReclaimCursors() {
+    guard !self.segments.isEmpty else { return }
+    self.segments[0].reclaimCursor = 0
+    self.segments[self.segments.count - 1].reclaimCursor = 0
+  }
+
+  /// Takes a segment out of the log. Its file may be written over once the frame that says so is durable.
+  private mutating func free(_ segment: LiveSegment, _ effects: inout [Effect]) {
+    for (index, log) in self.logs.enumerated() {
+      guard let log, log.snapshotPlace?.place.segment == segment.sequence,
+        self.byName[log.partition] == index
+      else { continue }
+      // The newest snapshot stands here: it is written once more, before the segment goes.
+      self.queueSnapshot(index)
+    }
+    let freed = Checkpoint.Segment(
+      sequence: segment.sequence, slot: segment.slot, end: segment.end)
+    self.segments.removeFirst()
+    self.freeingCount += 1
+    self.freedNotLaid.append(freed)
+    self.counters.segmentsReclaimed += 1
+    self.pending.append(
+      PendingFrame(
+        content: .segmentsFreed([freed]), log: nil, request: nil, cost: PendingFrame.overhead + 24))
+    for reference in segment.logs {
+      guard let log = self.log(reference), let first = log.spans.first,
+        first.segment == segment.sequence
+      else { continue }
+      let before = log.localStart
+      self.logs[reference.index]!.spans.removeFirst()
+      let after = self.logs[reference.index]!.localStart
+      if before != after, self.byName[log.partition] == reference.index {
+        effects.append(.localStartMoved(log.partition, after))
+      }
+    }
+  }
+
+  /// The frame that frees these files is durable.
+  mutating func release(_ slots: [SegmentSlot]) {
+    for slot in slots {
+      self.freeingCount -= 1
+      if self.readers[slot, default: 0] > 0 {
+        self.readSlots.append(slot)
+      } else {
+        self.readySlots.append(slot)
+      }
+    }
+  }
+
+  mutating func readEnded(_ slot: SegmentSlot) {
+    let readers = self.readers[slot, default: 0]
+    precondition(readers > 0)
+    self.readers[slot] = readers == 1 ? nil : readers - 1
+    guard readers == 1, let index = self.readSlots.firstIndex(of: slot) else { return }
+    self.readSlots.remove(at: index)
+    self.readySlots.append(slot)
+  }
+
+  // MARK: - Rolling
+
+  /// The footer is durable: the index goes there, and the next segment is wanted.
+  mutating func sealActive() -> SegmentSequence {
+    let segment = self.segments[self.segments.count - 1]
+    for reference in segment.logs {
+      guard self.log(reference) != nil else { continue }
+      let spans = self.logs[reference.index]!.spans
+      guard let span = spans.lastIndex(where: { $0.segment == segment.sequence }) else { continue }
+      self.logs[reference.index]!.spans[span].isInFooter = true
+      self.logs[reference.index]!.spans[span].runs = []
+    }
+    self.active = nil
+    self.phase = .slotWanted
+    return segment.sequence
+  }
+
+  /// Whether the active segment is idle, holds only what may go, and someone wants it gone.
+  mutating func shouldRollWhenIdle(at now: MonotonicInstant, wall: Timestamp) -> Bool {
+    guard let active = self.active, active.isWantedEmpty, let last = active.lastBatchAt,
+      last + self.configuration.rollIdle <= now, self.pending.isEmpty, self.inFlight.isEmpty,
+      self.closeRequest == nil
+    else { return false }
+    return self.isReclaimable(self.segments.count - 1, wall: wall)
+  }
+}
+
+/// Counts since the volume was opened.
+public struct VolumeCounters: Hashable, Sendable {
+  public var groupsWritten: UInt64 = 0
+  public var groupsDurable: UInt64 = 0
+  public var bytesWritten: Int64 = 0
+  public var segmentsReclaimed: UInt64 = 0
+  /// Producer snapshots too large for a segment.
+  public var snapshotsRefused: UInt64 = 0
+}
+
+/// A volume's log in numbers.
+public struct LogStats: Hashable, Sendable {
+  public var counters: VolumeCounters
+  public var pendingBytes: Int
+  /// Segments with something in them, the active one counted.
+  public var segmentsUsed: Int
+  /// Segment files that may be written over now.
+  public var segmentsReady: Int
+  /// Segments without anything in them, made or not.
+  public var segmentsFree: Int
+  public var partitions: Int
+  public var durable: LogPlace
+}
+
+extension VolumeCore {
+  public var stats: LogStats {
+    LogStats(
+      counters: self.counters, pendingBytes: self.pendingBytes, segmentsUsed: self.segments.count,
+      segmentsReady: self.readySlots.count, segmentsFree: self.freeSegments,
+      partitions: self.byName.count, durable: self.durable)
+  }
+}

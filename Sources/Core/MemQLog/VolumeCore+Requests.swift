@@ -1,0 +1,227 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+extension VolumeCore {
+  /// Accepts batches, all or none; `.complete(request, …)` follows once they are durable.
+  ///
+  /// Precondition: each batch's base offset is its partition's end, batches of one partition in order.
+  /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchTooLarge`; retriable: `.resourceExhausted`
+  ///   (too much waits for the disk), `.volumeFull`.
+  public mutating func append(
+    _ batches: [BatchAppend], request: RequestID, at now: MonotonicInstant, wall: Timestamp,
+    into effects: inout [Effect]
+  ) throws(MemQError) {
+    precondition(!batches.isEmpty)
+    var cost = 0
+    for batch in batches {
+      cost += try self.admittedCost(batch)
+    }
+    try self.admit(cost)
+    for (index, batch) in batches.enumerated() {
+      let at = self.byName[batch.partition]!
+      precondition(
+        self.logs[at]!.accepted.end == batch.summary.baseOffset
+          && batch.summary.baseOffset < batch.summary.endOffset)
+      self.logs[at]!.accepted.append(
+        base: batch.summary.baseOffset, end: batch.summary.endOffset,
+        epoch: batch.summary.leaderEpoch)
+      let isLast = index == batches.count - 1
+      self.pending.append(
+        PendingFrame(
+          content: .batch(batch, PayloadID(request, index)),
+          log: LogReference(index: at, log: self.logs[at]!.id), request: isLast ? request : nil,
+          cost: PendingFrame.overhead + batch.byteCount))
+    }
+    self.handle(.tick, at: now, wall: wall, into: &effects)
+  }
+
+  private func admittedCost(_ batch: BatchAppend) throws(MemQError) -> Int {
+    try self.refuseIfStopped()
+    guard self.byName[batch.partition] != nil else {
+      throw MemQError(
+        .partitionNotFound, "the partition has no log on this volume",
+        subject: batch.partition.description)
+    }
+    guard batch.byteCount <= self.batchBytesMax else {
+      throw MemQError(
+        .recordBatchTooLarge, "the batch is too large for this volume's segments",
+        subject: batch.partition.description, limit: Int64(self.batchBytesMax),
+        actual: Int64(batch.byteCount))
+    }
+    return PendingFrame.overhead + batch.byteCount
+  }
+
+  private func refuseIfStopped() throws(MemQError) {
+    if let failure = self.failure { throw failure }
+    if self.closeRequest != nil {
+      throw MemQError(.shuttingDown, "the volume is closing", subject: "volume \(self.identity.volume)")
+    }
+  }
+
+  private func admit(_ cost: Int) throws(MemQError) {
+    guard self.pendingBytes == 0 || self.pendingBytes + cost <= self.configuration.pendingBytesMax
+    else {
+      throw MemQError(
+        .resourceExhausted, "too many bytes wait for the disk",
+        subject: "volume \(self.identity.volume)", limit: Int64(self.configuration.pendingBytesMax),
+        actual: Int64(self.pendingBytes + cost))
+    }
+    guard self.pending.cost + cost <= self.userRoom else { throw self.volumeFull(needed: cost) }
+    guard self.pending.cost + cost <= self.placedRoom else {
+      throw MemQError(
+        .resourceExhausted, "the next segment is being made", subject: "volume \(self.identity.volume)",
+        limit: Int64(self.placedRoom), actual: Int64(self.pending.cost + cost))
+    }
+  }
+
+  private func volumeFull(needed: Int) -> MemQError {
+    MemQError(
+      .volumeFull,
+      "the volume has no room above its reserve; upload, delete or retain less, or add capacity",
+      subject: "volume \(self.identity.volume)", limit: Int64(self.userRoom),
+      actual: Int64(self.pending.cost + needed))
+  }
+
+  /// Half a segment: the rest is for its header, checkpoint and footer.
+  public var batchBytesMax: Int {
+    min(FrameHeader.payloadBytesMax, Int(self.identity.segmentBytes) / 2 - 2 * LogFormat.blockBytes)
+  }
+
+  mutating func open(
+    _ partition: TopicPartition, _ logStart: Offset, _ epochs: [EpochStart], _ request: RequestID,
+    _ effects: inout [Effect]
+  ) {
+    let state = LogState(logStart: logStart, end: logStart, epochs: epochs)
+    let cost = PendingFrame.overhead + 32 + 16 * epochs.count
+    guard self.admitState(cost, request, &effects) else { return }
+    precondition(self.byName[partition] == nil, "the partition is open")
+    let checkpointLimit = Int(self.identity.segmentBytes) / 4
+    guard self.byName.count < self.configuration.partitionsMax,
+      self.checkpointBytes + self.checkpointCost(state) <= checkpointLimit
+    else {
+      let error = MemQError(
+        .limitReached, "the volume has as many partitions as its segments' checkpoints can state",
+        subject: partition.description, limit: Int64(self.byName.count),
+        actual: Int64(self.byName.count + 1))
+      return effects.append(.complete(request, .failure(error)))
+    }
+    self.checkpointBytes += self.checkpointCost(state)
+    let log = PartitionLog(
+      id: self.nextLog, partition: partition, accepted: state, laid: state, isLaid: false)
+    self.nextLog = LogID(self.nextLog.rawValue + 1)
+    let index = self.freeLogIndices.popLast() ?? self.logs.count
+    if index == self.logs.count { self.logs.append(log) } else { self.logs[index] = log }
+    self.byName[partition] = index
+    self.pending.append(
+      PendingFrame(
+        content: .open(state), log: LogReference(index: index, log: log.id), request: request,
+        cost: cost))
+  }
+
+  func checkpointCost(_ state: LogState) -> Int { 128 + 16 * state.epochs.count }
+
+  mutating func drop(
+    _ partition: TopicPartition, _ request: RequestID, _ effects: inout [Effect]
+  ) {
+    guard self.change(partition, request, &effects, { _ in .drop }) else { return }
+    self.byName[partition] = nil
+  }
+
+  mutating func truncate(
+    _ partition: TopicPartition, to end: Offset, _ epochs: [EpochStart]?, _ request: RequestID,
+    _ effects: inout [Effect]
+  ) {
+    self.change(partition, request, &effects) { log in
+      precondition(end <= log.accepted.end && end >= log.accepted.logStart)
+      let remaining = epochs ?? log.accepted.epochs(below: end)
+      log.accepted.truncate(to: end, epochs: remaining)
+      if let snapshot = log.snapshot, snapshot.end > end { log.snapshot = nil }
+      return .truncate(end, remaining)
+    }
+  }
+
+  /// Accepts a state change of an open partition; answers at once when it can't be.
+  @discardableResult
+  mutating func change(
+    _ partition: TopicPartition, _ request: RequestID, _ effects: inout [Effect],
+    _ body: (inout PartitionLog) -> PendingFrame.Content
+  ) -> Bool {
+    guard let index = self.byName[partition] else {
+      let error = MemQError(
+        .partitionNotFound, "the partition has no log on this volume", subject: partition.description)
+      effects.append(.complete(request, .failure(error)))
+      return false
+    }
+    let cost = PendingFrame.overhead + 64 + 16 * self.logs[index]!.accepted.epochs.count
+    guard self.admitState(cost, request, &effects) else { return false }
+    let before = self.checkpointCost(self.logs[index]!.accepted)
+    let content = body(&self.logs[index]!)
+    self.checkpointBytes += self.checkpointCost(self.logs[index]!.accepted) - before
+    self.pending.append(
+      PendingFrame(
+        content: content, log: LogReference(index: index, log: self.logs[index]!.id),
+        request: request, cost: cost))
+    return true
+  }
+
+  private mutating func admitState(
+    _ cost: Int, _ request: RequestID, _ effects: inout [Effect]
+  ) -> Bool {
+    do throws(MemQError) {
+      try self.refuseIfStopped()
+      guard self.pending.cost + cost <= self.stateRoom else { throw self.volumeFull(needed: cost) }
+      return true
+    } catch {
+      effects.append(.complete(request, .failure(error)))
+      return false
+    }
+  }
+
+  mutating func setPosition(_ partition: TopicPartition, _ body: (inout PartitionLog) -> Void) {
+    guard let index = self.byName[partition] else { return }
+    body(&self.logs[index]!)
+    guard !self.logs[index]!.arePositionsDue else { return }
+    self.logs[index]!.arePositionsDue = true
+    self.duePositions.append(LogReference(index: index, log: self.logs[index]!.id))
+  }
+
+  /// A snapshot that would not fit well into a segment is passed over: recovery then reads the batches instead.
+  mutating func setSnapshot(_ partition: TopicPartition, _ bytes: [UInt8], _ end: Offset) {
+    guard self.failure == nil, self.closeRequest == nil, let index = self.byName[partition],
+      end <= self.logs[index]!.accepted.end
+    else { return }
+    guard bytes.count <= self.batchBytesMax / 2 else { return self.counters.snapshotsRefused += 1 }
+    self.logs[index]!.snapshot = PartitionLog.Snapshot(bytes: bytes, end: end)
+    self.queueSnapshot(index)
+  }
+
+  mutating func queueSnapshot(_ index: Int) {
+    guard let snapshot = self.logs[index]!.snapshot, !self.logs[index]!.isSnapshotPending else { return }
+    self.logs[index]!.isSnapshotPending = true
+    self.pending.append(
+      PendingFrame(
+        content: .snapshot, log: LogReference(index: index, log: self.logs[index]!.id), request: nil,
+        cost: PendingFrame.overhead + snapshot.bytes.count))
+  }
+
+  mutating func setRetention(_ partition: TopicPartition, _ retention: LocalRetention) {
+    guard let index = self.byName[partition] else { return }
+    self.logs[index]!.retention = retention
+    if retention.milliseconds != nil { self.hasTimedRetention = true }
+    self.resetReclaimCursors()
+    if retention.bytes == 0, retention.hasObjectTier, let active = self.active,
+      self.logs[index]!.spans.last?.segment == active.sequence
+    {
+      self.active!.isWantedEmpty = true
+    }
+  }
+
+  mutating func beginClose(_ request: RequestID, _ effects: inout [Effect]) {
+    if let failure = self.failure {
+      return effects.append(.complete(request, .failure(failure)))
+    }
+    precondition(self.closeRequest == nil, "the volume is closed twice")
+    self.closeRequest = request
+  }
+}

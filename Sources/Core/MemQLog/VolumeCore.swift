@@ -1,0 +1,340 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// The log of one disk: what is written where, what is durable, what may be read, what may go.
+///
+/// Pure: requests and disk results come in as events, disk work and answers go out as effects. Payload bytes never pass
+/// through; the core places frames and writes their headers.
+///
+/// Phases: running → sealing (footer) → slot wanted → opening (segment header and checkpoint) → running …; closed or
+/// failed at the end. Between the phases everything written is synced first, so one segment's end is always durable
+/// before the next begins.
+///
+/// Invariants: a request completes only after an fdatasync that began after its group was written; at most one write and
+/// one sync run at a time; at most two groups are not durable. Source: docs/formats/volume.md.
+public struct VolumeCore: Sendable {
+  /// One record batch for the log.
+  public struct BatchAppend: Hashable, Sendable {
+    public var partition: TopicPartition
+    /// Its base offset is the partition's end.
+    public var summary: BatchSummary
+    /// The whole record batch v2.
+    public var byteCount: Int
+    /// The batch's own CRC-32C, its bytes 17..<21.
+    public var checksum: UInt32
+
+    public init(partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32) {
+      self.partition = partition
+      self.summary = summary
+      self.byteCount = byteCount
+      self.checksum = checksum
+    }
+  }
+
+  public enum Event: Sendable {
+    // Requests: `.complete` follows once durable, or with the reason why not.
+
+    /// A new, empty log from `logStart` on. Precondition: the partition has none here.
+    case openPartition(RequestID, TopicPartition, logStart: Offset, epochs: [EpochStart])
+    case dropPartition(RequestID, TopicPartition)
+    case startEpoch(RequestID, TopicPartition, EpochStart)
+    /// Cuts the log at a batch boundary. Nil epochs: those that start below it stay.
+    case truncate(RequestID, TopicPartition, to: Offset, epochs: [EpochStart]?)
+    /// Above the end, the log becomes empty at that offset.
+    case setLogStart(RequestID, TopicPartition, Offset)
+    /// Drains, writes a checkpoint and an orderly end. Requests after it are refused.
+    case close(RequestID)
+
+    // State for checkpoints and reclaim, without an answer. Unknown partitions are passed over.
+
+    case setHighWatermark(TopicPartition, Offset)
+    case setUploadedOffset(TopicPartition, Offset)
+    case setProducerSnapshot(TopicPartition, [UInt8], at: Offset)
+    case setLocalRetention(TopicPartition, LocalRetention)
+
+    // Disk results.
+
+    case written(GroupNumber)
+    /// An fdatasync that began after `written(group)` ended: all groups up to it are durable.
+    case synced(GroupNumber)
+    /// The first failed write or sync. Final.
+    case diskFailed(MemQError)
+    case slotAllocated(SegmentSlot, availableBytes: Int64)
+    case slotUnavailable(SegmentSlot, availableBytes: Int64)
+    /// What the file system has free, for segments to come.
+    case room(availableBytes: Int64)
+    case readBegan(SegmentSlot)
+    case readEnded(SegmentSlot)
+    /// The time of the last `.wake` has come.
+    case tick
+  }
+
+  public enum Effect: Sendable {
+    /// One gathered write. Answer: `.written` or `.diskFailed`.
+    case write(GroupWrite)
+    /// One fdatasync of the slot's file. Answer: `.synced(group)` or `.diskFailed`. May overlap a write.
+    case sync(SegmentSlot, GroupNumber)
+    /// In the order of durability.
+    case complete(RequestID, Result<Void, MemQError>)
+    /// Create the file of `segmentBytes`, preallocated, its name durable. Answer: `.slotAllocated` or `.slotUnavailable`.
+    case allocate(SegmentSlot)
+    case localStartMoved(TopicPartition, Offset)
+    /// A segment was sealed: a good moment for producer snapshots.
+    case segmentRolled(SegmentSequence)
+    /// Once: the volume takes no more requests.
+    case failed(MemQError)
+    /// Send `.tick` at this time; replaces the wake before.
+    case wake(at: MonotonicInstant)
+  }
+
+  enum Phase: Sendable {
+    case running
+    /// The active segment gets its footer once everything in it is durable.
+    case sealing
+    case sealWritten
+    /// No active segment; a slot is wanted.
+    case slotWanted
+    case opening
+    case closing
+    case closed
+  }
+
+  /// The segment that takes groups.
+  struct ActiveSegment: Sendable {
+    let sequence: SegmentSequence
+    let slot: SegmentSlot
+    let seal: HeaderSeal
+    /// Of the next group.
+    var position: Int64
+    /// CRC of the last group header.
+    var previousChecksum: UInt32
+    /// What its footer's payload takes, at most.
+    var footerBytes = 0
+    /// When the last batch got its place.
+    var lastBatchAt: MonotonicInstant?
+    /// A partition with records here asks for an empty SSD.
+    var isWantedEmpty = false
+  }
+
+  /// A group on its way to the disk.
+  struct GroupInFlight: Sendable {
+    let number: GroupNumber
+    let kind: GroupKind
+    let slot: SegmentSlot
+    let end: LogPlace
+    let requests: [RequestID]
+    let cost: Int
+    let freedSlots: [SegmentSlot]
+    var isWritten = false
+  }
+
+  public let identity: VolumeIdentity
+  public let configuration: LogConfiguration
+  /// The number of this opening, from 1.
+  var openCount: UInt64 { self.identity.openCount + 1 }
+
+  // Partitions. `logs` keeps its places; `byName` holds those that are open as accepted.
+  var logs: [PartitionLog?]
+  var freeLogIndices: [Int] = []
+  var byName: [TopicPartition: Int] = [:]
+  var nextLog: LogID
+  /// Bytes of a checkpoint's partitions, at most.
+  var checkpointBytes = 0
+
+  // Segments, oldest first; the last one is the active one while there is one.
+  var segments: [LiveSegment]
+  var active: ActiveSegment?
+  var phase: Phase
+  var nextSequence: SegmentSequence
+  /// The segment of the newest durable checkpoint.
+  var checkpointSegment: SegmentSequence
+  /// Where the log ends, for the next segment's header.
+  var logEnd: LogPlace
+  var logEndChecksum: UInt32
+
+  // Slots.
+  var slotCount: UInt32
+  var readySlots: [SegmentSlot]
+  var allocating: SegmentSlot?
+  var availableBytes: Int64 = .max
+  /// Freed, and the frame that says so is durable, but still read from.
+  var readSlots: [SegmentSlot] = []
+  var readers: [SegmentSlot: Int] = [:]
+  /// Freed, and the frame that says so isn't durable yet.
+  var freeingCount = 0
+  /// Freed, and the frame that says so has no place yet: a checkpoint still names them.
+  var freedNotLaid: [Checkpoint.Segment] = []
+  /// An allocation was refused; tried again at this time.
+  var allocationRetryAt: MonotonicInstant?
+
+  // Groups.
+  var pending = FrameQueue()
+  var inFlight: [GroupInFlight] = []
+  var isWriting = false
+  var syncing: GroupNumber?
+  var nextGroup: GroupNumber
+  var durable: LogPlace
+  /// Costs of what is laid out and not durable.
+  var inFlightCost = 0
+
+  // Idle work.
+  /// Something was synced that no later group's mark covers.
+  var markDueAt: MonotonicInstant?
+  var duePositions: [LogReference] = []
+  var housekeepingAt: MonotonicInstant?
+  var hasTimedRetention = false
+  var wakeAt: MonotonicInstant?
+
+  var closeRequest: RequestID?
+  public internal(set) var failure: MemQError?
+  var counters = VolumeCounters()
+
+  public init(
+    _ identity: VolumeIdentity, _ configuration: LogConfiguration, recovered: RecoveredVolume
+  ) {
+    precondition(
+      identity.segmentBytes >= LogFormat.segmentBytesMin
+        && identity.segmentBytes <= LogFormat.segmentBytesMax
+        && identity.segmentBytes % Int64(LogFormat.blockBytes) == 0)
+    self.identity = identity
+    self.configuration = configuration
+    self.logs = recovered.logs.map { $0 }
+    self.nextLog = recovered.nextLog
+    self.segments = recovered.segments
+    self.nextSequence = recovered.nextSequence
+    self.checkpointSegment = recovered.checkpointSegment
+    self.logEnd = recovered.end
+    self.logEndChecksum = recovered.endChecksum
+    self.slotCount = recovered.slotCount
+    self.readySlots = recovered.freeSlots
+    self.nextGroup = recovered.nextGroup
+    self.durable = recovered.end
+    self.phase = .slotWanted
+    self.active = nil
+    for (index, log) in self.logs.enumerated() {
+      guard let log else { continue }
+      self.byName[log.partition] = index
+      self.checkpointBytes += self.checkpointCost(log.accepted)
+    }
+    if recovered.cleanShutdown { self.resume() }
+  }
+
+  /// First call after `init`: opens the active segment. Requests may be made at once; they wait for it.
+  public mutating func start(
+    at now: MonotonicInstant, wall: Timestamp, into effects: inout [Effect]
+  ) {
+    self.advance(at: now, wall: wall, into: &effects)
+  }
+
+  public mutating func handle(
+    _ event: Event, at now: MonotonicInstant, wall: Timestamp, into effects: inout [Effect]
+  ) {
+    switch event {
+    case .openPartition(let request, let partition, let logStart, let epochs):
+      self.open(partition, logStart, epochs, request, &effects)
+    case .dropPartition(let request, let partition):
+      self.drop(partition, request, &effects)
+    case .startEpoch(let request, let partition, let entry):
+      self.change(partition, request, &effects) { log in
+        log.accepted.startEpoch(entry)
+        return .epochStart(entry)
+      }
+    case .truncate(let request, let partition, let end, let epochs):
+      self.truncate(partition, to: end, epochs, request, &effects)
+    case .setLogStart(let request, let partition, let start):
+      self.change(partition, request, &effects) { log in
+        log.accepted.setLogStart(start)
+        return .logStart(start)
+      }
+    case .close(let request):
+      self.beginClose(request, &effects)
+    case .setHighWatermark(let partition, let offset):
+      self.setPosition(partition) { $0.highWatermark = offset }
+    case .setUploadedOffset(let partition, let offset):
+      self.setPosition(partition) { $0.uploadedOffset = offset }
+    case .setProducerSnapshot(let partition, let bytes, let end):
+      self.setSnapshot(partition, bytes, end)
+    case .setLocalRetention(let partition, let retention):
+      self.setRetention(partition, retention)
+    case .written(let group):
+      self.written(group)
+    case .synced(let group):
+      self.synced(group, at: now, &effects)
+    case .diskFailed(let error):
+      self.fail(error, &effects)
+    case .slotAllocated(let slot, let availableBytes):
+      self.allocated(slot, availableBytes)
+    case .slotUnavailable(let slot, let availableBytes):
+      self.unavailable(slot, availableBytes, at: now)
+    case .room(let availableBytes):
+      self.availableBytes = availableBytes
+    case .readBegan(let slot):
+      self.readers[slot, default: 0] += 1
+    case .readEnded(let slot):
+      self.readEnded(slot)
+    case .tick:
+      break
+    }
+    self.advance(at: now, wall: wall, into: &effects)
+  }
+
+  /// Whether an append of usual size would be admitted now.
+  public var hasRoom: Bool {
+    self.failure == nil && self.closeRequest == nil
+      && self.pendingBytes < self.configuration.pendingBytesMax
+      && self.pending.cost < self.userRoom
+  }
+
+  /// Accepted and not yet durable, with headers and index entries.
+  public var pendingBytes: Int { self.pending.cost + self.inFlightCost }
+
+  /// Does everything that has become possible.
+  private mutating func advance(
+    at now: MonotonicInstant, wall: Timestamp, into effects: inout [Effect]
+  ) {
+    guard self.failure == nil else { return }
+    self.reclaim(at: now, wall: wall, &effects)
+    self.requestSlot(at: now, &effects)
+    self.startWrite(at: now, wall: wall, &effects)
+    self.startSync(&effects)
+    self.planWake(at: now, &effects)
+  }
+
+  private mutating func resume() {
+    guard let tail = self.segments.last else { return }
+    let seal = HeaderSeal(volume: self.identity.volume, segment: tail.sequence)
+    var active = ActiveSegment(
+      sequence: tail.sequence, slot: tail.slot, seal: seal, position: tail.end,
+      previousChecksum: self.logEndChecksum)
+    for reference in tail.logs {
+      active.footerBytes += Footer.entryBytes
+      let span = self.log(reference)?.spans.last { $0.segment == tail.sequence }
+      active.footerBytes += Footer.runBytes * (span?.runs.count ?? 0)
+    }
+    self.active = active
+    self.phase = .running
+  }
+
+  func log(_ reference: LogReference) -> PartitionLog? {
+    guard let log = self.logs[reference.index], log.id == reference.log else { return nil }
+    return log
+  }
+
+  private mutating func fail(_ error: MemQError, _ effects: inout [Effect]) {
+    guard self.failure == nil else { return }
+    let failure = MemQError(
+      .volumeFailed, "the disk failed, the volume takes no more writes: \(error.message)",
+      subject: error.subject)
+    self.failure = failure
+    var requests = self.inFlight.flatMap(\.requests)
+    for frame in self.pending.removeFirst(self.pending.count) {
+      if let request = frame.request { requests.append(request) }
+    }
+    if let close = self.closeRequest, self.phase != .closed { requests.append(close) }
+    self.inFlight = []
+    self.inFlightCost = 0
+    for request in requests { effects.append(.complete(request, .failure(failure))) }
+    effects.append(.failed(failure))
+  }
+}

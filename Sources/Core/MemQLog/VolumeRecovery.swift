@@ -1,0 +1,254 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+
+/// Finds the log in a volume's segment files.
+///
+/// 1. Every file's header block says which life it is in; a file whose header does not hold is probed for groups.
+/// 2. The tail is the youngest segment whose head (checkpoint) holds. A younger one without a whole head never became
+///    durable, unless a durable mark says it did: that is corruption.
+/// 3. The tail is replayed up to the first group that does not hold. Below the highest durable mark of any group header
+///    in it that is corruption; at or above, a torn tail: cut there, everything after it discarded, valid or not.
+/// 4. The checkpoint and the frames after it name the segments before the tail. Their footers give the index; a segment
+///    without a footer that holds is read through.
+///
+/// The driver syncs the files first: what is read must already be what a power cut would leave.
+public enum VolumeRecovery {
+  /// - Parameters:
+  ///   - identity: as the volume file states it, `openCount` as of the opening before.
+  ///   - runBytesMax: as `LogConfiguration.runBytesMax`.
+  /// - Throws: `.logCorrupt` with the place; whatever the source throws.
+  public static func run<Source: SegmentSource>(
+    _ identity: VolumeIdentity, from source: inout Source,
+    runBytesMax: Int = LogConfiguration().runBytesMax,
+    progress: (RecoveryProgress) -> Void = { _ in }
+  ) throws(MemQError) -> RecoveredVolume {
+    var recovery = Recovery(identity: identity, runBytesMax: runBytesMax, source: source)
+    let recovered = try recovery.run(progress)
+    source = recovery.source
+    return recovered
+  }
+}
+
+struct Recovery<Source: SegmentSource> {
+  struct Found {
+    let header: SegmentHeader
+    let checksum: UInt32
+    var sequence: SegmentSequence { self.header.sequence }
+  }
+
+  let identity: VolumeIdentity
+  let runBytesMax: Int
+  var source: Source
+  var found: [Found] = []
+  var headerless: [HeaderlessSlot] = []
+  var result = RecoveredVolume()
+  var state = RecoveryState()
+
+  init(identity: VolumeIdentity, runBytesMax: Int, source: Source) {
+    self.identity = identity
+    self.runBytesMax = runBytesMax
+    self.source = source
+  }
+
+  mutating func run(_ progress: (RecoveryProgress) -> Void) throws(MemQError) -> RecoveredVolume {
+    try self.survey()
+    guard let tail = try self.findTail() else {
+      self.finishSlots(live: [])
+      return self.result
+    }
+    let (scan, index) = try self.replay(tail)
+    try self.checkMissing()
+    let total = self.state.segments.count + 1
+    for (done, segment) in self.state.segments.enumerated() {
+      progress(RecoveryProgress(segmentsDone: done, segmentsTotal: total))
+      try self.loadIndex(segment)
+    }
+    self.merge(index.entries, tail.header.slot, tail.sequence, end: scan.end, footer: nil)
+    self.finishTail(tail, scan)
+    self.finishSlots(live: self.result.segments.map(\.slot))
+    try self.finishPartitions()
+    progress(RecoveryProgress(segmentsDone: total, segmentsTotal: total))
+    return self.result
+  }
+
+  // MARK: - Which segments there are
+
+  private mutating func survey() throws(MemQError) {
+    let block = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: LogFormat.blockBytes, alignment: 16)
+    defer { block.deallocate() }
+    for slot in self.source.slots {
+      try self.source.read(slot, at: 0, into: block)
+      self.result.slotCount = max(self.result.slotCount, slot.rawValue + 1)
+      guard let (header, checksum) = SegmentHeader.decode(UnsafeRawBufferPointer(block)) else {
+        self.headerless.append(try .probe(slot, self.identity, from: &self.source))
+        continue
+      }
+      guard header.volume == self.identity.volume, header.cluster == self.identity.cluster,
+        header.slot == slot, header.segmentBytes == self.identity.segmentBytes
+      else {
+        throw .corrupt(
+          LogPlace(header.sequence, 0),
+          "segment file \(slot) was written as file \(header.slot) of volume \(header.volume)")
+      }
+      self.found.append(Found(header: header, checksum: checksum))
+    }
+    self.found.sort { $0.sequence < $1.sequence }
+    var sequences = self.found.map(\.sequence) + self.headerless.map(\.sequence)
+    sequences.append(.none)
+    self.result.nextSequence = sequences.max()!.next
+  }
+
+  private mutating func findTail() throws(MemQError) -> Found? {
+    for slot in self.headerless where slot.sequence > (self.found.last?.sequence ?? .none) {
+      // A durable mark within the segment itself means its head was durable, and so its header.
+      if slot.mark.segment == slot.sequence {
+        throw .corrupt(LogPlace(slot.sequence, 0), "a segment's header is damaged")
+      }
+      self.result.discardedGroups = true
+    }
+    var wanted: SegmentSequence?
+    for candidate in self.found.reversed() {
+      if let wanted, candidate.sequence != wanted {
+        throw .corrupt(LogPlace(wanted, 0), "the last durable segment is missing or damaged")
+      }
+      if try self.hasHead(candidate) { return candidate }
+      self.result.discardedGroups = true
+      wanted = candidate.header.previousEnd.segment
+      if wanted == SegmentSequence.none { return nil }
+    }
+    if let wanted {
+      throw .corrupt(LogPlace(wanted, 0), "the last durable segment is missing or damaged")
+    }
+    return nil
+  }
+
+  /// Whether the segment's first group, its checkpoint, holds.
+  private mutating func hasHead(_ segment: Found) throws(MemQError) -> Bool {
+    var hasHead = false
+    let first = LogFormat.firstGroupPosition
+    _ = try SegmentScan.run(
+      segment.header, segment.checksum, limit: first + 1, probes: false, from: &self.source
+    ) { (group, _, _, _) throws(MemQError) in
+      hasHead = group.kind == .head
+    }
+    if hasHead { return true }
+    let scan = try SegmentScan.run(
+      segment.header, segment.checksum, probes: true, from: &self.source
+    ) { (_, _, _, _) throws(MemQError) in }
+    guard scan.mark <= LogPlace(segment.sequence, first) else {
+      throw .corrupt(LogPlace(segment.sequence, first), "a segment's checkpoint is damaged")
+    }
+    return false
+  }
+
+  // MARK: - The tail
+
+  private mutating func replay(
+    _ tail: Found
+  ) throws(MemQError) -> (scan: SegmentScan, index: SegmentIndexer) {
+    var index = SegmentIndexer(segment: tail.sequence, runBytesMax: self.runBytesMax)
+    var state = self.state
+    let scan = try SegmentScan.run(
+      tail.header, tail.checksum, probes: true, from: &self.source
+    ) { (group, _, frames, bytes) throws(MemQError) in
+      try state.apply(group, frames, bytes)
+      for frame in frames { index.add(frame, bytes.part(frame.payload)) }
+    }
+    self.state = state
+    if let damage = scan.damage {
+      let place = LogPlace(tail.sequence, scan.end)
+      guard scan.mark <= place else {
+        throw .corrupt(LogPlace(tail.sequence, damage.position), damage.what)
+      }
+    }
+    return (scan, index)
+  }
+
+  private mutating func finishTail(_ tail: Found, _ scan: SegmentScan) {
+    self.result.end = LogPlace(tail.sequence, scan.end)
+    self.result.endChecksum = scan.checksum
+    self.result.checkpointSegment = tail.sequence
+    self.result.discardedGroups = self.result.discardedGroups || scan.hasLaterGroup
+    self.result.cleanShutdown =
+      scan.lastGroup?.kind == .close && scan.lastGroup?.openCount == self.identity.openCount
+      && !self.result.discardedGroups
+    var last = scan.lastNumber
+    for slot in self.headerless { last = max(last, slot.lastNumber) }
+    self.result.nextGroup = last.next
+    self.result.nextLog = self.state.nextLog
+  }
+
+  /// Every segment the log names must be there.
+  private func checkMissing() throws(MemQError) {
+    for segment in self.state.segments {
+      let isThere = self.found.contains {
+        $0.sequence == segment.sequence && $0.header.slot == segment.slot
+      }
+      guard isThere else {
+        throw .corrupt(LogPlace(segment.sequence, 0), "a segment is missing, or its header is damaged")
+      }
+    }
+  }
+
+  private mutating func finishSlots(live: [SegmentSlot]) {
+    let live = live.sorted()
+    for slot in self.source.slots {
+      var low = 0
+      var high = live.count
+      while low < high {
+        let middle = (low + high) / 2
+        if live[middle] < slot { low = middle + 1 } else { high = middle }
+      }
+      if low == live.count || live[low] != slot { self.result.freeSlots.append(slot) }
+    }
+  }
+
+  // MARK: - The index
+
+  private mutating func loadIndex(_ segment: Checkpoint.Segment) throws(MemQError) {
+    let found = self.found.first { $0.sequence == segment.sequence }!
+    if let (footer, place) = try SealedSegment.footer(
+      of: found.header, end: segment.end, from: &self.source)
+    {
+      let entries = footer.entries.map {
+        (log: $0.log, partition: $0.partition, span: SegmentSpan(footer: $0, segment: segment.sequence))
+      }
+      return self.merge(entries, segment.slot, segment.sequence, end: segment.end, footer: place)
+    }
+    self.result.segmentsReadThrough += 1
+    var index = SegmentIndexer(segment: segment.sequence, runBytesMax: self.runBytesMax)
+    let scan = try SegmentScan.run(
+      found.header, found.checksum, limit: segment.end, probes: false, from: &self.source
+    ) { (_, _, frames, bytes) throws(MemQError) in
+      for frame in frames { index.add(frame, bytes.part(frame.payload)) }
+    }
+    if let damage = scan.damage {
+      throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
+    }
+    self.merge(index.entries, segment.slot, segment.sequence, end: segment.end, footer: nil)
+  }
+
+  /// Adds a segment's index to the partitions', later than all before.
+  private mutating func merge(
+    _ entries: [(log: LogID, partition: TopicPartition, span: SegmentSpan)], _ slot: SegmentSlot,
+    _ sequence: SegmentSequence, end: Int64, footer: FooterPlace?
+  ) {
+    var segment = LiveSegment(sequence: sequence, slot: slot, end: end)
+    segment.footer = footer
+    for entry in entries {
+      guard let index = self.state.index(of: entry.log) else { continue }
+      self.state.withLogs { logs in
+        if let cut = entry.span.cutTo {
+          for span in logs[index].spans.indices { logs[index].spans[span].cut(to: cut) }
+          logs[index].spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
+        }
+        guard entry.span.hasRecords || entry.span.cutTo != nil else { return }
+        logs[index].spans.append(entry.span)
+      }
+      segment.logs.append(LogReference(index: index, log: entry.log))
+    }
+    self.result.segments.append(segment)
+  }
+}
