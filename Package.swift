@@ -82,7 +82,7 @@ let modules: [Module] = [
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQSystem", "MemQTelemetry"],
     packages: ["Logging", "Metrics", "DequeModule", "NIOCore"]),
   Module("MemQStore", .io, "Sources/IO/MemQStore", uses: ["MemQModel", "MemQMetadata", "MemQSystem"],
-    packages: ["GRDB", "Logging"]),
+    packages: ["GRDB", "Logging", "DequeModule"]),
   Module("MemQObjectStore", .io, "Sources/IO/MemQObjectStore",
     uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQSystem"],
     packages: ["Logging", "NIOCore", "NIOPosix", "Metrics"]),
@@ -96,7 +96,7 @@ let modules: [Module] = [
     ],
     packages: nio + [
       "Logging", "Metrics", "Configuration", "Hummingbird", "ServiceLifecycle", "UnixSignals",
-      "SwiftProtobuf",
+      "SwiftProtobuf", "Yams",
     ]),
   Module("MemQClient", .runtime, "Sources/Runtime/MemQClient",
     uses: ["MemQModel", "MemQRecords", "MemQRPC", "MemQAPI", "MemQSystem"],
@@ -137,7 +137,7 @@ let modules: [Module] = [
     uses: [
       "MemQModel", "MemQMetadata", "MemQScreening", "MemQEngines", "MemQObjectStore", "MemQSystem",
       "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
-    ], packages: ["Logging", "Metrics", "NIOCore", "SwiftProtobuf"]),
+    ], packages: ["Logging", "Metrics", "NIOCore", "NIOPosix", "SwiftProtobuf"]),
   Module("MemQRebalancerService", .services, "services/rebalancer/Service",
     uses: [
       "MemQModel", "MemQMetadata", "MemQPlacement", "MemQSystem", "MemQTelemetry", "MemQRPC",
@@ -229,6 +229,7 @@ let products: [String: (package: String, url: String, version: Version)] = {
     ("swift-metrics", apple, "2.13.0", ["CoreMetrics", "Metrics"]),
     ("swift-collections", apple, "1.6.0", ["DequeModule"]),
     ("GRDB.swift", "https://github.com/groue/", "7.10.0", ["GRDB"]),
+    ("Yams", "https://github.com/jpsim/", "6.2.2", ["Yams"]),
     (
       "hummingbird", "https://github.com/hummingbird-project/", "2.28.1", ["Hummingbird"]
     ),

@@ -1,0 +1,38 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQMetadata
+import MemQModel
+import MemQRPC
+import MemQRuntime
+
+/// What ingest needs of the cluster: the image and ways to the other services. Tests bring their own.
+protocol IngestCluster: Sendable {
+  var nodeID: NodeID { get }
+  var image: ClusterImage { get }
+  var metadata: any RPCChannel { get }
+  func channel(to node: NodeID, lane: Lane) throws(MemQError) -> any RPCChannel
+  func channel(_ service: ServiceKind, lane: Lane) throws(MemQError) -> any RPCChannel
+  func waitForImage(
+    timeout: Duration, _ until: @Sendable (ClusterImage) -> Bool
+  ) async throws(MemQError) -> ClusterImage
+}
+
+extension ClusterSession: IngestCluster {}
+
+extension ClusterImage {
+  /// The partition and the node that leads it.
+  ///
+  /// - Throws: `.topicDeleted` when the partition is gone, `.leaderNotAvailable` while nobody leads.
+  func leader(of partition: TopicPartition) throws(MemQError) -> (PartitionImage, NodeID) {
+    guard let known = self.partitions[partition] else {
+      guard self.topics[partition.topic] != nil else {
+        throw MemQError(.topicDeleted, "the topic was deleted meanwhile", subject: "\(partition)")
+      }
+      throw MemQError(.leaderNotAvailable, "the partition is not assigned yet", subject: "\(partition)")
+    }
+    guard let leader = known.leader else {
+      throw MemQError(.leaderNotAvailable, "nobody leads the partition", subject: "\(partition)")
+    }
+    return (known, leader)
+  }
+}

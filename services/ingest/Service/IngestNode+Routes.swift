@@ -1,0 +1,215 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQAPI
+import MemQMetadata
+import MemQModel
+public import MemQRPC
+import MemQRuntime
+import MemQSystem
+import NIOCore
+
+extension IngestNode {
+  /// Everything the public port serves: as `registerPublic`.
+  public func register(on router: inout RPCRouter) { self.registerPublic(on: &router) }
+
+  /// The public port: ingest, files, health, and the public calls of the other services, passed on.
+  public func registerPublic(on router: inout RPCRouter) {
+    self.registerRecords(on: &router)
+    self.registerGroups(on: &router)
+    self.registerFiles(on: &router)
+    self.registerForwards(on: &router)
+    self.health.register(on: &router)
+  }
+
+  private func registerRecords(on router: inout RPCRouter) {
+    router.callback(IngestMethods.produce.rpc) { call in ProduceStream(call, self.produceContext) }
+    router.handleHotServerStream(IngestMethods.fetch) { request, _, writer in
+      let running = try self.whileRunning()
+      let topic = try await self.topics.find(request.topic)
+      try await FetchCall(
+        reader: running.reader, clock: self.service.clock, metrics: self.metrics,
+        readsMax: self.configuration.fetchReadsMax, topic: topic, request: request, writer: writer
+      ).run()
+    }
+    router.handle(IngestMethods.offsets) { request, _ in
+      let running = try self.whileRunning()
+      let topic = try await self.topics.find(request.topic)
+      return try await OffsetsCall(reader: running.reader, cluster: self.clusterView)
+        .run(request, topic)
+    }
+    self.passOn(IngestMethods.initProducer, to: MetadataMethods.initProducer, on: &router) {
+      request throws(MemQError) in
+      guard request.producerID >= 0 else {
+        throw MemQError(
+          .invalidArgument, "a producer id is positive, or 0 for a new one", subject: "producer_id",
+          limit: 0, actual: request.producerID)
+      }
+    }
+  }
+
+  private func registerGroups(on router: inout RPCRouter) {
+    self.passOn(IngestMethods.joinGroup, to: MetadataMethods.joinGroup, on: &router) {
+      request throws(MemQError) in
+      try GroupRules.check(name: request.group)
+      try GroupRules.check(sessionTimeout: request.sessionTimeoutMs)
+    }
+    self.passOn(IngestMethods.heartbeatGroup, to: MetadataMethods.heartbeatGroup, on: &router) {
+      request throws(MemQError) in try GroupRules.check(name: request.group)
+    }
+    self.passOn(IngestMethods.leaveGroup, to: MetadataMethods.leaveGroup, on: &router) {
+      request throws(MemQError) in try GroupRules.check(name: request.group)
+    }
+    self.passOn(IngestMethods.commitOffsets, to: MetadataMethods.commitOffsets, on: &router) {
+      request throws(MemQError) in
+      try GroupRules.check(name: request.group)
+      try GroupRules.check(offsets: request.offsets)
+    }
+    self.passOn(IngestMethods.fetchOffsets, to: MetadataMethods.fetchOffsets, on: &router) {
+      request throws(MemQError) in try GroupRules.check(name: request.group)
+    }
+    self.passOn(IngestMethods.listGroups, to: MetadataMethods.listGroups, on: &router) { _ in }
+    self.passOn(IngestMethods.deleteGroup, to: MetadataMethods.deleteGroup, on: &router) {
+      request throws(MemQError) in try GroupRules.check(name: request.group)
+    }
+  }
+
+  private func registerFiles(on router: inout RPCRouter) {
+    router.handleHotBidirectional(FileMethods.put) { reader, _, writer in
+      let running = try self.whileRunning()
+      let call = PutCall(self.putContext(running.appender), reader, writer)
+      try await self.watching(call)
+    }
+    router.handleHotServerStream(FileMethods.get) { request, _, writer in
+      try await self.fileReads(try self.whileRunning()).get(request, writer)
+    }
+    router.handle(FileMethods.stat) { request, _ in
+      try await self.fileReads(try self.whileRunning()).stat(request)
+    }
+    router.handleServerStream(FileMethods.list) { request, _, writer in
+      try await self.fileReads(try self.whileRunning()).list(request, writer)
+    }
+    router.handle(FileMethods.delete) { request, _ in
+      try await self.fileReads(try self.whileRunning()).delete(request)
+      return Memq_V1_DeleteResponse()
+    }
+  }
+
+  /// Runs a put and ends it when its client has been silent for too long.
+  private func watching(_ call: PutCall) async throws(MemQError) {
+    let silenceMax = self.configuration.putSilenceMax
+    let result: Result<Void, MemQError> = await withTaskGroup(of: Result<Void, MemQError>?.self) {
+      group in
+      group.addTask { await catching { () async throws(MemQError) in try await call.run() } }
+      group.addTask {
+        while true {
+          let silent = self.service.clock.monotonic - call.heard.last
+          guard silent < silenceMax else {
+            return .failure(
+              MemQError(
+                .deadlineExceeded, "the client sent nothing for too long; start again to go on",
+                limit: silenceMax.milliseconds, actual: silent.milliseconds))
+          }
+          guard (try? await Task.sleep(for: silenceMax - silent)) != nil else { return nil }
+        }
+      }
+      let first = await group.next() ?? nil
+      group.cancelAll()
+      return first ?? .failure(MemQError(.cancelled, "the put was cancelled"))
+    }
+    try result.get()
+  }
+
+  private func registerForwards(on router: inout RPCRouter) {
+    let metadata = [
+      MetadataMethods.createTopic.rpc, MetadataMethods.listTopics.rpc,
+      MetadataMethods.describeTopic.rpc, MetadataMethods.alterTopic.rpc,
+      MetadataMethods.deleteTopic.rpc, MetadataMethods.describeCluster.rpc,
+      MetadataMethods.initProducer.rpc,
+    ]
+    let uploader = [UploaderMethods.status.rpc, UploaderMethods.flush.rpc]
+    let scanner = [
+      ScannerMethods.status.rpc, ScannerMethods.listQuarantine.rpc,
+      ScannerMethods.releaseQuarantine.rpc, ScannerMethods.deleteQuarantine.rpc,
+    ]
+    let rebalancer = [
+      RebalancerMethods.plan.rpc, RebalancerMethods.start.rpc, RebalancerMethods.status.rpc,
+      RebalancerMethods.cancel.rpc,
+    ]
+    let table: [(ServiceKind, [RPCMethod])] = [
+      (.metadata, metadata), (.uploader, uploader), (.scanner, scanner), (.rebalancer, rebalancer),
+    ]
+    for (service, methods) in table {
+      for method in methods {
+        router.forward(method) {
+          do throws(MemQError) {
+            return try self.clusterView.channel(service, lane: .control)
+          } catch {
+            throw RPCStatus(error)
+          }
+        }
+      }
+    }
+  }
+
+  /// A call that metadata answers, checked here first.
+  private func passOn<Q, R>(
+    _ method: Method<Q, R>, to inner: Method<Q, R>, on router: inout RPCRouter,
+    _ check: @escaping @Sendable (Q) throws(MemQError) -> Void
+  ) {
+    router.handle(method) { request, context in
+      try check(request)
+      let longest = Duration.seconds(10)
+      return try await self.clusterView.metadata.call(
+        inner, request, timeout: min(context.remaining ?? longest, longest))
+    }
+  }
+}
+
+/// Rules for what a client says of consumer groups, before metadata is asked.
+enum GroupRules {
+  static let offsetsMax = 10_000
+  static let commitMetadataBytesMax = 1_024
+
+  /// - Throws: `.groupNameInvalid`: 1–255 bytes without control characters.
+  static func check(name: String) throws(MemQError) {
+    let bytes = name.utf8
+    guard !bytes.isEmpty, bytes.count <= Limits.groupNameBytesMax,
+      !bytes.contains(where: { $0 < 0x20 || $0 == 0x7F })
+    else {
+      throw MemQError(
+        .groupNameInvalid, "a group's name has 1 to 255 bytes of printable characters",
+        subject: name, limit: Int64(Limits.groupNameBytesMax), actual: Int64(bytes.count))
+    }
+  }
+
+  /// - Throws: `.invalidArgument`.
+  static func check(sessionTimeout milliseconds: Int32) throws(MemQError) {
+    guard milliseconds == 0 || (1_000...600_000).contains(milliseconds) else {
+      throw MemQError(
+        .invalidArgument, "a session timeout is 1,000 to 600,000 ms, or 0 for the default",
+        subject: "session_timeout_ms", limit: milliseconds < 1_000 ? 1_000 : 600_000,
+        actual: Int64(milliseconds))
+    }
+  }
+
+  /// - Throws: `.invalidArgument`.
+  static func check(offsets: [Memq_V1_GroupOffset]) throws(MemQError) {
+    guard offsets.count <= Self.offsetsMax else {
+      throw MemQError(
+        .invalidArgument, "a commit has up to 10,000 offsets", subject: "offsets",
+        limit: Int64(Self.offsetsMax), actual: Int64(offsets.count))
+    }
+    for offset in offsets {
+      guard offset.offset >= 0 else {
+        throw MemQError(
+          .invalidArgument, "an offset is not negative", subject: "offset", limit: 0,
+          actual: offset.offset)
+      }
+      guard offset.metadata.utf8.count <= Self.commitMetadataBytesMax else {
+        throw MemQError(
+          .invalidArgument, "an offset's metadata has up to 1,024 bytes", subject: "metadata",
+          limit: Int64(Self.commitMetadataBytesMax), actual: Int64(offset.metadata.utf8.count))
+      }
+    }
+  }
+}

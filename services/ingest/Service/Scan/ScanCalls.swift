@@ -1,0 +1,75 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQAPI
+import MemQMetadata
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import SwiftProtobuf
+
+/// Asks scanners. What they can't be asked, or don't answer, is "not scanned", never clean.
+struct ScanCalls: Sendable {
+  /// What a scanner said, as the wire has it.
+  struct Answer: Sendable {
+    var verdict: Memq_V1_Verdict
+
+    init(_ verdict: Memq_V1_Verdict) { self.verdict = verdict }
+
+    init(notScanned reason: String) {
+      self.verdict = .with {
+        $0.kind = .notScanned
+        $0.reason = reason
+      }
+    }
+
+    var outcome: ScanOutcome {
+      switch self.verdict.kind {
+      case .clean: .clean
+      case .infected: .infected(signature: self.verdict.signature)
+      case .notScanned, .off, .unspecified, .UNRECOGNIZED:
+        .notScanned(reason: self.verdict.reason.isEmpty ? "no verdict" : self.verdict.reason)
+      }
+    }
+  }
+
+  let cluster: any IngestCluster
+  let permits: Permits
+  let bytesTimeout: Duration
+  let bodyTimeout: Duration
+
+  /// Judges bytes that ride along.
+  func bytes(_ content: RPCMessage, name: String) async -> Answer {
+    var header = Memq_V1_ScanBytesRequest()
+    header.name = name
+    let request = Hot(header, payload: content)
+    return await self.ask { channel throws(MemQError) in
+      try await channel.callHot(
+        ScannerMethods.scanBytes, request, RPCCallOptions(timeout: self.bytesTimeout))
+    }
+  }
+
+  /// Judges a body in the object store.
+  func body(_ request: Memq_V1_ScanBodyRequest) async -> Answer {
+    await self.ask { channel throws(MemQError) in
+      try await channel.call(ScannerMethods.scanBody, request, timeout: self.bodyTimeout)
+    }
+  }
+
+  private func ask(
+    _ call: @Sendable (any RPCChannel) async throws(MemQError) -> Memq_V1_ScanResponse
+  ) async -> Answer {
+    do throws(MemQError) {
+      let response = try await self.permits.with { () async throws(MemQError) in
+        try await call(try self.cluster.channel(.scanner, lane: .append))
+      }
+      guard response.hasVerdict else { return Answer(notScanned: "engine error") }
+      return Answer(response.verdict)
+    } catch {
+      switch error.code {
+      case .deadlineExceeded: return Answer(notScanned: "timed out")
+      case .messageTooLarge: return Answer(notScanned: "too large")
+      default: return Answer(notScanned: "engine error: \(error.message)")
+      }
+    }
+  }
+}
