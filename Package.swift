@@ -197,6 +197,8 @@ let modules: [Module] = [
       "MemQModel", "MemQMetadata", "MemQScreening", "MemQEngines", "MemQPlacement", "MemQSystem",
     ],
     packages: ["Logging"]),
+  Module("MemQPlacementTests", .test, "Tests/MemQPlacementTests", kind: .test,
+    uses: ["MemQModel", "MemQPlacement"]),
   Module("MemQRPCTests", .test, "Tests/MemQRPCTests", kind: .test,
     uses: ["MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
     packages: nio + ["NIOEmbedded", "Logging", "SwiftProtobuf"]),
