@@ -4,6 +4,7 @@
 #include "CMemQSystem.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/file.h>
@@ -107,4 +108,8 @@ int memq_shutdown_file_system(int descriptor) {
   // FS_IOC_SHUTDOWN with FS_SHUTDOWN_FLAGS_NOLOGFLUSH, the same number on ext4 and xfs.
   uint32_t flags = 2;
   return ioctl(descriptor, 0x8004587dUL, &flags) == 0 ? 0 : -errno;
+}
+
+void memq_name_thread(uint64_t thread, const char *name) {
+  pthread_setname_np((pthread_t)thread, name);
 }

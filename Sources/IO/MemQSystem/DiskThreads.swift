@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import CMemQSystem
 import Glibc
 public import MemQModel
 
@@ -88,7 +89,7 @@ public struct OwnThread: @unchecked Sendable {
         return nil
       }, box.toOpaque())
     precondition(result == 0, "the system gives no thread (errno \(result))")
-    pthread_setname_np(handle, String(name.prefix(15)))
+    memq_name_thread(UInt64(handle), String(name.prefix(15)))
     self.handle = handle
   }
 

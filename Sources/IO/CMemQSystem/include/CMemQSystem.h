@@ -32,3 +32,6 @@ int memq_open(const char *path, int flags, unsigned mode);
 // Cuts the power of the file system that holds the descriptor: nothing that isn't on the disk yet reaches it
 // (FS_IOC_SHUTDOWN, without flushing the journal). Only for tests on a file system made for that.
 int memq_shutdown_file_system(int descriptor);
+
+// Names a thread (pthread_t) for debuggers and top; at most 15 bytes.
+void memq_name_thread(uint64_t thread, const char *name);

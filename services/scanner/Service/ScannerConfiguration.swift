@@ -1,0 +1,53 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+public import MemQObjectStore
+
+extension ScannerNode {
+  /// What one scanner is told at its start.
+  public struct Configuration: Sendable {
+    /// Where bodies are read from.
+    public var objects: ObjectStoreConfiguration
+    /// Folder for bodies while they are scanned; emptied at the start.
+    public var scratchFolder: String
+    /// Bytes of all bodies on scratch disk at a time. 8 GiB: four of the largest.
+    public var scratchBytesMax: Int64 = 8 << 30
+    /// Folder of YARA rules (`*.yar`, `*.yara`); nil: the built-in rule alone.
+    public var rulesFolder: String?
+    /// How often the folder is looked at.
+    public var rulesReloadInterval: Duration = .seconds(10)
+    /// Scans at a time, one thread each.
+    public var scansMax = 2
+    /// Scans that may wait for a thread or for scratch disk.
+    public var queueMax = 1_024
+    /// Longest time an engine may take for one thing.
+    public var scanTimeout: Duration = .seconds(120)
+
+    public init(objects: ObjectStoreConfiguration, scratchFolder: String) {
+      self.objects = objects
+      self.scratchFolder = scratchFolder
+    }
+
+    /// - Throws: `.configurationInvalid` naming the key.
+    public func validate() throws(MemQError) {
+      try self.objects.validate()
+      func check(_ key: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(MemQError) {
+        guard range.contains(value) else {
+          throw MemQError(
+            .configurationInvalid, "allowed: \(range.lowerBound) to \(range.upperBound)",
+            subject: key, limit: value < range.lowerBound ? range.lowerBound : range.upperBound,
+            actual: value)
+        }
+      }
+      guard !self.scratchFolder.isEmpty else {
+        throw MemQError(
+          .configurationInvalid, "the scanner needs a scratch folder", subject: "scratch.folder")
+      }
+      try check("scratch.bytes.max", self.scratchBytesMax, 1 << 20...1 << 50)
+      try check("scan.max", Int64(self.scansMax), 1...256)
+      try check("scan.queue.max", Int64(self.queueMax), 1...1_000_000)
+      try check("scan.timeout", self.scanTimeout.milliseconds, 1_000...3_600_000)
+      try check("rules.reload.interval", self.rulesReloadInterval.milliseconds, 100...3_600_000)
+    }
+  }
+}

@@ -1,0 +1,254 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+import MemQAPI
+import MemQEngines
+import MemQMetadata
+public import MemQModel
+import MemQObjectStore
+public import MemQRPC
+public import MemQRuntime
+import MemQScreening
+public import MemQSystem
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// Bytes in, verdict out. Never calls clean what it did not read whole.
+public final class ScannerNode: Sendable {
+  public let configuration: Configuration
+  let cluster: ClusterSession
+  let clock: any MemQClock
+  let logger: Logger
+  let desk: ScanDesk
+  let threads: NIOThreadPool
+  let tally = ScanTally()
+  private let entropy: any Entropy = SystemEntropy()
+  private let health = HealthService(server: .notServing)
+  private let running = Mutex<Running?>(nil)
+  private let draining = Atomic<Bool>(false)
+
+  struct Running: Sendable {
+    let store: any ObjectStore
+    let engine: YaraEngine
+    let reload: Task<Void, Never>
+  }
+
+  /// - Throws: `.configurationInvalid`.
+  public init(
+    configuration: Configuration, cluster: ClusterSession, pool: ChannelPool,
+    clock: any MemQClock, logger: Logger
+  ) throws(MemQError) {
+    try configuration.validate()
+    self.configuration = configuration
+    self.cluster = cluster
+    self.clock = clock
+    self.logger = logger
+    self.threads = NIOThreadPool(numberOfThreads: configuration.scansMax)
+    self.desk = ScanDesk(
+      ScanAdmission.Limits(
+        runningMax: configuration.scansMax, waitingMax: configuration.queueMax,
+        scratchBytesMax: configuration.scratchBytesMax))
+  }
+
+  // MARK: Life
+
+  /// Compiles the rules, empties the scratch folder, opens the object store.
+  ///
+  /// - Throws: `.rulesInvalid` naming file and line, what the object store throws.
+  public func start() async throws(MemQError) {
+    self.threads.start()
+    let folder = self.configuration.scratchFolder
+    let rules = self.configuration.rulesFolder
+    let logger = self.logger
+    let engine = try await self.onThread { () throws(MemQError) in
+      try ScratchFile.prepare(folder: folder)
+      return try YaraEngine(folder: rules, logger: logger)
+    }
+    let store = try await ObjectStores.make(
+      self.configuration.objects, clock: self.clock, logger: self.logger)
+    let interval = self.configuration.rulesReloadInterval
+    let reload = Task { [threads] in
+      while !Task.isCancelled {
+        try? await Task.sleep(for: interval)
+        if Task.isCancelled { return }
+        _ = try? await threads.runIfActive { engine.reload() }
+      }
+    }
+    self.running.withLock { $0 = Running(store: store, engine: engine, reload: reload) }
+    self.health.set("", .serving)
+    self.cluster.setState(.ready)
+    self.logger.info(
+      "Scanner ready",
+      metadata: [
+        "engine": "\(engine.identity.name)", "rules": "\(engine.identity.ruleCount)",
+        "store": "\(store.name)",
+      ])
+  }
+
+  /// For /readyz: what must hold, and why it does not.
+  public var readiness: [(check: String, problem: String?)] {
+    guard let running = self.running.withLock({ $0 }) else {
+      return [("engines", "the scanner has not started")]
+    }
+    return [
+      ("engines", nil), ("rules", running.engine.identity.problem),
+      ("draining", self.draining.load(ordering: .relaxed) ? "shutting down" : nil),
+    ]
+  }
+
+  /// Refuses new scans, lets running ones end until the deadline.
+  public func drain(deadline: Duration) async {
+    self.draining.store(true, ordering: .relaxed)
+    self.cluster.setState(.draining)
+    self.health.set("", .notServing)
+    let end = self.clock.monotonic + deadline
+    while self.desk.counts.running + self.desk.counts.waiting > 0, self.clock.monotonic < end {
+      try? await Task.sleep(for: .milliseconds(20))
+    }
+    let running = self.running.withLock { running in
+      defer { running = nil }
+      return running
+    }
+    running?.reload.cancel()
+    await running?.store.close()
+    try? await self.threads.shutdownGracefully()
+  }
+
+  // MARK: Scans
+
+  /// - Throws: `.shuttingDown`, `.unavailable` before the start.
+  func whileRunning() throws(MemQError) -> Running {
+    guard !self.draining.load(ordering: .relaxed) else {
+      throw MemQError(.shuttingDown, "this scanner is shutting down; go to another one")
+    }
+    guard let running = self.running.withLock({ $0 }) else {
+      throw MemQError(.unavailable, "the scanner starts")
+    }
+    return running
+  }
+
+  func scan(_ content: ByteBuffer, name: String) async throws(MemQError) -> Verdict {
+    let running = try self.whileRunning()
+    let timeout = self.configuration.scanTimeout
+    let started = self.clock.monotonic
+    return try await self.desk.with(scratchBytes: 0) { () async throws(MemQError) in
+      let (finding, digest) = try await self.onThread {
+        content.withUnsafeReadableBytes { bytes in
+          var hash = SHA256()
+          hash.update(bytes)
+          return (running.engine.scan(bytes, timeout: timeout), hash.digest())
+        }
+      }
+      return self.verdict(
+        finding, by: running.engine, sha256: digest, byteCount: Int64(content.readableBytes),
+        since: started, name: name)
+    }
+  }
+
+  /// Fetches the body to scratch disk, compares its digest with what was put, and scans the file whole.
+  func scan(_ request: BodyScan) async throws(MemQError) -> Verdict {
+    let running = try self.whileRunning()
+    let started = self.clock.monotonic
+    guard request.byteCount <= request.byteCountMax else {
+      return self.verdict(
+        .notScanned(.tooLarge), by: running.engine, sha256: [], byteCount: 0, since: started,
+        name: request.name)
+    }
+    return try await self.desk.with(scratchBytes: request.byteCount) {
+      () async throws(MemQError) in
+      let folder = self.configuration.scratchFolder
+      let fileName = "scan-" + UniqueID(random: self.entropy.next(), self.entropy.next()).description
+      let file = try await self.onThread { () throws(MemQError) in
+        try ScratchFile(folder: folder, name: fileName)
+      }
+      let result = await self.judge(file, request, running)
+      _ = try? await self.threads.runIfActive { file.remove() }
+      let (finding, digest) = try result.get()
+      return self.verdict(
+        finding, by: running.engine, sha256: digest, byteCount: request.byteCount,
+        since: started, name: request.name)
+    }
+  }
+
+  private func judge(
+    _ file: ScratchFile, _ request: BodyScan, _ running: Running
+  ) async -> Result<(Finding, [UInt8]), MemQError> {
+    do throws(MemQError) {
+      var position: Int64 = 0
+      while position < request.byteCount {
+        // 4 MiB: a few requests per second at disk speed, little memory.
+        let end = min(position + 4 << 20, request.byteCount)
+        let piece = try await running.store.get(
+          request.key, range: position..<end, timeout: .seconds(30))
+        try await self.onThread { () throws(MemQError) in try file.write(piece) }
+        position = end
+      }
+      let timeout = self.configuration.scanTimeout
+      return .success(
+        try await self.onThread { () throws(MemQError) in
+          let digest = file.finish()
+          guard digest == request.sha256 else {
+            throw MemQError(
+              .objectCorrupt,
+              "the body's SHA-256 is \(hexText(digest)), \(hexText(request.sha256)) was put",
+              subject: request.key.text)
+          }
+          return (running.engine.scan(file: file.path, timeout: timeout), digest)
+        })
+    } catch {
+      return .failure(error)
+    }
+  }
+
+  private func verdict(
+    _ finding: Finding, by engine: YaraEngine, sha256: [UInt8], byteCount: Int64,
+    since started: MonotonicInstant, name: String
+  ) -> Verdict {
+    let identity = engine.identity
+    let verdict = Verdict(
+      finding: finding, engine: identity.name, databaseVersion: identity.databaseVersion,
+      sha256: sha256, duration: self.clock.monotonic - started)
+    self.tally.add(verdict, byteCount: byteCount)
+    if case .infected(let signature) = finding {
+      self.logger.notice(
+        "Malware found",
+        metadata: ["name": "\(name)", "signature": "\(signature)", "sha256": "\(hexText(sha256))"])
+    }
+    return verdict
+  }
+
+  /// Runs blocking work on the scanner's threads.
+  func onThread<Value: Sendable>(
+    _ body: @escaping @Sendable () throws(MemQError) -> Value
+  ) async throws(MemQError) -> Value {
+    let result: Result<Value, MemQError>
+    do {
+      result = try await self.threads.runIfActive {
+        do throws(MemQError) { return .success(try body()) } catch { return .failure(error) }
+      }
+    } catch {
+      throw MemQError(.shuttingDown, "this scanner is shutting down; go to another one")
+    }
+    return try result.get()
+  }
+
+  // MARK: Routes
+
+  public func register(on router: inout RPCRouter) {
+    self.registerScans(on: &router)
+    self.registerQuarantine(on: &router)
+  }
+
+  /// gRPC health of a process that runs the scanner alone.
+  public func registerHealth(on router: inout RPCRouter) { self.health.register(on: &router) }
+}
+
+/// A body to judge.
+struct BodyScan: Sendable {
+  var key: ObjectKey
+  var byteCount: Int64
+  var byteCountMax: Int64
+  var name: String
+  var sha256: [UInt8]
+}
