@@ -119,7 +119,7 @@ public struct ObjectSource: Sendable {
   public init(slices: [ByteBuffer]) {
     self.byteCount = slices.reduce(0) { $0 + Int64($1.readableBytes) }
     self.open = {
-      let position = Counter()
+      let position = PieceCounter()
       return { () async throws(MemQError) -> ByteBuffer? in
         let index = position.next()
         return index < slices.count ? slices[index] : nil

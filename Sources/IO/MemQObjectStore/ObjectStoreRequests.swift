@@ -21,7 +21,12 @@ public struct ObjectStoreRequests: Hashable, Sendable {
 
 /// Counts requests, here and as metrics.
 final class RequestMeter: Sendable {
-  enum Kind: String { case put, get, head, list, delete, createBody = "create_body", part, completeBody = "complete_body" }
+  enum Kind: String {
+    case put, get, head, list, delete
+    case createBody = "create_body"
+    case part
+    case completeBody = "complete_body"
+  }
 
   private let totals = Mutex(ObjectStoreRequests())
   private let store: String
@@ -31,11 +36,11 @@ final class RequestMeter: Sendable {
   var requests: ObjectStoreRequests { self.totals.withLock { $0 } }
 
   func count(_ kind: Kind, bytes: Int64 = 0) {
-    self.totals.withLock {
+    self.totals.withLock { totals in
       switch kind {
-      case .put, .list, .createBody, .part, .completeBody: $0.writes += 1
-      case .get, .head: $0.reads += 1
-      case .delete: $0.deletes += 1
+      case .put, .list, .createBody, .part, .completeBody: totals.writes += 1
+      case .get, .head: totals.reads += 1
+      case .delete: totals.deletes += 1
       }
     }
     let labels = [("store", self.store), ("operation", kind.rawValue)]
@@ -51,12 +56,12 @@ final class RequestMeter: Sendable {
 }
 
 /// Numbers from 0 on, one each call.
-final class Counter: Sendable {
+final class PieceCounter: Sendable {
   private let value = Mutex(0)
   func next() -> Int {
-    self.value.withLock {
-      defer { $0 += 1 }
-      return $0
+    self.value.withLock { value in
+      defer { value += 1 }
+      return value
     }
   }
 }

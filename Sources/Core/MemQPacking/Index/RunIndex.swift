@@ -41,6 +41,17 @@ public struct RunIndex: Sendable {
     self.lastSequence = sequence
   }
 
+  /// Forgets an object that was collected.
+  public mutating func remove(sequence: Int64) {
+    for partition in self.entries.keys {
+      guard let list = self.entries[partition], list.contains(where: { $0.sequence == sequence })
+      else { continue }
+      let kept = list.filter { $0.sequence != sequence }
+      self.count -= list.count - kept.count
+      self.entries[partition] = kept.isEmpty ? nil : kept
+    }
+  }
+
   private mutating func add(_ run: ObjectRun, _ sequence: Int64) {
     let entry = Entry(
       baseOffset: run.baseOffset, endOffset: run.endOffset, historyEpoch: run.historyEpoch,

@@ -73,10 +73,4 @@ public final class ObjectReader: Sendable {
   public func footer(of object: ObjectRef) async throws(MemQError) -> ObjectFooter {
     try await self.core.footer(of: object)
   }
-
-  /// Every object of the group with its footer, by sequence, as metadata lists them now. Objects whose bytes are gone
-  /// are left out.
-  public func objects(group: Int32) async throws(MemQError) -> [(ObjectRef, ObjectFooter)] {
-    try await self.core.objects(group: group)
-  }
 }
