@@ -1,0 +1,34 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+/// Every metric there is. docs/operations/metrics.md is made from it, and a test finds metrics that are missing here.
+public enum MetricCatalogue {
+  public static let all: [MetricDefinition] = process + runtime
+
+  static let process: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_build_info", .gauge, labels: ["configuration", "service", "version"],
+      "Always 1; its labels say which build runs."),
+    MetricDefinition("memq_uptime_seconds", .gauge, "Seconds since the process started."),
+    MetricDefinition(
+      "process_cpu_seconds_total", .counter, "User and system processor time, in seconds."),
+    MetricDefinition("process_open_fds", .gauge, "Open file descriptors."),
+    MetricDefinition("process_resident_memory_bytes", .gauge, "Resident memory, in bytes."),
+    MetricDefinition(
+      "process_start_time_seconds", .gauge, "When the process started, in seconds since 1970."),
+    MetricDefinition("process_threads", .gauge, "Threads of the process."),
+    MetricDefinition("process_virtual_memory_bytes", .gauge, "Virtual memory, in bytes."),
+    MetricDefinition(
+      "memq_telemetry_series_folded_total", .counter,
+      "Label sets that were folded into \"other\" or refused, because a limit was reached."),
+  ]
+
+  static let runtime: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_rpc_calls_total", .counter, labels: ["code", "method"],
+      "Calls that ended, by method and gRPC status code."),
+    MetricDefinition(
+      "memq_rpc_call_duration_seconds", .histogram, labels: ["method"],
+      "Time from a call's headers to its status, in seconds; streams last long."),
+    MetricDefinition("memq_rpc_connections", .gauge, "Connections open on the gRPC port."),
+  ]
+}
