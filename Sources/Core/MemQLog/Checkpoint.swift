@@ -17,6 +17,8 @@ struct Checkpoint: Hashable, Sendable {
     var sequence: SegmentSequence
     var slot: SegmentSlot
     var end: Int64
+    /// Out of the log and about to be retired; so are all before it. At most a snapshot in it counts until then.
+    var isFreed = false
   }
 
   var nextLog: LogID
@@ -37,6 +39,7 @@ struct Checkpoint: Hashable, Sendable {
       writer.integer(segment.sequence.rawValue)
       writer.integer(segment.slot.rawValue)
       writer.integer(segment.end)
+      writer.flag(segment.isFreed)
     }
     for partition in self.partitions {
       if writer.bytes.count >= Self.partBytes {
@@ -89,7 +92,7 @@ struct Checkpoint: Hashable, Sendable {
         self.segments = try reader.list { (reader) throws(MemQError) in
           Segment(
             sequence: SegmentSequence(try reader.integer()), slot: SegmentSlot(try reader.integer()),
-            end: try reader.integer())
+            end: try reader.integer(), isFreed: try reader.flag())
         }
       }
       while reader.remaining > 0 { self.partitions.append(try Self.decode(&reader)) }

@@ -5,7 +5,7 @@ import MemQRecords
 
 /// What a frame carries. Numbers are part of the format and never reused.
 ///
-/// Reserved: 12 a run of batches in one frame, 13 and 14 a batch and a run carried to a cold segment, 15 a cleaner's state.
+/// Reserved: 10; 12 a run of batches in one frame, 13 and 14 a batch and a run carried to a cold segment, 15 a cleaner's state.
 public enum FrameType: UInt8, Sendable, CaseIterable {
   /// One record batch v2, stamped.
   case batch = 1
@@ -24,8 +24,6 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
   case checkpoint = 8
   /// Part of a segment's index.
   case footer = 9
-  /// Segments that are no longer needed; their files may be written over once this frame is durable.
-  case segmentsFreed = 10
   /// High watermarks and uploaded offsets.
   case positions = 11
 }

@@ -4,7 +4,7 @@ import MemQModel
 
 /// One partition's log on the volume: what is accepted, what has its place, and where it stands.
 struct PartitionLog: Sendable {
-  struct Snapshot: Sendable {
+  struct Snapshot: Hashable, Sendable {
     var bytes: [UInt8]
     /// It holds the producers of all records below.
     var end: Offset
@@ -21,12 +21,11 @@ struct PartitionLog: Sendable {
   var highWatermark: Offset = .zero
   var uploadedOffset: Offset = .zero
   var retention = LocalRetention()
-  /// The newest accepted.
+  /// The newest producer snapshot that has a place, and where.
   var snapshot: Snapshot?
-  /// The newest with a place.
   var snapshotPlace: SnapshotPlace?
-  /// A snapshot frame waits for its place.
-  var isSnapshotPending = false
+  /// Snapshot frames that wait for their place.
+  var snapshotsPending = 0
   /// The next mark-only group states the positions.
   var arePositionsDue = false
   /// Oldest first.
@@ -51,6 +50,9 @@ struct PartitionLog: Sendable {
     self.spans[last].cutTo = min(self.spans[last].cutTo ?? end, end)
     precondition(self.spans[last].segment == segment)
     self.spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
-    if let place = self.snapshotPlace, place.end > end { self.snapshotPlace = nil }
+    if let place = self.snapshotPlace, place.end > end {
+      self.snapshotPlace = nil
+      self.snapshot = nil
+    }
   }
 }

@@ -11,14 +11,13 @@ struct PendingFrame: Sendable {
     case logStart(Offset)
     case open(LogState)
     case drop
-    /// The partition's newest snapshot, taken when the frame gets its place.
-    case snapshot
-    case segmentsFreed([Checkpoint.Segment])
+    case snapshot(PartitionLog.Snapshot)
+    /// The placed snapshot once more, if it still stands in this segment, which is about to go.
+    case snapshotCarry(SegmentSequence)
   }
 
   let content: Content
-  /// Nil for frames of the volume.
-  let log: LogReference?
+  let log: LogReference
   /// The request that is done once this frame is durable.
   let request: RequestID?
   /// Bytes in the segment, counting its index entry: what admission and room reckon with.

@@ -7,8 +7,8 @@ struct RecoveryState {
   private(set) var logs: [PartitionLog] = []
   private var indexOf: [LogID: Int] = [:]
   private(set) var nextLog = LogID(1)
-  /// Segments before the tail that are still needed, oldest first.
-  private(set) var segments: [Checkpoint.Segment] = []
+  /// Segments before the tail that the checkpoint names, oldest first; those retired since are taken out.
+  var segments: [Checkpoint.Segment] = []
   /// Batches of the tail with a producer id, as they stand after truncates.
   private var summaries: [LogID: [BatchSummary]] = [:]
   /// The parts of a checkpoint within one group.
@@ -72,8 +72,6 @@ struct RecoveryState {
       self.parts.append(Array(payload))
     case .footer:
       break
-    case .segmentsFreed:
-      try self.applyFreed(payload)
     case .positions:
       try self.applyPositions(payload)
     case .partitionOpen:
@@ -125,7 +123,7 @@ struct RecoveryState {
         end: header.baseOffset)
     case .partitionDrop:
       self.remove(index)
-    case .partitionOpen, .checkpoint, .footer, .segmentsFreed, .positions:
+    case .partitionOpen, .checkpoint, .footer, .positions:
       preconditionFailure("not a frame of one log")
     }
   }
@@ -136,16 +134,6 @@ struct RecoveryState {
     self.logs.swapAt(index, self.logs.count - 1)
     self.logs.removeLast()
     if index < self.logs.count { self.indexOf[self.logs[index].id] = index }
-  }
-
-  private mutating func applyFreed(_ payload: UnsafeRawBufferPointer) throws(MemQError) {
-    var reader = ByteReader(Array(payload))
-    let freed = try reader.list { (reader) throws(MemQError) in
-      Checkpoint.Segment(
-        sequence: SegmentSequence(try reader.integer()), slot: SegmentSlot(try reader.integer()),
-        end: try reader.integer())
-    }
-    self.segments.removeAll { segment in freed.contains { $0.sequence == segment.sequence } }
   }
 
   private mutating func applyPositions(_ payload: UnsafeRawBufferPointer) throws(MemQError) {

@@ -6,6 +6,8 @@ import MemQRecords
 /// What a segment holds. Numbers are part of the format; 1 is reserved for cold segments.
 public enum SegmentKind: UInt8, Sendable {
   case hot = 0
+  /// Nothing: the life named here is over, and the file may be written over.
+  case freed = 2
 }
 
 /// The first block of a segment file, rewritten at each life. Big-endian. See docs/formats/volume.md.
@@ -29,6 +31,23 @@ public struct SegmentHeader: Hashable, Sendable {
   /// The opening that wrote it (`VolumeIdentity.openCount`): no two lives have equal headers.
   public var openCount: UInt64
   public var writeTime: Timestamp
+
+  public init(
+    kind: SegmentKind, slot: SegmentSlot, cluster: ClusterID, volume: VolumeID,
+    sequence: SegmentSequence, segmentBytes: Int64, previousEnd: LogPlace, previousChecksum: UInt32,
+    openCount: UInt64, writeTime: Timestamp
+  ) {
+    self.kind = kind
+    self.slot = slot
+    self.cluster = cluster
+    self.volume = volume
+    self.sequence = sequence
+    self.segmentBytes = segmentBytes
+    self.previousEnd = previousEnd
+    self.previousChecksum = previousChecksum
+    self.openCount = openCount
+    self.writeTime = writeTime
+  }
 
   /// One block. Returns its CRC, which the first group header names.
   @discardableResult
@@ -92,6 +111,15 @@ public struct SegmentTrailer: Hashable, Sendable {
 
   public var end: Int64 { self.footerPosition + self.footerBytes }
 
+  public init(
+    volume: VolumeID, sequence: SegmentSequence, footerPosition: Int64, footerBytes: Int64
+  ) {
+    self.volume = volume
+    self.sequence = sequence
+    self.footerPosition = footerPosition
+    self.footerBytes = footerBytes
+  }
+
   public func encode(into bytes: UnsafeMutableRawBufferPointer) {
     bytes.part(0..<LogFormat.blockBytes).initializeMemory(as: UInt8.self, repeating: 0)
     bytes.store(Self.magic, at: 0)
@@ -125,14 +153,18 @@ public struct VolumeHeader: Hashable, Sendable {
   /// The highest incarnation of the cluster that opened the volume.
   public var incarnation: Incarnation
   public var incarnationID: UniqueID
+  /// The volume has had a durable segment: finding none means they were lost.
+  public var hasLog: Bool
   public var created: Timestamp
 
   public init(
-    identity: VolumeIdentity, incarnation: Incarnation, incarnationID: UniqueID, created: Timestamp
+    identity: VolumeIdentity, incarnation: Incarnation, incarnationID: UniqueID, hasLog: Bool,
+    created: Timestamp
   ) {
     self.identity = identity
     self.incarnation = incarnation
     self.incarnationID = incarnationID
+    self.hasLog = hasLog
     self.created = created
   }
 
@@ -141,6 +173,7 @@ public struct VolumeHeader: Hashable, Sendable {
     bytes.withUnsafeMutableBytes { bytes in
       bytes.store(Self.magic, at: 0)
       bytes.store(LogFormat.version, at: 4)
+      bytes.store(UInt8(self.hasLog ? 1 : 0), at: 5)
       bytes.store(self.identity.cluster, at: 8)
       bytes.store(self.identity.volume, at: 24)
       bytes.store(self.identity.segmentBytes, at: 40)
@@ -167,6 +200,7 @@ public struct VolumeHeader: Hashable, Sendable {
       return VolumeHeader(
         identity: identity, incarnation: Incarnation(bytes.integer(at: 56)),
         incarnationID: UniqueID(high: bytes.integer(at: 64), low: bytes.integer(at: 72)),
+        hasLog: bytes.integer(at: 5) == UInt8(1),
         created: Timestamp(milliseconds: bytes.integer(at: 80)))
     }
     guard let header else {

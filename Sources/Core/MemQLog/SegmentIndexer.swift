@@ -44,7 +44,7 @@ struct SegmentIndexer {
       self.entries[entry].span.cut(to: end)
       self.entries[entry].span.cutTo = min(self.entries[entry].span.cutTo ?? end, end)
     case .epochStart, .logStart, .partitionOpen, .partitionDrop, .producerSnapshot, .checkpoint,
-      .footer, .segmentsFreed, .positions:
+      .footer, .positions:
       break
     }
   }

@@ -81,9 +81,9 @@ extension VolumeCore {
       self.inFlight.removeFirst()
       self.inFlightCost -= first.cost
       self.durable = first.end
+      self.durableGroup = first.number
       self.counters.groupsDurable += 1
       for request in first.requests { effects.append(.complete(request, .success(()))) }
-      self.release(first.freedSlots)
       self.finish(first.kind, at: now, &effects)
     }
   }

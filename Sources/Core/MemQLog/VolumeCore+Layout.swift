@@ -28,18 +28,15 @@ extension VolumeCore {
     let frames = Self.byPartition(self.pending.removeFirst(count))
     var builder = self.builder(frames: count)
     var requests: [RequestID] = []
-    var freed: [SegmentSlot] = []
     var cost = 0
     for frame in frames.order {
       self.place(frames.frames[frame], into: &builder, at: now)
     }
     for frame in frames.frames {
       if let request = frame.request { requests.append(request) }
-      if case .segmentsFreed(let segments) = frame.content { freed += segments.map(\.slot) }
       cost += frame.cost
     }
-    return self.launch(
-      builder, .data, wall: wall, requests: requests, cost: cost, freedSlots: freed)
+    return self.launch(builder, .data, wall: wall, requests: requests, cost: cost)
   }
 
   /// How many of the waiting frames go into the next group.
@@ -68,11 +65,11 @@ extension VolumeCore {
   private func payloadBytes(_ frame: PendingFrame) -> Int {
     switch frame.content {
     case .batch(let batch, _): batch.byteCount
-    case .snapshot: frame.log.flatMap { self.log($0) }?.snapshot?.bytes.count ?? 0
+    case .snapshot(let snapshot): snapshot.bytes.count
+    case .snapshotCarry: self.log(frame.log)?.snapshot?.bytes.count ?? 0
     case .epochStart, .logStart, .drop: 0
     case .truncate(_, let epochs): 4 + 16 * epochs.count
     case .open(let state): 4 + 16 * state.epochs.count
-    case .segmentsFreed(let segments): 4 + 20 * segments.count
     }
   }
 
@@ -83,7 +80,7 @@ extension VolumeCore {
     var bucketOf: [Int: Int] = [:]
     var buckets: [[Int]] = []
     for (index, frame) in frames.enumerated() {
-      let log = frame.log?.index ?? -1
+      let log = frame.log.index
       if let bucket = bucketOf[log] {
         buckets[bucket].append(index)
       } else {
@@ -104,7 +101,7 @@ extension VolumeCore {
   /// Closes the group and puts it on its way.
   private mutating func launch(
     _ builder: consuming GroupBuilder, _ kind: GroupKind, wall: Timestamp,
-    requests: [RequestID] = [], cost: Int = 0, freedSlots: [SegmentSlot] = []
+    requests: [RequestID] = [], cost: Int = 0
   ) -> GroupWrite {
     let position = builder.position
     let slot = self.active!.slot
@@ -121,7 +118,7 @@ extension VolumeCore {
     self.inFlight.append(
       GroupInFlight(
         number: self.nextGroup, kind: kind, slot: slot, end: self.logEnd, requests: requests,
-        cost: cost, freedSlots: freedSlots))
+        cost: cost))
     self.inFlightCost += cost
     self.nextGroup = self.nextGroup.next
     self.isWriting = true
@@ -169,7 +166,7 @@ extension VolumeCore {
     let segments = self.segments.filter { $0.sequence != self.active?.sequence }
       .map { Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end) }
     return Checkpoint(
-      nextLog: self.nextLog, segments: self.freedNotLaid + segments, partitions: partitions)
+      nextLog: self.nextLog, segments: self.freeing.map(\.segment) + segments, partitions: partitions)
   }
 
   /// The active segment's index, and a trailer that says where it is.

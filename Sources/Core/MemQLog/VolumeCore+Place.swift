@@ -7,17 +7,11 @@ extension VolumeCore {
   mutating func place(
     _ frame: PendingFrame, into builder: inout GroupBuilder, at now: MonotonicInstant
   ) {
-    if case .segmentsFreed(let segments) = frame.content {
-      self.freedNotLaid.removeFirst(segments.count)
-      var writer = ByteWriter()
-      writer.list(segments) { writer, segment in
-        writer.integer(segment.sequence.rawValue)
-        writer.integer(segment.slot.rawValue)
-        writer.integer(segment.end)
-      }
-      return builder.add(.ofVolume(.segmentsFreed), payload: writer.bytes)
+    let reference = frame.log
+    if case .snapshotCarry(let segment) = frame.content {
+      return self.placeCarry(segment, reference, into: &builder)
     }
-    guard let reference = frame.log, let log = self.log(reference) else {
+    guard let log = self.log(reference) else {
       preconditionFailure("a frame waits for a log that is gone")
     }
     switch frame.content {
@@ -42,9 +36,10 @@ extension VolumeCore {
       self.freeLogIndices.append(reference.index)
       self.resetReclaimCursors()
       builder.add(.state(.partitionDrop, log, at: log.laid.end), payload: [])
-    case .snapshot:
-      self.placeSnapshot(reference, into: &builder)
-    case .segmentsFreed:
+    case .snapshot(let snapshot):
+      self.logs[reference.index]!.snapshotsPending -= 1
+      self.placeSnapshot(snapshot, reference, into: &builder)
+    case .snapshotCarry:
       preconditionFailure("handled above")
     }
   }
@@ -90,11 +85,25 @@ extension VolumeCore {
       .state(.truncate, self.logs[reference.index]!, at: end), payload: Self.payload(epochs))
   }
 
-  private mutating func placeSnapshot(_ reference: LogReference, into builder: inout GroupBuilder) {
+  /// Writes a snapshot once more, unless a newer one has been placed since, a truncate passed it or the log is gone.
+  private mutating func placeCarry(
+    _ segment: SegmentSequence, _ reference: LogReference, into builder: inout GroupBuilder
+  ) {
+    if let log = self.log(reference), let snapshot = log.snapshot,
+      log.snapshotPlace?.place.segment == segment
+    {
+      self.placeSnapshot(snapshot, reference, into: &builder)
+    }
+    guard let index = self.freeing.firstIndex(where: { $0.segment.sequence == segment }) else { return }
+    self.freeing[index].carries -= 1
+    self.freeing[index].after = self.nextGroup
+  }
+
+  private mutating func placeSnapshot(
+    _ snapshot: PartitionLog.Snapshot, _ reference: LogReference, into builder: inout GroupBuilder
+  ) {
     let log = self.logs[reference.index]!
-    self.logs[reference.index]!.isSnapshotPending = false
-    // Gone when a truncate passed it while it waited.
-    guard let snapshot = log.snapshot else { return }
+    self.logs[reference.index]!.snapshot = snapshot
     self.logs[reference.index]!.snapshotPlace = SnapshotPlace(
       place: LogPlace(self.active!.sequence, builder.nextPosition),
       payloadBytes: snapshot.bytes.count, end: snapshot.end)

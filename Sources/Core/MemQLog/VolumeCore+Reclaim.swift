@@ -18,6 +18,12 @@ extension VolumeCore {
     guard self.allocationRetryAt == nil else { return 0 }
     let byFileSystem = Int(self.availableBytes / self.identity.segmentBytes)
     guard let capacity = self.configuration.capacitySegments else { return byFileSystem }
+    // One beyond the capacity, where the log could otherwise not go on to free what may go.
+    if self.phase == .slotWanted, self.readySlots.isEmpty, self.slotCount == capacity,
+      self.freeing.contains(where: { $0.carries > 0 })
+    {
+      return min(1, byFileSystem)
+    }
     return max(0, min(byFileSystem, capacity - Int(self.slotCount)))
   }
 
@@ -28,7 +34,7 @@ extension VolumeCore {
   }
 
   private var totalSegments: Int {
-    self.segments.count + self.freeSegments + self.freeingCount
+    self.segments.count + self.freeSegments + self.freeing.count
   }
 
   /// Segments that user appends leave alone: a tenth, at least two, and at most a quarter of a small volume.
@@ -37,7 +43,7 @@ extension VolumeCore {
     return min(max(2, (total + 9) / 10), total / 4)
   }
 
-  /// What state frames leave alone even then, so that a reclaim always finds room for its own frame.
+  /// What state frames leave alone even then, for restarts: each one after a crash takes a segment.
   private var stateReserve: Int { self.userReserve / 2 }
 
   private func room(above reserve: Int, slack: Int) -> Int {
@@ -70,7 +76,7 @@ extension VolumeCore {
     }
     let wanted = min(
       4, max(1, self.configuration.pendingBytesMax / Int(self.identity.segmentBytes)))
-    let coming = self.readySlots.count + self.readSlots.count + self.freeingCount
+    let coming = self.readySlots.count + self.readSlots.count + self.freeing.count
     let isSoon = self.phase != .running || wanted > 1
       || self.remaining < Int(self.identity.segmentBytes) / 2
     guard coming < wanted, isSoon || self.pending.cost > self.remaining, self.allocatable > 0 else {
@@ -134,7 +140,7 @@ extension VolumeCore {
   }
 
   private var isShortOfRoom: Bool {
-    self.freeSegments + self.freeingCount <= self.userReserve + 1
+    self.freeSegments + self.freeing.count <= self.userReserve + 1
   }
 
   /// Whether a partition's records keep a segment.
@@ -162,24 +168,24 @@ extension VolumeCore {
     self.segments[self.segments.count - 1].reclaimCursor = 0
   }
 
-  /// Takes a segment out of the log. Its file may be written over once the frame that says so is durable.
+  /// Takes a segment out of the log. Its file is retired once everything that freed it is durable.
   private mutating func free(_ segment: LiveSegment, _ effects: inout [Effect]) {
+    var carries = 0
     for (index, log) in self.logs.enumerated() {
-      guard let log, log.snapshotPlace?.place.segment == segment.sequence,
-        self.byName[log.partition] == index
-      else { continue }
-      // The newest snapshot stands here: it is written once more, before the segment goes.
-      self.queueSnapshot(index)
+      guard let log, log.snapshotPlace?.place.segment == segment.sequence else { continue }
+      carries += 1
+      self.pending.append(
+        PendingFrame(
+          content: .snapshotCarry(segment.sequence), log: LogReference(index: index, log: log.id),
+          request: nil, cost: PendingFrame.overhead + (log.snapshot?.bytes.count ?? 0)))
     }
-    let freed = Checkpoint.Segment(
-      sequence: segment.sequence, slot: segment.slot, end: segment.end)
     self.segments.removeFirst()
-    self.freeingCount += 1
-    self.freedNotLaid.append(freed)
+    self.freeing.append(
+      FreeingSegment(
+        segment: Checkpoint.Segment(
+          sequence: segment.sequence, slot: segment.slot, end: segment.end, isFreed: true),
+        carries: carries, after: GroupNumber(self.nextGroup.rawValue - 1)))
     self.counters.segmentsReclaimed += 1
-    self.pending.append(
-      PendingFrame(
-        content: .segmentsFreed([freed]), log: nil, request: nil, cost: PendingFrame.overhead + 24))
     for reference in segment.logs {
       guard let log = self.log(reference), let first = log.spans.first,
         first.segment == segment.sequence
@@ -193,15 +199,33 @@ extension VolumeCore {
     }
   }
 
-  /// The frame that frees these files is durable.
-  mutating func release(_ slots: [SegmentSlot]) {
-    for slot in slots {
-      self.freeingCount -= 1
-      if self.readers[slot, default: 0] > 0 {
-        self.readSlots.append(slot)
-      } else {
-        self.readySlots.append(slot)
-      }
+  /// Ends the lives of segments whose freeing is durable. Their headers say so before the files are used again, so that
+  /// a checkpoint that still names them is not taken for damage.
+  mutating func retireFreed(wall: Timestamp, _ effects: inout [Effect]) {
+    for index in self.freeing.indices {
+      let entry = self.freeing[index]
+      guard !entry.isRetiring, entry.carries == 0, entry.after <= self.durableGroup else { continue }
+      self.freeing[index].isRetiring = true
+      let header = SegmentHeader(
+        kind: .freed, slot: entry.segment.slot, cluster: self.identity.cluster,
+        volume: self.identity.volume, sequence: entry.segment.sequence,
+        segmentBytes: self.identity.segmentBytes,
+        previousEnd: .start, previousChecksum: 0, openCount: self.openCount, writeTime: wall)
+      var block = [UInt8](repeating: 0, count: LogFormat.blockBytes)
+      block.withUnsafeMutableBytes { _ = header.encode(into: $0) }
+      effects.append(.retire(entry.segment.slot, block: block))
+    }
+  }
+
+  mutating func retired(_ slot: SegmentSlot) {
+    guard let index = self.freeing.firstIndex(where: { $0.segment.slot == slot && $0.isRetiring }) else {
+      preconditionFailure("a slot was retired that nobody freed")
+    }
+    self.freeing.remove(at: index)
+    if self.readers[slot, default: 0] > 0 {
+      self.readSlots.append(slot)
+    } else {
+      self.readySlots.append(slot)
     }
   }
 
@@ -273,3 +297,5 @@ extension VolumeCore {
       partitions: self.byName.count, durable: self.durable)
   }
 }
+extension VolumeCore { public var dbg: String {
+ "phase \(phase) pend \(pending.count)/\(pending.cost) inflight \(inFlight.count) ready \(readySlots.count) freeing \(freeing) alloc \(String(describing: allocating)) avail \(availableBytes) retry \(String(describing: allocationRetryAt)) slots \(slotCount) userRoom \(userRoom) state \(stateRoom) placed \(placedRoom) remaining \(remaining) segs \(segments.map { "\($0.sequence):\($0.end):\($0.logs.count)@\($0.reclaimCursor)" }) cp \(checkpointSegment) logs \(logs.compactMap { $0 }.map { "\($0.partition.partition) laid \($0.laid.logStart)-\($0.laid.end) acc \($0.accepted.end) up \($0.uploadedOffset) ret \($0.retention) spans \($0.spans.map { "\($0.segment):\($0.baseOffset)-\($0.endOffset)" })" })" } }

@@ -136,7 +136,6 @@ extension VolumeCore {
       precondition(end <= log.accepted.end && end >= log.accepted.logStart)
       let remaining = epochs ?? log.accepted.epochs(below: end)
       log.accepted.truncate(to: end, epochs: remaining)
-      if let snapshot = log.snapshot, snapshot.end > end { log.snapshot = nil }
       return .truncate(end, remaining)
     }
   }
@@ -186,23 +185,21 @@ extension VolumeCore {
     self.duePositions.append(LogReference(index: index, log: self.logs[index]!.id))
   }
 
-  /// A snapshot that would not fit well into a segment is passed over: recovery then reads the batches instead.
+  /// A snapshot that would not fit well into a segment, or that follows two that still wait, is passed over: recovery then
+  /// reads more batches instead.
   mutating func setSnapshot(_ partition: TopicPartition, _ bytes: [UInt8], _ end: Offset) {
     guard self.failure == nil, self.closeRequest == nil, let index = self.byName[partition],
       end <= self.logs[index]!.accepted.end
     else { return }
-    guard bytes.count <= self.batchBytesMax / 2 else { return self.counters.snapshotsRefused += 1 }
-    self.logs[index]!.snapshot = PartitionLog.Snapshot(bytes: bytes, end: end)
-    self.queueSnapshot(index)
-  }
-
-  mutating func queueSnapshot(_ index: Int) {
-    guard let snapshot = self.logs[index]!.snapshot, !self.logs[index]!.isSnapshotPending else { return }
-    self.logs[index]!.isSnapshotPending = true
+    let cost = PendingFrame.overhead + bytes.count
+    guard bytes.count <= self.batchBytesMax / 2, self.logs[index]!.snapshotsPending < 2,
+      self.pending.cost + cost <= self.stateRoom
+    else { return self.counters.snapshotsRefused += 1 }
+    self.logs[index]!.snapshotsPending += 1
     self.pending.append(
       PendingFrame(
-        content: .snapshot, log: LogReference(index: index, log: self.logs[index]!.id), request: nil,
-        cost: PendingFrame.overhead + snapshot.bytes.count))
+        content: .snapshot(PartitionLog.Snapshot(bytes: bytes, end: end)),
+        log: LogReference(index: index, log: self.logs[index]!.id), request: nil, cost: cost))
   }
 
   mutating func setRetention(_ partition: TopicPartition, _ retention: LocalRetention) {

@@ -62,6 +62,7 @@ public struct VolumeCore: Sendable {
     case diskFailed(MemQError)
     case slotAllocated(SegmentSlot, availableBytes: Int64)
     case slotUnavailable(SegmentSlot, availableBytes: Int64)
+    case retired(SegmentSlot)
     /// What the file system has free, for segments to come.
     case room(availableBytes: Int64)
     case readBegan(SegmentSlot)
@@ -79,6 +80,9 @@ public struct VolumeCore: Sendable {
     case complete(RequestID, Result<Void, MemQError>)
     /// Create the file of `segmentBytes`, preallocated, its name durable. Answer: `.slotAllocated` or `.slotUnavailable`.
     case allocate(SegmentSlot)
+    /// Write this block at the start of the slot's file and sync it: its segment is over. Beside the log's writes and
+    /// syncs, in any order. Answer: `.retired` or `.diskFailed`.
+    case retire(SegmentSlot, block: [UInt8])
     case localStartMoved(TopicPartition, Offset)
     /// A segment was sealed: a good moment for producer snapshots.
     case segmentRolled(SegmentSequence)
@@ -125,8 +129,17 @@ public struct VolumeCore: Sendable {
     let end: LogPlace
     let requests: [RequestID]
     let cost: Int
-    let freedSlots: [SegmentSlot]
     var isWritten = false
+  }
+
+  /// A segment that nothing keeps, on its way to be retired.
+  struct FreeingSegment: Sendable {
+    let segment: Checkpoint.Segment
+    /// Snapshots that stand in it and wait to be written once more.
+    var carries: Int
+    /// Everything that freed it is in groups up to this one, which must be durable first.
+    var after: GroupNumber
+    var isRetiring = false
   }
 
   public let identity: VolumeIdentity
@@ -158,13 +171,11 @@ public struct VolumeCore: Sendable {
   var readySlots: [SegmentSlot]
   var allocating: SegmentSlot?
   var availableBytes: Int64 = .max
-  /// Freed, and the frame that says so is durable, but still read from.
+  /// Retired, but still read from.
   var readSlots: [SegmentSlot] = []
   var readers: [SegmentSlot: Int] = [:]
-  /// Freed, and the frame that says so isn't durable yet.
-  var freeingCount = 0
-  /// Freed, and the frame that says so has no place yet: a checkpoint still names them.
-  var freedNotLaid: [Checkpoint.Segment] = []
+  /// Out of the log and not retired yet, oldest first: a checkpoint still names them.
+  var freeing: [FreeingSegment] = []
   /// An allocation was refused; tried again at this time.
   var allocationRetryAt: MonotonicInstant?
 
@@ -175,6 +186,7 @@ public struct VolumeCore: Sendable {
   var syncing: GroupNumber?
   var nextGroup: GroupNumber
   var durable: LogPlace
+  var durableGroup: GroupNumber
   /// Costs of what is laid out and not durable.
   var inFlightCost = 0
 
@@ -210,6 +222,7 @@ public struct VolumeCore: Sendable {
     self.readySlots = recovered.freeSlots
     self.nextGroup = recovered.nextGroup
     self.durable = recovered.end
+    self.durableGroup = GroupNumber(recovered.nextGroup.rawValue - 1)
     self.phase = .slotWanted
     self.active = nil
     for (index, log) in self.logs.enumerated() {
@@ -267,6 +280,8 @@ public struct VolumeCore: Sendable {
       self.allocated(slot, availableBytes)
     case .slotUnavailable(let slot, let availableBytes):
       self.unavailable(slot, availableBytes, at: now)
+    case .retired(let slot):
+      self.retired(slot)
     case .room(let availableBytes):
       self.availableBytes = availableBytes
     case .readBegan(let slot):
@@ -295,6 +310,7 @@ public struct VolumeCore: Sendable {
   ) {
     guard self.failure == nil else { return }
     self.reclaim(at: now, wall: wall, &effects)
+    self.retireFreed(wall: wall, &effects)
     self.requestSlot(at: now, &effects)
     self.startWrite(at: now, wall: wall, &effects)
     self.startSync(&effects)

@@ -41,7 +41,12 @@ struct Recovery<Source: SegmentSource> {
   let runBytesMax: Int
   var source: Source
   var found: [Found] = []
+  /// Files whose last life is over.
+  var retired: [SegmentHeader] = []
   var headerless: [HeaderlessSlot] = []
+  /// The youngest segment the checkpoint names that was freed by then or has been retired since. Older ones that are still there
+  /// were freed too and may only hold a snapshot.
+  var retiredThrough = SegmentSequence.none
   var result = RecoveredVolume()
   var state = RecoveryState()
 
@@ -92,10 +97,14 @@ struct Recovery<Source: SegmentSource> {
           LogPlace(header.sequence, 0),
           "segment file \(slot) was written as file \(header.slot) of volume \(header.volume)")
       }
-      self.found.append(Found(header: header, checksum: checksum))
+      switch header.kind {
+      case .hot: self.found.append(Found(header: header, checksum: checksum))
+      case .freed: self.retired.append(header)
+      }
     }
     self.found.sort { $0.sequence < $1.sequence }
     var sequences = self.found.map(\.sequence) + self.headerless.map(\.sequence)
+    sequences += self.retired.map(\.sequence)
     sequences.append(.none)
     self.result.nextSequence = sequences.max()!.next
   }
@@ -180,16 +189,29 @@ struct Recovery<Source: SegmentSource> {
     self.result.nextLog = self.state.nextLog
   }
 
-  /// Every segment the log names must be there.
-  private func checkMissing() throws(MemQError) {
+  /// Every segment the checkpoint names must be there, or have been retired since: then its file says so, or is in a later life.
+  private mutating func checkMissing() throws(MemQError) {
+    var live: [Checkpoint.Segment] = []
     for segment in self.state.segments {
-      let isThere = self.found.contains {
+      if segment.isFreed { self.retiredThrough = max(self.retiredThrough, segment.sequence) }
+      if self.found.contains(where: {
         $0.sequence == segment.sequence && $0.header.slot == segment.slot
+      }) {
+        live.append(segment)
+        continue
       }
-      guard isThere else {
+      let headers = self.found.map(\.header) + self.retired
+      let isOver = headers.contains {
+        $0.slot == segment.slot
+          && ($0.sequence > segment.sequence
+            || ($0.sequence == segment.sequence && $0.kind == .freed))
+      }
+      guard isOver else {
         throw .corrupt(LogPlace(segment.sequence, 0), "a segment is missing, or its header is damaged")
       }
+      self.retiredThrough = max(self.retiredThrough, segment.sequence)
     }
+    self.state.segments = live
   }
 
   private mutating func finishSlots(live: [SegmentSlot]) {
@@ -237,7 +259,7 @@ struct Recovery<Source: SegmentSource> {
   ) {
     var segment = LiveSegment(sequence: sequence, slot: slot, end: end)
     segment.footer = footer
-    for entry in entries {
+    for entry in entries where sequence > self.retiredThrough {
       guard let index = self.state.index(of: entry.log) else { continue }
       self.state.withLogs { logs in
         if let cut = entry.span.cutTo {

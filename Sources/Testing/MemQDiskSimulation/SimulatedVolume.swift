@@ -12,6 +12,7 @@ public struct SimulatedVolume: Sendable {
     case write(GroupWrite, payloads: [PayloadID: [UInt8]])
     case sync(SegmentSlot, GroupNumber, begunAt: UInt64)
     case allocate(SegmentSlot)
+    case retire(SegmentSlot, block: [UInt8])
   }
 
   struct TailBatch: Sendable {
@@ -130,6 +131,7 @@ public struct SimulatedVolume: Sendable {
       case .sync(let slot, let group):
         self.outstanding.append(.sync(slot, group, begunAt: self.disk.beginSync(slot)))
       case .allocate(let slot): self.outstanding.append(.allocate(slot))
+      case .retire(let slot, let block): self.outstanding.append(.retire(slot, block: block))
       case .complete(let request, let result): self.complete(request, result)
       case .localStartMoved(let partition, let start): self.moves.append((partition, start))
       case .segmentRolled: self.segmentsRolled += 1
@@ -177,6 +179,10 @@ public struct SimulatedVolume: Sendable {
     case .sync(let slot, let group, let begun):
       self.disk.endSync(slot, begunAt: begun)
       self.handle(.synced(group), at: now, wall: wall)
+    case .retire(let slot, let block):
+      self.disk.write(block, to: slot, at: 0)
+      self.disk.endSync(slot, begunAt: self.disk.beginSync(slot))
+      self.handle(.retired(slot), at: now, wall: wall)
     case .allocate(let slot):
       if self.disk.slots.count < self.slotsMax {
         self.disk.allocate(slot)
@@ -239,6 +245,8 @@ public struct SimulatedVolume: Sendable {
         if Bool.random(using: &generator), self.disk.slots.count < self.slotsMax {
           self.disk.allocate(slot)
         }
+      case .retire(let slot, let block):
+        if Bool.random(using: &generator) { self.disk.write(block, to: slot, at: 0) }
       case .sync:
         break
       }

@@ -1,0 +1,286 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQDiskSimulation
+import MemQLog
+import MemQModel
+
+/// What a volume must be able to give back: a naive model beside the real core on a crashable disk.
+///
+/// The model keeps, per partition, every state the partition went through; the log may come back as any state from the last
+/// one that was acknowledged on, and only as such a whole.
+struct VolumeModel {
+  struct Version: Equatable {
+    var exists = false
+    /// Which opening of the partition this is; the uploaded offset belongs to it.
+    var life = 0
+    var logStart = Offset.zero
+    var end = Offset.zero
+    var epochs: [EpochStart] = []
+    /// Every batch below the end, oldest first, with its bytes.
+    var batches: [SyntheticBatch] = []
+  }
+
+  struct Partition {
+    let id: TopicPartition
+    /// The first is durable; each change appends one.
+    var versions: [Version] = [Version()]
+    var requests: [RequestID?] = [nil]
+    var uploadedOfLife = [Offset.zero]
+    /// The leader's: rises with each truncate too, so that equal ends and epochs mean equal records.
+    var epoch = LeaderEpoch(1)
+    var now: Version { self.versions[self.versions.count - 1] }
+    var uploaded: Offset {
+      get { self.uploadedOfLife[self.now.life] }
+      set { self.uploadedOfLife[self.now.life] = newValue }
+    }
+  }
+
+  var volume: SimulatedVolume
+  var partitions: [Partition]
+  var generator: SeededGenerator
+  var time = MonotonicInstant(nanoseconds: 1_000_000_000)
+  var wall = Timestamp(milliseconds: 1_700_000_000_000)
+  private var nextRequest: UInt64 = 1
+  var appends = 0
+  var crashes = 0
+  var cleanOpens = 0
+  var refusals = 0
+
+  init(seed: UInt64, segmentBytes: Int64 = 128 << 10, partitionCount: Int = 4, slotsMax: Int = 64) {
+    self.generator = SeededGenerator(seed: seed)
+    var configuration = LogConfiguration()
+    configuration.groupBytesMax = 24 << 10
+    configuration.pendingBytesMax = 96 << 10
+    configuration.earlyWriteBytes = 4 << 10
+    configuration.runBytesMax = 8 << 10
+    let identity = VolumeIdentity(
+      cluster: ClusterID(UniqueID(high: 1, low: 2)), volume: VolumeID(UniqueID(high: 3, low: 4)),
+      segmentBytes: segmentBytes)
+    self.volume = SimulatedVolume(
+      identity: identity, configuration: configuration, slotsMax: slotsMax)
+    let topic = TopicID(UniqueID(high: 5, low: 6))
+    self.partitions = (0..<partitionCount).map {
+      Partition(id: TopicPartition(topic, PartitionIndex(Int32($0))))
+    }
+  }
+
+  mutating func request(_ partition: Int) -> RequestID {
+    defer { self.nextRequest += 1 }
+    return RequestID(self.nextRequest)
+  }
+
+  // MARK: - Steps
+
+  /// One random step of a user, the disk or time.
+  mutating func step() throws {
+    self.time = self.time + .microseconds(Int.random(in: 1...3_000, using: &self.generator))
+    self.wall = Timestamp(milliseconds: self.wall.milliseconds + 1)
+    if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
+    let partition = Int.random(in: 0..<self.partitions.count, using: &self.generator)
+    switch Int.random(in: 0..<100, using: &self.generator) {
+    case 0..<38: self.append(partition)
+    case 38..<40: self.truncate(partition)
+    case 40..<42: self.startEpoch(partition)
+    case 42..<44: self.raiseLogStart(partition)
+    case 44..<45: self.drop(partition)
+    case 45..<48: self.upload(partition)
+    case 48..<50: self.snapshot(partition)
+    case 50..<55: try self.check(partition)
+    default: self.performDisk()
+    }
+    self.noteCompletions()
+  }
+
+  mutating func send(_ event: VolumeCore.Event) {
+    self.volume.handle(event, at: self.time, wall: self.wall)
+  }
+
+  mutating func performDisk() {
+    guard !self.volume.outstanding.isEmpty else { return }
+    let index = Int.random(in: 0..<self.volume.outstanding.count, using: &self.generator)
+    self.volume.perform(index, at: self.time, wall: self.wall)
+  }
+
+  mutating func drain() {
+    self.volume.drain(at: self.time, wall: self.wall)
+    self.noteCompletions()
+  }
+
+  private mutating func change(
+    _ partition: Int, _ request: RequestID, _ body: (inout Version) -> Void
+  ) {
+    var version = self.partitions[partition].now
+    body(&version)
+    self.partitions[partition].versions.append(version)
+    self.partitions[partition].requests.append(request)
+  }
+
+  mutating func openIfNeeded(_ partition: Int) {
+    guard !self.partitions[partition].now.exists else { return }
+    let start = Offset(Int64.random(in: 0...20, using: &self.generator))
+    let request = self.request(partition)
+    self.partitions[partition].epoch = self.partitions[partition].epoch.next
+    let epochs = [EpochStart(epoch: self.partitions[partition].epoch, start: start)]
+    let life = self.partitions[partition].uploadedOfLife.count
+    self.partitions[partition].uploadedOfLife.append(.zero)
+    self.change(partition, request) {
+      $0 = Version(exists: true, life: life, logStart: start, end: start, epochs: epochs)
+    }
+    self.send(
+      .openPartition(request, self.partitions[partition].id, logStart: start, epochs: epochs))
+    self.send(
+      .setLocalRetention(
+        self.partitions[partition].id,
+        LocalRetention(bytes: partition % 2 == 0 ? 0 : nil, hasObjectTier: true)))
+  }
+
+  mutating func append(_ partition: Int) {
+    self.openIfNeeded(partition)
+    self.noteCompletions()
+    // A full disk may have refused to open it.
+    guard self.partitions[partition].now.exists else { return }
+    let count = Int.random(in: 1...3, using: &self.generator)
+    var batches: [(partition: TopicPartition, batch: SyntheticBatch)] = []
+    var version = self.partitions[partition].now
+    let epoch = self.partitions[partition].epoch
+    if epoch > version.epochs.last?.epoch ?? .none {
+      version.epochs.append(EpochStart(epoch: epoch, start: version.end))
+    }
+    // Each batch is durable as a whole; several of one request may end up in different groups.
+    var versions: [Version] = []
+    for _ in 0..<count {
+      let batch = self.batch(at: version.end, epoch: epoch)
+      version.batches.append(batch)
+      version.end = batch.summary.endOffset
+      versions.append(version)
+      batches.append((self.partitions[partition].id, batch))
+    }
+    let request = self.request(partition)
+    do throws(MemQError) {
+      try self.volume.append(batches, request: request, at: self.time, wall: self.wall)
+      self.appends += 1
+    } catch {
+      // Refused as a whole: nothing changed.
+      precondition(error.isRetriable)
+      return self.refusals += 1
+    }
+    self.partitions[partition].versions += versions
+    self.partitions[partition].requests += repeatElement(nil, count: count - 1) + [request]
+  }
+
+  private mutating func batch(at base: Offset, epoch: LeaderEpoch) -> SyntheticBatch {
+    let records = Int64.random(in: 1...5, using: &self.generator)
+    let bytes =
+      self.generator.oneIn(12)
+      ? Int.random(in: 0..<20_000, using: &self.generator)
+      : Int.random(in: 0..<1_200, using: &self.generator)
+    let hasProducer = self.generator.oneIn(2)
+    let summary = BatchSummary(
+      baseOffset: base, endOffset: base + records, leaderEpoch: epoch,
+      producerID: hasProducer ? ProducerID(7) : .none,
+      producerEpoch: hasProducer ? ProducerEpoch(0) : .none,
+      baseSequence: hasProducer ? Int32(truncatingIfNeeded: base.rawValue) : -1,
+      maxTimestamp: self.wall, appendTime: self.wall)
+    return SyntheticBatch(summary, bodyBytes: bytes, using: &self.generator)
+  }
+
+  mutating func truncate(_ partition: Int) {
+    let version = self.partitions[partition].now
+    guard version.exists, !version.batches.isEmpty else { return }
+    let keep = Int.random(in: 0..<version.batches.count, using: &self.generator)
+    let end = version.batches[keep].summary.baseOffset
+    guard end >= version.logStart, end >= self.partitions[partition].uploaded else { return }
+    let request = self.request(partition)
+    self.change(partition, request) { version in
+      version.batches.removeSubrange(keep...)
+      version.end = end
+      version.epochs.removeAll { $0.start >= end }
+    }
+    self.partitions[partition].epoch = self.partitions[partition].epoch.next
+    self.send(.truncate(request, self.partitions[partition].id, to: end, epochs: nil))
+  }
+
+  mutating func startEpoch(_ partition: Int) {
+    let version = self.partitions[partition].now
+    guard version.exists else { return }
+    self.partitions[partition].epoch = self.partitions[partition].epoch.next
+    let entry = EpochStart(epoch: self.partitions[partition].epoch, start: version.end)
+    let request = self.request(partition)
+    self.change(partition, request) { $0.epochs.append(entry) }
+    self.send(.startEpoch(request, self.partitions[partition].id, entry))
+  }
+
+  mutating func raiseLogStart(_ partition: Int) {
+    let version = self.partitions[partition].now
+    guard version.exists else { return }
+    let resets = self.generator.oneIn(6)
+    let start =
+      resets
+      ? version.end + Int64.random(in: 1...5, using: &self.generator)
+      : Offset(
+        Int64.random(in: version.logStart.rawValue...version.end.rawValue, using: &self.generator))
+    let request = self.request(partition)
+    self.change(partition, request) { version in
+      version.logStart = start
+      version.end = max(version.end, start)
+      version.batches.removeAll { $0.summary.endOffset <= start }
+      let keep = version.epochs.lastIndex { $0.start <= start } ?? 0
+      version.epochs.removeFirst(keep)
+    }
+    self.send(.setLogStart(request, self.partitions[partition].id, start))
+  }
+
+  mutating func drop(_ partition: Int) {
+    guard self.partitions[partition].now.exists, self.generator.oneIn(3) else { return }
+    let request = self.request(partition)
+    self.change(partition, request) { $0 = Version() }
+    self.send(.dropPartition(request, self.partitions[partition].id))
+  }
+
+  /// Marks acknowledged records as uploaded: they may leave this disk.
+  mutating func upload(_ partition: Int) {
+    let durable = self.partitions[partition].versions[0]
+    guard durable.exists, self.partitions[partition].now.exists else { return }
+    // Only what every state from the durable one on has in common counts as committed.
+    let committed = self.partitions[partition].versions.map(\.end).min()!
+    guard committed > self.partitions[partition].uploaded, self.partitions[partition].versions.allSatisfy(\.exists)
+    else { return }
+    self.partitions[partition].uploaded = committed
+    self.send(.setUploadedOffset(self.partitions[partition].id, committed))
+    self.send(.setHighWatermark(self.partitions[partition].id, committed))
+  }
+
+  mutating func snapshot(_ partition: Int) {
+    let version = self.partitions[partition].now
+    guard version.exists else { return }
+    let text = "producers below \(version.end)"
+    self.send(.setProducerSnapshot(self.partitions[partition].id, Array(text.utf8), at: version.end))
+  }
+
+  // MARK: - Completions
+
+  mutating func noteCompletions() {
+    for (request, result) in self.volume.takeCompletions() {
+      for partition in self.partitions.indices {
+        guard let index = self.partitions[partition].requests.firstIndex(of: request) else { continue }
+        switch result {
+        case .success:
+          // Acknowledged: no earlier state may come back.
+          self.partitions[partition].versions.removeFirst(index)
+          self.partitions[partition].requests.removeFirst(index)
+        case .failure(let error):
+          self.forget(partition, index, error)
+        }
+      }
+    }
+  }
+
+  /// A state change that was refused at once takes its state with it.
+  private mutating func forget(_ partition: Int, _ index: Int, _ error: MemQError) {
+    guard self.volume.failure == nil else { return }
+    precondition(index == self.partitions[partition].versions.count - 1, "\(error)")
+    self.partitions[partition].versions.remove(at: index)
+    self.partitions[partition].requests.remove(at: index)
+    self.refusals += 1
+  }
+}
