@@ -106,7 +106,7 @@ let modules: [Module] = [
   Module("MemQDiskSimulation", .testing, "Sources/Testing/MemQDiskSimulation",
     uses: ["MemQModel", "MemQRecords", "MemQLog"]),
   Module("MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
-    uses: ["MemQModel", "MemQReplication"]),
+    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQDiskSimulation"]),
   Module("MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
     uses: ["MemQModel", "MemQSystem", "MemQRPC", "MemQAPI"], packages: nio),
   Module("memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
@@ -117,7 +117,7 @@ let modules: [Module] = [
     uses: [
       "MemQModel", "MemQMetadata", "MemQStore", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
       "MemQRuntime",
-    ], packages: ["Logging", "Metrics", "NIOCore", "SwiftProtobuf"]),
+    ], packages: ["Logging", "CoreMetrics", "Metrics", "NIOCore", "SwiftProtobuf", "DequeModule"]),
   Module("MemQReplicationService", .services, "services/replication/Service",
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQMetadata", "MemQStorage",
@@ -166,10 +166,11 @@ let modules: [Module] = [
     ], packages: ["Logging", "NIOCore", "NIOPosix", "ServiceLifecycle"]),
   Module("MemQCommands", .memq, "services/memq/Commands",
     uses: [
-      "MemQModel", "MemQRecords", "MemQLog", "MemQStorage", "MemQSystem", "MemQRPC", "MemQAPI",
-      "MemQRuntime", "MemQClient", "MemQEmbedded",
-    ], packages: ["ArgumentParser", "Logging", "NIOCore", "NIOPosix", "SwiftProtobuf"]),
-  Module("memq", .memq, "services/memq/Main", kind: .executable, uses: ["MemQCommands"]),
+      "MemQModel", "MemQRecords", "MemQStorage", "MemQStore", "MemQSystem", "MemQTelemetry",
+      "MemQClient",
+    ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
+  Module("memq", .memq, "services/memq/Main", kind: .executable,
+    uses: ["MemQEmbedded", "MemQCommands"]),
 
   // Tests.
   Module("MemQModelTests", .test, "Tests/MemQModelTests", kind: .test, uses: ["MemQModel"]),
@@ -204,9 +205,12 @@ let modules: [Module] = [
     packages: nio + ["NIOEmbedded", "Logging", "SwiftProtobuf"]),
   Module("MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
     uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRuntime"],
-    packages: ["Logging", "Metrics"]),
+    packages: ["Logging", "CoreMetrics", "Metrics"]),
   Module("MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
-    uses: ["MemQModel", "MemQRecords", "MemQIngestService"]),
+    uses: [
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQObjectStore", "MemQSystem", "MemQRPC",
+      "MemQAPI", "MemQRuntime", "MemQIngestService",
+    ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module("MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQRPC", "MemQAPI", "MemQClient", "MemQSystem"],
     packages: nio + ["Logging", "SwiftProtobuf"]),

@@ -1,0 +1,104 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Hummingbird
+public import Logging
+public import MemQModel
+public import MemQTelemetry
+import NIOCore
+import NIOPosix
+import ServiceLifecycle
+
+/// The admin pages over HTTP, on an address and a thread of their own: they answer while the data path is busy.
+///
+/// `/metrics` (Prometheus text), `/healthz` (200 while the process lives), `/readyz` (200, or 503 with what is wrong), `/`.
+public final class AdminServer: Sendable {
+  /// One named check; `problem` is nil when it is fine.
+  public typealias Check = (check: String, problem: String?)
+
+  /// With the port that was chosen, when the wanted one was 0.
+  public let address: ListenAddress
+  private let group: ServiceGroup
+  private let task: Task<Void, Never>
+  private let threads: MultiThreadedEventLoopGroup
+
+  private init(
+    _ address: ListenAddress, _ group: ServiceGroup, _ task: Task<Void, Never>,
+    _ threads: MultiThreadedEventLoopGroup
+  ) {
+    self.address = address
+    self.group = group
+    self.task = task
+    self.threads = threads
+  }
+
+  /// Listens on `address`.
+  ///
+  /// - Parameter readiness: asked at each `/readyz`; must not block. Empty means ready.
+  /// - Throws: `.addressInUse`, `.unavailable`.
+  public static func start(
+    on address: ListenAddress, registry: PrometheusRegistry = Telemetry.registry, logger: Logger,
+    readiness: @escaping @Sendable () -> [Check]
+  ) async throws(MemQError) -> AdminServer {
+    let threads = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let (started, starting) = AsyncStream.makeStream(of: Result<Int, MemQError>.self)
+    let app = Application(
+      router: AdminPages.router(registry, readiness),
+      configuration: ApplicationConfiguration(address: Self.bindAddress(address), serverName: "memq"),
+      onServerRunning: { starting.yield(.success($0.localAddress?.port ?? 0)) },
+      eventLoopGroupProvider: .shared(threads), logger: Self.quiet(logger))
+    let group = ServiceGroup(
+      configuration: ServiceGroupConfiguration(services: [app], logger: Self.quiet(logger)))
+    let task = Task {
+      do { try await group.run() } catch {
+        starting.yield(.failure(Self.failure(error, address)))
+        logger.error("Admin pages stopped", metadata: ["error": "\(error)"])
+      }
+    }
+    for await result in started {
+      switch result {
+      case .success(let port):
+        return AdminServer(Self.bound(address, port), group, task, threads)
+      case .failure(let error):
+        await task.value
+        try? await threads.shutdownGracefully()
+        throw error
+      }
+    }
+    throw MemQError(.internalError, "the admin pages did not start", subject: "\(address)")
+  }
+
+  /// Finishes the requests in flight and closes the port.
+  public func stop() async {
+    await self.group.triggerGracefulShutdown()
+    await self.task.value
+    try? await self.threads.shutdownGracefully()
+  }
+
+  private static func bindAddress(_ address: ListenAddress) -> BindAddress {
+    switch address {
+    case .tcp(let host, let port): .hostname(host, port: port)
+    case .unix(let path): .unixDomainSocket(path: path)
+    }
+  }
+
+  private static func bound(_ address: ListenAddress, _ port: Int) -> ListenAddress {
+    switch address {
+    case .tcp(let host, _): .tcp(host: host, port: port)
+    case .unix: address
+    }
+  }
+
+  private static func failure(_ error: any Error, _ address: ListenAddress) -> MemQError {
+    guard let error = error as? IOError else {
+      return MemQError(.unavailable, "cannot listen: \(error)", subject: address.description)
+    }
+    return PortReservation.refused(address, error.errnoCode)
+  }
+
+  /// The HTTP server's own lines are of use only when something is wrong with it.
+  private static func quiet(_ logger: Logger) -> Logger {
+    var logger = logger
+    logger.logLevel = max(logger.logLevel, .warning)
+    return logger
+  }
+}
