@@ -1,0 +1,92 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQAPI
+public import MemQModel
+
+extension Admin {
+  /// By name.
+  public func groups(prefix: String = "") async throws(MemQError) -> [GroupInfo] {
+    var request = Memq_V1_ListGroupsRequest()
+    request.prefix = prefix
+    return try await self.read(IngestMethods.listGroups, request).groups.map(GroupInfo.init)
+  }
+
+  /// - Throws: `.groupNotFound`.
+  public func describeGroup(_ name: String) async throws(MemQError) -> GroupInfo {
+    guard let group = try await self.groups(prefix: name).first(where: { $0.name == name }) else {
+      throw MemQError(.groupNotFound, "there is no such group", subject: name)
+    }
+    return group
+  }
+
+  /// Sets the offsets of a group that nobody reads for.
+  ///
+  /// - Throws: `.groupNotEmpty`, `.groupMemberFenced`, `.topicNotFound`.
+  public func resetGroup(
+    _ name: String, to offsets: [(partition: TopicPartition, offset: Offset)]
+  ) async throws(MemQError) {
+    var request = Memq_V1_CommitOffsetsRequest()
+    request.group = name
+    request.groupEpoch = -1
+    request.offsets = offsets.map { partition, offset in
+      var wire = Memq_V1_GroupOffset()
+      wire.topicPartition = partition.wire
+      wire.offset = offset.rawValue
+      return wire
+    }
+    _ = try await self.servers.call(
+      IngestMethods.commitOffsets, request, timeout: self.timeout, retryFor: Self.readRetry)
+  }
+
+  /// Forgets a group that nobody reads for.
+  ///
+  /// - Throws: `.groupNotFound`, `.groupNotEmpty`.
+  public func deleteGroup(_ name: String) async throws(MemQError) {
+    var request = Memq_V1_DeleteGroupRequest()
+    request.group = name
+    _ = try await self.servers.call(IngestMethods.deleteGroup, request, timeout: self.timeout)
+  }
+
+  /// Offsets by position or time.
+  ///
+  /// - Parameter partitions: empty: all of the topic.
+  /// - Returns: one per partition, by index; nil where there is none (no record so late).
+  /// - Throws: `.topicNotFound`, `.partitionNotFound`.
+  public func offsets(
+    _ topic: String, partitions: [PartitionIndex] = [], _ position: OffsetPosition
+  ) async throws(MemQError) -> [(partition: PartitionIndex, offset: Offset?)] {
+    var request = Memq_V1_OffsetsRequest()
+    request.topic = topic
+    request.partitions = partitions.map(\.rawValue)
+    switch position {
+    case .earliest: request.spec = .earliest
+    case .latest: request.spec = .latest
+    case .localStart: request.spec = .localStart
+    case .timestamp(let time):
+      request.spec = .timestamp
+      request.timestampMs = time.milliseconds
+    }
+    var found: [(partition: PartitionIndex, offset: Offset?)] = []
+    for answer in try await self.read(IngestMethods.offsets, request).offsets {
+      if answer.hasError { throw MemQError(answer.error) }
+      found.append(
+        (
+          PartitionIndex(answer.topicPartition.partition),
+          answer.offset < 0 ? nil : Offset(answer.offset)
+        ))
+    }
+    return found.sorted { $0.partition < $1.partition }
+  }
+}
+
+/// A place in a partition that the server finds.
+public enum OffsetPosition: Hashable, Sendable {
+  /// The first offset that exists.
+  case earliest
+  /// The high watermark.
+  case latest
+  /// The first offset on the SSD.
+  case localStart
+  /// The first record with this timestamp or a later one.
+  case timestamp(Timestamp)
+}

@@ -1,0 +1,65 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+public import MemQRecords
+
+extension Consumer {
+  /// Where to begin a partition for which the group has no committed offset.
+  public enum Start: Hashable, Sendable {
+    case beginning
+    /// The high watermark at the start: only what comes from now on.
+    case end
+    case offset(Offset)
+    /// The first record with this timestamp or a later one; the end when there is none.
+    case timestamp(Timestamp)
+  }
+
+  /// What to do when an offset does not exist (any more).
+  public enum Reset: Hashable, Sendable {
+    /// Go on at the nearest one that does.
+    case nearest
+    case beginning
+    case end
+    /// Throw `.offsetOutOfRange`.
+    case fail
+  }
+
+  public struct Configuration: Sendable {
+    /// Nil: all of the topic.
+    public var partitions: [PartitionIndex]?
+    /// Commits offsets under this name and begins at those that are there. Nil: no group.
+    public var group: String?
+    public var start = Start.beginning
+    public var reset = Reset.nearest
+    /// End (`next` returns nil) at the high watermarks that stand when the consumer is made.
+    public var stopsAtEnd = false
+    /// One fetch: at most so many bytes, but at least one batch.
+    public var fetchBytesMax = 4 << 20
+    /// How long the server holds a fetch that finds nothing.
+    public var fetchWaitMax: Duration = .seconds(5)
+    /// Fetched ahead of the reader; nothing more is fetched while this much is unread.
+    public var prefetchBytesMax = 8 << 20
+    /// True: what `next` handed out counts as consumed when `next` is called again. False: `markConsumed` says so.
+    public var marksAutomatically = true
+    /// How often consumed offsets are committed in the background; nil: only by `commit` and `close`.
+    public var commitInterval: Duration? = .seconds(5)
+    /// Silence after which the group gives this member up.
+    public var sessionTimeout: Duration = .seconds(45)
+    /// How long to look for a server again before `next` throws.
+    public var reconnectTimeout: Duration = .seconds(120)
+
+    public init() {}
+  }
+}
+
+/// A piece of one partition: records in order, without a gap.
+public struct ConsumedRecords: Hashable, Sendable {
+  public var partition: PartitionIndex
+  public var records: [Record]
+  /// Where the partition goes on.
+  public var nextOffset: Offset
+  /// Committed below it, as of this fetch.
+  public var highWatermark: Offset
+  /// Read from the object tier.
+  public var isFromObjects: Bool
+}

@@ -1,0 +1,315 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import Logging
+import MemQAPI
+public import MemQModel
+import MemQRPC
+import MemQRecords
+
+/// Reads one topic from positions of its own or from those of a consumer group.
+///
+/// Records of a partition come in the order of their offsets, each once, over reconnects and restarts of the server. It fetches ahead, bounded by
+/// ``Configuration/prefetchBytesMax``. One task calls `next`; the rest may be called from anywhere.
+public actor Consumer {
+  public nonisolated let topic: String
+  public nonisolated let topicID: TopicID
+  /// The partitions it reads, ascending.
+  public nonisolated let partitions: [PartitionIndex]
+
+  let servers: Servers
+  let configuration: Configuration
+  let logger: Logger
+
+  /// Where the next fetch of each partition begins; partitions that reached their end are taken out.
+  private var fetchPositions: SortedMap<PartitionIndex, Offset>
+  /// Where to stop, by partition; empty: never.
+  private let ends: SortedMap<PartitionIndex, Offset>
+  /// What `next` has handed out ends here.
+  private var deliveredPositions: SortedMap<PartitionIndex, Offset>
+  private var ready = Deque<(records: ConsumedRecords, bytes: Int)>()
+  private var readyBytes = 0
+  private var failure: MemQError?
+  private var fetching: Task<Void, Never>?
+  private var background: [Task<Void, Never>] = []
+  private var waiter: UnsafeContinuation<Void, Never>?
+  private var firstPartition = 0
+  private var isClosed = false
+  /// Since when fetches fail, one after the other.
+  private var failingSince: ContinuousClock.Instant?
+  private var backoff = Backoff()
+
+  var membership: GroupMembership?
+  /// Handed out last; counts as consumed at the next call.
+  private var unmarked: (partition: PartitionIndex, next: Offset)?
+  /// Consumed below it.
+  private var consumed: SortedMap<PartitionIndex, Offset> = [:]
+  /// Committed below it.
+  private var committed: SortedMap<PartitionIndex, Offset> = [:]
+
+  init(
+    _ description: TopicDescription, _ plan: ConsumerPlan, client: MemQClient,
+    configuration: Configuration
+  ) {
+    self.topic = description.topic.name
+    self.topicID = description.topic.id
+    self.partitions = plan.positions.keys
+    self.servers = client.servers
+    self.configuration = configuration
+    self.logger = client.logger
+    self.fetchPositions = plan.positions
+    self.deliveredPositions = plan.positions
+    self.ends = plan.ends
+    self.committed = plan.committed
+    self.membership = plan.membership
+    for (partition, end) in plan.ends where plan.positions[partition]! >= end {
+      self.fetchPositions[partition] = nil
+    }
+  }
+
+  func startBackground() {
+    guard let membership = self.membership else { return }
+    let beat = min(self.configuration.sessionTimeout / 4, .seconds(5))
+    self.background.append(
+      Task { [weak self] in
+        while (try? await Task.sleep(for: beat)) != nil {
+          guard let self else { return }
+          await self.heartbeat(membership)
+        }
+      })
+    guard let interval = self.configuration.commitInterval else { return }
+    self.background.append(
+      Task { [weak self] in
+        while (try? await Task.sleep(for: interval)) != nil {
+          guard let self else { return }
+          await self.commitInBackground()
+        }
+      })
+  }
+
+  // MARK: Reading
+
+  /// The next piece of some partition; nil at the end, with ``Configuration/stopsAtEnd``.
+  ///
+  /// - Throws: `.cancelled`, `.offsetOutOfRange` (with ``Reset/fail``), `.groupMemberFenced` when another member took the group over,
+  ///   `.topicNotFound` when the topic is gone, `.unavailable` when no server was found for ``Configuration/reconnectTimeout``.
+  public func next() async throws(MemQError) -> ConsumedRecords? {
+    if self.configuration.marksAutomatically, let unmarked = self.unmarked {
+      self.markConsumed(unmarked.partition, below: unmarked.next)
+    }
+    while true {
+      if let piece = self.ready.popFirst() {
+        self.readyBytes -= piece.bytes
+        self.fetchAhead()
+        self.deliveredPositions[piece.records.partition] = piece.records.nextOffset
+        self.unmarked = (piece.records.partition, piece.records.nextOffset)
+        return piece.records
+      }
+      if let failure = self.failure { throw failure }
+      if self.isClosed { throw MemQError(.cancelled, "the consumer was closed") }
+      if self.fetchPositions.isEmpty { return nil }
+      self.fetchAhead()
+      try await self.waitForChange()
+    }
+  }
+
+  /// Whether `next` would return at once.
+  public var hasReady: Bool { !self.ready.isEmpty }
+
+  /// Where each partition goes on after what `next` has handed out.
+  public var positions: [(partition: PartitionIndex, offset: Offset)] {
+    self.deliveredPositions.map { ($0, $1) }
+  }
+
+  private func waitForChange() async throws(MemQError) {
+    precondition(self.waiter == nil, "two tasks call next() of one consumer")
+    await withTaskCancellationHandler {
+      await withUnsafeContinuation { self.waiter = $0 }
+    } onCancel: {
+      Task { await self.changed() }
+    }
+    if Task.isCancelled { throw MemQError(.cancelled, "the read was cancelled") }
+  }
+
+  private func changed() {
+    self.waiter?.resume()
+    self.waiter = nil
+  }
+
+  // MARK: Fetching
+
+  private func fetchAhead() {
+    guard self.fetching == nil, self.failure == nil, !self.isClosed, !self.fetchPositions.isEmpty,
+      self.readyBytes < self.configuration.prefetchBytesMax
+    else { return }
+    self.fetching = Task {
+      await self.fetch()
+      self.fetching = nil
+      self.fetchAhead()
+      self.changed()
+    }
+  }
+
+  private func fetch() async {
+    let (address, channel) = self.servers.channel(.fetch)
+    do throws(MemQError) {
+      let stream = try await channel.streamHot(
+        IngestMethods.fetch, self.request(),
+        RPCCallOptions(timeout: self.configuration.fetchWaitMax + .seconds(30)))
+      while let part = try await stream.next() {
+        try await self.take(part)
+      }
+      self.failingSince = nil
+      self.backoff.reset()
+    } catch {
+      await self.failed(error, address)
+    }
+  }
+
+  private func request() -> Memq_V1_FetchRequest {
+    var request = Memq_V1_FetchRequest()
+    request.topic = self.topic
+    request.maxBytes = Int32(clamping: self.configuration.fetchBytesMax)
+    request.minBytes = 1
+    request.waitMaxMs = Int32(clamping: self.configuration.fetchWaitMax.milliseconds)
+    request.format = .batches
+    // The server fills the answer in this order: each partition comes first in its turn.
+    let keys = self.fetchPositions.keys
+    self.firstPartition = (self.firstPartition + 1) % keys.count
+    for partition in keys[self.firstPartition...] + keys[..<self.firstPartition] {
+      guard request.positions.count < Self.positionsMax else { break }
+      var position = Memq_V1_FetchPosition()
+      position.partition = partition.rawValue
+      position.offset = self.fetchPositions[partition]!.rawValue
+      request.positions.append(position)
+    }
+    return request
+  }
+
+  /// Positions of one fetch, as the protocol bounds them.
+  private static let positionsMax = 1_000
+
+  private func take(_ part: Hot<Memq_V1_FetchResponse>) async throws(MemQError) {
+    let partition = PartitionIndex(part.header.partition)
+    guard let position = self.fetchPositions[partition] else { return }
+    if part.header.hasError {
+      return try await self.partFailed(MemQError(part.header.error), partition, part.header)
+    }
+    let end = self.ends[partition] ?? .max
+    let records = try FetchedBatches.records(in: part.payload, from: position, below: end)
+    let next = min(max(Offset(part.header.nextOffset), records.last.map { $0.offset + 1 } ?? position), end)
+    guard next > position || !records.isEmpty else { return }
+    self.fetchPositions[partition] = next >= end ? nil : next
+    self.ready.append(
+      (
+        ConsumedRecords(
+          partition: partition, records: records, nextOffset: next,
+          highWatermark: Offset(part.header.highWatermark),
+          isFromObjects: part.header.fromObjects), part.payload.byteCount
+      ))
+    self.readyBytes += part.payload.byteCount
+    self.changed()
+  }
+
+  private func partFailed(
+    _ error: MemQError, _ partition: PartitionIndex, _ header: Memq_V1_FetchResponse
+  ) async throws(MemQError) {
+    guard error.code == .offsetOutOfRange else { throw error }
+    let offset: Offset
+    switch self.configuration.reset {
+    case .fail: throw error
+    case .nearest:
+      offset = Offset(error.limit ?? header.logStartOffset)
+    case .beginning: offset = Offset(header.logStartOffset)
+    case .end: offset = Offset(header.highWatermark)
+    }
+    self.logger.warning(
+      "Offset does not exist: going on elsewhere",
+      metadata: [
+        "topic": "\(self.topic)", "partition": "\(partition)",
+        "offset": "\(self.fetchPositions[partition]!)", "next": "\(offset)",
+      ])
+    let isDone = self.ends[partition].map { offset >= $0 } ?? false
+    self.fetchPositions[partition] = isDone ? nil : offset
+  }
+
+  private func failed(_ error: MemQError, _ address: String) async {
+    if error.code == .cancelled { return }
+    let now = ContinuousClock.now
+    let since = self.failingSince ?? now
+    self.failingSince = since
+    guard error.isRetriable, now - since < self.configuration.reconnectTimeout else {
+      self.failure = Servers.naming(error, address)
+      return
+    }
+    if Servers.isAbsence(error) { self.servers.failed(address) }
+    self.logger.debug(
+      "Fetch failed: trying again", metadata: ["server": "\(address)", "error": "\(error)"])
+    try? await Task.sleep(for: self.backoff.step())
+  }
+
+  // MARK: Offsets of the group
+
+  /// Says that everything of a partition below `offset` is consumed: the next commit tells the group.
+  public func markConsumed(_ partition: PartitionIndex, below offset: Offset) {
+    self.consumed[partition] = offset
+    if self.unmarked?.partition == partition { self.unmarked = nil }
+  }
+
+  /// Commits what is consumed. Durable when it returns.
+  ///
+  /// - Throws: `.groupMemberFenced` when another member took the group over; `.invalidArgument` without a group.
+  public func commit() async throws(MemQError) {
+    guard let membership = self.membership else {
+      throw MemQError(.invalidArgument, "a consumer without a group has nothing to commit to")
+    }
+    let changed = self.consumed.filter { self.committed[$0.0] != $0.1 }
+    guard !changed.isEmpty else { return }
+    try await membership.commit(changed.map { (TopicPartition(self.topicID, $0.0), $0.1) })
+    for (partition, offset) in changed { self.committed[partition] = offset }
+  }
+
+  private func commitInBackground() async {
+    do throws(MemQError) {
+      try await self.commit()
+    } catch {
+      self.groupFailed(error)
+    }
+  }
+
+  private func heartbeat(_ membership: GroupMembership) async {
+    do throws(MemQError) {
+      try await membership.heartbeat()
+    } catch {
+      self.groupFailed(error)
+    }
+  }
+
+  /// What can heal is tried again at the next turn.
+  private func groupFailed(_ error: MemQError) {
+    guard !error.isRetriable, error.code != .cancelled, self.failure == nil else { return }
+    self.failure = error
+    self.changed()
+  }
+
+  // MARK: The end
+
+  /// Commits what is consumed, leaves the group and ends. What `next` handed out last counts as consumed when it is marked automatically.
+  ///
+  /// - Throws: as `commit`.
+  public func close() async throws(MemQError) {
+    guard !self.isClosed else { return }
+    self.isClosed = true
+    self.changed()
+    for task in self.background { task.cancel() }
+    self.fetching?.cancel()
+    guard let membership = self.membership else { return }
+    if self.configuration.marksAutomatically, let unmarked = self.unmarked {
+      self.markConsumed(unmarked.partition, below: unmarked.next)
+    }
+    var failure: MemQError?
+    do throws(MemQError) { try await self.commit() } catch { failure = error }
+    await membership.leave()
+    if let failure { throw failure }
+  }
+}

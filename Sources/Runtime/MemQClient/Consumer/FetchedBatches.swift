@@ -1,0 +1,45 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+import MemQRPC
+import MemQRecords
+import NIOCore
+
+/// Record batches as a fetch brings them.
+enum FetchedBatches {
+  /// The records of whole batches that stand one after another, with offsets from `from` up to `below`.
+  ///
+  /// - Throws: `.recordBatchInvalid`, `.recordBatchChecksumMismatch`, `.recordBatchTooLarge`.
+  static func records(
+    in payload: RPCMessage, from: Offset, below: Offset
+  ) throws(MemQError) -> [Record] {
+    guard payload.byteCount > 0 else { return [] }
+    let result = payload.contiguous().withUnsafeReadableBytes { bytes in
+      Result { () throws(MemQError) -> [Record] in
+        var records: [Record] = []
+        var rest = bytes
+        while !rest.isEmpty {
+          let header = try RecordBatchHeader(parsing: rest)
+          guard header.batchLength <= rest.count else {
+            throw MemQError(
+              .recordBatchInvalid, "a fetched batch is cut", limit: Int64(rest.count),
+              actual: Int64(header.batchLength))
+          }
+          let whole = UnsafeRawBufferPointer(rebasing: rest[..<header.batchLength])
+          rest = UnsafeRawBufferPointer(rebasing: rest[header.batchLength...])
+          guard header.endOffset > from, header.baseOffset < below, !header.attributes.isControl
+          else { continue }
+          _ = try RecordBatchHeader.validate(whole, maxBytes: .max)
+          let decoded = try RecordBatch.records(whole)
+          if header.baseOffset >= from && header.endOffset <= below {
+            if records.isEmpty { records = decoded } else { records += decoded }
+          } else {
+            records += decoded.filter { $0.offset >= from && $0.offset < below }
+          }
+        }
+        return records
+      }
+    }
+    return try result.get()
+  }
+}
