@@ -104,16 +104,10 @@ final class ChangeHistory: Sendable {
       limit: compacted.rawValue, actual: revision.rawValue)
   }
 
-  enum Step {
-    case changes([StoreChange], through: Revision)
-    /// Nothing in the range up to here.
-    case nothing(through: Revision)
-  }
-
   fileprivate func read(
     _ range: KeyRange, after revision: Revision, max count: Int
-  ) throws(MemQError) -> Step {
-    let outcome: Result<Step, MemQError> = self.state.withLock { state in
+  ) throws(MemQError) -> WatchBatch {
+    let outcome: Result<WatchBatch, MemQError> = self.state.withLock { state in
       guard revision >= state.compacted else { return .failure(Self.gone(revision, state.compacted)) }
       if state.isClosed, revision >= state.latest {
         return .failure(MemQError(.unavailable, "the store is closed"))
@@ -130,7 +124,7 @@ final class ChangeHistory: Sendable {
         if range.contains(change.key) { found.append(change) }
         index += 1
       }
-      return .success(found.isEmpty ? .nothing(through: through) : .changes(found, through: through))
+      return .success(WatchBatch(changes: found, through: through))
     }
     return try outcome.get()
   }
@@ -185,23 +179,16 @@ private final class HistoryWatch: StoreWatch {
     self.position = Mutex(revision)
   }
 
-  func next() async throws(MemQError) -> [StoreChange] {
+  func next() async throws(MemQError) -> WatchBatch {
     while true {
+      guard !Task.isCancelled else { throw MemQError(.cancelled, "the watch was cancelled") }
       let position = self.position.withLock { $0 }
-      switch try self.history.read(self.range, after: position, max: Self.changesMax) {
-      case .changes(let changes, let through):
-        self.position.withLock { $0 = through }
-        return changes
-      case .nothing(let through):
-        self.position.withLock { $0 = through }
-        guard !Task.isCancelled else {
-          throw MemQError(.cancelled, "the watch was cancelled")
-        }
-        await self.history.wait(after: through)
-        guard !Task.isCancelled else {
-          throw MemQError(.cancelled, "the watch was cancelled")
-        }
+      let batch = try self.history.read(self.range, after: position, max: Self.changesMax)
+      if batch.through > position {
+        self.position.withLock { $0 = batch.through }
+        return batch
       }
+      await self.history.wait(after: position)
     }
   }
 }

@@ -60,13 +60,25 @@ public protocol MetadataStore: AnyObject, Sendable {
   func close() async
 }
 
+/// What a watch has seen: the changes of its range up to a revision.
+public struct WatchBatch: Hashable, Sendable {
+  /// Empty when the store moved on without touching the range.
+  public var changes: [StoreChange]
+  public var through: Revision
+
+  public init(changes: [StoreChange], through: Revision) {
+    self.changes = changes
+    self.through = through
+  }
+}
+
 /// Changes as they come. One consumer.
 public protocol StoreWatch: Sendable {
-  /// The next changes, at least one; waits for them.
+  /// What came next; waits until the store moves on.
   ///
   /// - Throws: `.revisionCompacted` when the consumer is too slow and history is gone; `.cancelled`; `.unavailable` when the store
   ///   is closed.
-  func next() async throws(MemQError) -> [StoreChange]
+  func next() async throws(MemQError) -> WatchBatch
 }
 
 /// Limits of stores.

@@ -78,7 +78,7 @@ extension MetadataState {
   ///
   /// - Throws: `.wrongCluster`, `.limitReached`, `.invalidArgument`.
   public func register(_ registration: NodeRegistration) throws(MemQError) -> Plan<NodeImage> {
-    try self.check(registration)
+    try self.checkRegistration(registration)
     let known = self.nodes.values.first { $0.value.uuid == registration.uuid }
     var transaction = Transaction()
     var id = known?.value.id
@@ -98,7 +98,8 @@ extension MetadataState {
     return Plan([transaction], outcome: node)
   }
 
-  private func check(_ registration: NodeRegistration) throws(MemQError) {
+  /// Whether the node may be registered. Throws as `register`.
+  public func checkRegistration(_ registration: NodeRegistration) throws(MemQError) {
     guard let cluster = self.cluster?.value else {
       throw MemQError(.unavailable, "the cluster is not made yet")
     }

@@ -74,7 +74,10 @@ public final class ChannelPool: Sendable {
   private static func configuration(_ lane: Lane) -> RPCNetworkChannel.Configuration {
     var configuration = RPCNetworkChannel.Configuration()
     switch lane {
-    case .control: configuration.connection.windowBytes = Self.controlWindowBytes
+    case .control:
+      configuration.connection.windowBytes = Self.controlWindowBytes
+      // Metadata gives a node some seconds to come back.
+      configuration.backoffMax = .seconds(1)
     case .append, .bodies: break
     }
     return configuration

@@ -33,7 +33,7 @@ public final class ClusterSession: Sendable {
     /// One registration or goodbye.
     public var callTimeout: Duration = .seconds(5)
     /// First and longest wait between attempts to reach metadata.
-    public var backoff: ClosedRange<Duration> = .milliseconds(50)...(.seconds(2))
+    public var backoff: ClosedRange<Duration> = .milliseconds(50)...(.seconds(1))
     /// Heartbeats without an answer for so long: the instance is given up.
     public var silenceMax: Duration = .seconds(5)
 

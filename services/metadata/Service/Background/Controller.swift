@@ -1,0 +1,265 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CoreMetrics
+import Logging
+import MemQMetadata
+import MemQModel
+import MemQSystem
+
+/// Judges who lives, by what it hears, and has the core act on it. Owns the sessions of nodes, leases and group members; none of
+/// that is stored.
+actor Controller {
+  private let configuration: MetadataNode.Configuration
+  private let runner: CommandRunner
+  /// This instance's own node; it can't fall silent to itself.
+  private let nodeID: NodeID
+  private let clock: any MemQClock
+  private let metrics: MetadataMetrics
+  private let logger: Logger
+  private var nodes: Liveness<NodeID>
+  private var leases: Liveness<Int32>
+  private var members: Liveness<String>
+  /// Nodes that said something since this instance began.
+  private var heardNodes: Set<NodeID> = []
+  private var fencedSince: SortedMap<NodeID, MonotonicInstant> = [:]
+  private var isTicking = false
+  /// Raised when there is something to clear away.
+  let remains = Signal()
+
+  init(
+    _ configuration: MetadataNode.Configuration, runner: CommandRunner, nodeID: NodeID,
+    clock: any MemQClock, metrics: MetadataMetrics, logger: Logger
+  ) {
+    self.configuration = configuration
+    self.runner = runner
+    self.nodeID = nodeID
+    self.clock = clock
+    self.metrics = metrics
+    self.logger = logger
+    let gap = max(configuration.tickInterval * 5, configuration.sessionTimeout / 3)
+    self.nodes = Liveness(at: clock.monotonic, tickGapMax: gap)
+    self.leases = Liveness(at: clock.monotonic, tickGapMax: gap)
+    self.members = Liveness(at: clock.monotonic, tickGapMax: gap)
+    self.heardNodes = [nodeID]
+  }
+
+  /// Takes over: everybody known gets time to be heard.
+  func begin() async throws(MemQError) {
+    let wall = self.clock.wall
+    try await self.runner.run("bury-orphans") { $0.buryOrphans(at: wall) }
+    try await self.reconcile()
+    let now = self.clock.monotonic
+    let configuration = self.configuration
+    let (live, fenced, held, members) = self.runner.cell.read { state in
+      (
+        state.nodes.values.filter { $0.value.state.isLive }.map(\.value.id),
+        state.nodes.values.filter { !$0.value.state.isLive }.map(\.value.id),
+        state.uploadGroups.values.filter { $0.value.group.holder != nil }.map(\.value.group.id),
+        state.groups.values.map(\.value).filter { $0.member != nil }
+      )
+    }
+    let grace = max(configuration.startGrace, configuration.sessionTimeout)
+    for id in live where id != self.nodeID { self.nodes.expect(id, at: now, timeout: grace) }
+    for id in fenced { self.fencedSince[id] = now }
+    for id in held { self.leases.expect(id, at: now, timeout: configuration.leaseTimeout) }
+    for group in members {
+      self.members.expect(
+        group.name, at: now, timeout: max(grace, group.member?.sessionTimeout ?? grace))
+    }
+  }
+
+  // MARK: Nodes
+
+  func register(_ registration: NodeRegistration) async throws(MemQError) -> NodeImage {
+    try self.runner.cell.read { (state) throws(MemQError) in
+      try state.checkRegistration(registration)
+    }
+    let earlier = try await self.runner.run("fence-predecessors") {
+      $0.fencePredecessors(of: registration)
+    }
+    for id in earlier { self.nodes.forget(id) }
+    if !earlier.isEmpty { try await self.settle() }
+    let node = try await self.runner.run("register-node") { (state) throws(MemQError) in
+      try state.register(registration)
+    }
+    self.heard(node.id)
+    self.logger.info(
+      "Node registered",
+      metadata: [
+        "node.id": "\(node.id)", "node.epoch": "\(node.epoch)", "service": "\(node.service.name)",
+        "address": "\(node.address)",
+      ])
+    try await self.settle()
+    return node
+  }
+
+  /// Takes in a sign of life.
+  ///
+  /// - Throws: `.nodeUnknown`, `.nodeFenced`.
+  func heartbeat(_ id: NodeID, _ epoch: NodeEpoch, _ state: NodeState) async throws(MemQError) {
+    let known = try self.runner.cell.read { (cell) throws(MemQError) in
+      try cell.session(id, epoch).value
+    }
+    self.heard(id)
+    guard known.state != state else { return }
+    try await self.runner.run("set-state") { (cell) throws(MemQError) in
+      try cell.setState(of: id, epoch, to: state)
+    }
+    if known.service == .replication { try await self.reconcile() }
+  }
+
+  private func heard(_ id: NodeID) {
+    self.heardNodes.insert(id)
+    self.fencedSince[id] = nil
+    self.nodes.heard(id, at: self.clock.monotonic, timeout: self.configuration.sessionTimeout)
+  }
+
+  func deregister(_ id: NodeID, _ epoch: NodeEpoch) async throws(MemQError) {
+    try await self.runner.run("deregister-node") { (state) throws(MemQError) in
+      try state.deregister(id, epoch)
+    }
+    self.nodes.forget(id)
+    self.heardNodes.remove(id)
+    self.logger.info("Node left", metadata: ["node.id": "\(id)"])
+    try await self.settle()
+  }
+
+  /// Whether the node has been heard of by this instance: what the store says of others may be from before.
+  func hasHeard(_ ids: [NodeID]) -> [NodeID] { ids.filter { self.heardNodes.contains($0) } }
+
+  // MARK: Consequences
+
+  /// Partitions and leases of nodes that are gone pass on.
+  private func settle() async throws(MemQError) {
+    try await self.reconcile()
+    while try await self.runner.run("release-leases", { state in
+      let nodes = state.nodes
+      return state.releaseLeases { !(nodes[$0]?.value.state.isLive ?? false) }
+    }) > 0 {}
+  }
+
+  /// Until nothing changes any more.
+  func reconcile() async throws(MemQError) {
+    while true {
+      let summary = try await self.runner.run("reconcile") { $0.reconcile() }
+      guard summary.changed > 0 else { return }
+      self.metrics.elections.increment(by: summary.elected.count)
+      self.metrics.uncleanElections.increment(by: summary.unclean.count)
+      for partition in summary.elected.prefix(20) {
+        self.logger.notice(
+          "Partition has another leader",
+          metadata: [
+            "partition": "\(partition.id)",
+            "leader": "\(partition.leader.map { "\($0)" } ?? "none")",
+            "leader.epoch": "\(partition.leaderEpoch)",
+          ])
+      }
+      if summary.elected.count > 20 {
+        self.logger.notice(
+          "More partitions have another leader", metadata: ["count": "\(summary.elected.count - 20)"])
+      }
+      for partition in summary.unclean {
+        self.logger.error(
+          "Unclean election: committed records of the partition may be lost",
+          metadata: ["partition": "\(partition)"])
+      }
+    }
+  }
+
+  // MARK: Leases
+
+  func acquireLeases(_ request: LeaseRequest) async throws(MemQError) -> [UploadGroupRecord] {
+    let now = self.clock.monotonic
+    let leases = self.leases
+    let groups = try await self.runner.run("acquire-leases") { (state) throws(MemQError) in
+      try state.acquireLeases(request) { leases.isSilent($0, at: now) }
+    }
+    for group in groups {
+      self.leases.heard(
+        group.group.id, at: self.clock.monotonic, timeout: self.configuration.leaseTimeout)
+    }
+    return groups
+  }
+
+  // MARK: Group members
+
+  func joinGroup(_ join: GroupJoin) async throws(MemQError) -> GroupPlace {
+    let place = try await self.runner.run("join-group") { (state) throws(MemQError) in
+      try state.joinGroup(join)
+    }
+    self.members.heard(join.group, at: self.clock.monotonic, timeout: place.sessionTimeout)
+    return place
+  }
+
+  func heartbeatGroup(_ session: GroupSession) throws(MemQError) {
+    let group = try self.runner.cell.read { (state) throws(MemQError) in
+      try state.group(of: session).value
+    }
+    guard let member = group.member else { return }
+    self.members.heard(
+      session.group, at: self.clock.monotonic, timeout: member.sessionTimeout)
+  }
+
+  func leaveGroup(_ session: GroupSession) async throws(MemQError) {
+    try await self.runner.run("leave-group") { (state) throws(MemQError) in
+      try state.leaveGroup(session)
+    }
+    self.members.forget(session.group)
+  }
+
+  // MARK: Time
+
+  /// Acts on silence. One at a time; a tick that comes while one acts is left out.
+  func tick() async {
+    guard !self.isTicking else { return }
+    self.isTicking = true
+    defer { self.isTicking = false }
+    let now = self.clock.monotonic
+    let silentNodes = self.nodes.tick(now)
+    let silentMembers = self.members.tick(now)
+    _ = self.leases.tick(now)
+    do {
+      for id in silentNodes { try await self.fence(id) }
+      if !silentNodes.isEmpty { try await self.settle() }
+      for name in silentMembers { try await self.expireMember(of: name) }
+    } catch {
+      self.logger.warning("Could not act on silence", metadata: ["error": "\(error)"])
+    }
+  }
+
+  private func fence(_ id: NodeID) async throws(MemQError) {
+    // It may have been heard while another was fenced.
+    guard self.nodes.isSilent(id, at: self.clock.monotonic) else { return }
+    let isNew = try await self.runner.run("fence-node") { $0.fence(id) }
+    guard self.nodes.isSilent(id, at: self.clock.monotonic) || isNew else { return }
+    self.nodes.forget(id)
+    self.heardNodes.remove(id)
+    self.fencedSince[id] = self.clock.monotonic
+    guard isNew else { return }
+    self.metrics.fencedNodes.increment()
+    self.logger.notice(
+      "Node fell silent and is fenced",
+      metadata: [
+        "node.id": "\(id)", "timeout.ms": "\(self.configuration.sessionTimeout.milliseconds)",
+      ])
+  }
+
+  private func expireMember(of name: String) async throws(MemQError) {
+    guard self.members.isSilent(name, at: self.clock.monotonic) else { return }
+    let epoch = self.runner.cell.read { $0.groups[name]?.value.epoch }
+    self.members.forget(name)
+    guard let epoch else { return }
+    if try await self.runner.run("expire-member", { $0.expireMember(of: name, epoch: epoch) }) {
+      self.metrics.expiredMembers.increment()
+      self.logger.info("Group member fell silent", metadata: ["group": "\(name)"])
+    }
+  }
+
+  /// Nodes fenced for so long that they may be forgotten.
+  func forgottenNodes() -> [NodeID] {
+    let now = self.clock.monotonic
+    let due = self.fencedSince.filter { now - $0.1 >= self.configuration.nodeMemory }.map(\.0)
+    for id in due { self.fencedSince[id] = nil }
+    return due
+  }
+}

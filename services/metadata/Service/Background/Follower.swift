@@ -1,0 +1,75 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CoreMetrics
+import Logging
+import MemQMetadata
+import MemQModel
+import MemQStore
+import Synchronization
+
+/// Why the instance is of no use any more; nil: it is fine.
+final class Health: Sendable {
+  private let reason = Mutex<MemQError?>(nil)
+
+  var problem: MemQError? { self.reason.withLock { $0 } }
+  func broke(_ error: MemQError) { self.reason.withLock { $0 = $0 ?? error } }
+}
+
+/// The one task that writes the state in memory: applies what the store tells, in order, and feeds those who watch the image.
+struct Follower: Sendable {
+  let cell: StateCell
+  let feed: ImageFeed
+  let store: any MetadataStore
+  let metrics: MetadataMetrics
+  let health: Health
+  let logger: Logger
+
+  func run(_ first: any StoreWatch) async {
+    var watch = first
+    while !Task.isCancelled {
+      do {
+        try await self.follow(watch)
+      } catch {
+        switch error.code {
+        case .cancelled: return
+        case .revisionCompacted:
+          self.logger.warning("The history of the store was cut; the state is loaded anew")
+          guard let next = await self.reload() else { return }
+          watch = next
+        default:
+          self.end(error)
+          return
+        }
+      }
+    }
+  }
+
+  private func follow(_ watch: any StoreWatch) async throws(MemQError) {
+    while true {
+      let batch = try await watch.next()
+      guard let delta = try self.cell.apply(batch), !delta.isEmpty,
+        let image = self.cell.read({ $0.image })
+      else { continue }
+      self.feed.append(delta, of: image)
+      self.metrics.imageRevision.record(delta.revision.rawValue)
+    }
+  }
+
+  private func reload() async -> (any StoreWatch)? {
+    do throws(MemQError) {
+      let revision = try await MetadataInstance.load(self.store, into: self.cell)
+      self.feed.reset(to: revision)
+      return try self.store.watch(KeyRange(prefix: .memory), after: revision)
+    } catch {
+      self.end(error)
+      return nil
+    }
+  }
+
+  private func end(_ error: MemQError) {
+    self.health.broke(error)
+    self.cell.close()
+    self.feed.close()
+    self.logger.error("Metadata can't follow its store", metadata: ["error": "\(error)"])
+  }
+}

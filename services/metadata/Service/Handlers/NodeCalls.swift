@@ -1,0 +1,135 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CoreMetrics
+import MemQAPI
+import MemQMetadata
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import MemQStore
+import MemQSystem
+import SwiftProtobuf
+
+// Registration, heartbeats, the image.
+extension MetadataNode {
+  func registerNodeCalls(on router: inout RPCRouter) {
+    router.handle(MetadataMethods.registerNode) { request, _ in
+      try await self.registerNode(request)
+    }
+    router.handleBidirectional(MetadataMethods.heartbeat) { requests, _, answers in
+      while let request = try await requests.next() {
+        let instance = try self.instance()
+        try await instance.controller.heartbeat(
+          NodeID(request.nodeID), NodeEpoch(request.nodeEpoch), try NodeState(request.state))
+        try await answers.send(.with { $0.revision = instance.feed.latest.rawValue })
+      }
+    }
+    router.handle(MetadataMethods.deregisterNode) { request, _ in
+      try await self.instance().controller.deregister(
+        NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
+      return Memq_V1_DeregisterNodeResponse()
+    }
+    router.handleServerStream(MetadataMethods.watchImage) { request, _, writer in
+      try await self.watchImage(request, writer)
+    }
+    router.handle(MetadataMethods.describeCluster) { _, _ in try await self.describeCluster() }
+  }
+
+  private func registerNode(
+    _ request: Memq_V1_RegisterNodeRequest
+  ) async throws(MemQError) -> Memq_V1_RegisterNodeResponse {
+    let instance = try self.instance()
+    var volumes: [VolumeID] = []
+    for bytes in request.volumeIds { volumes.append(try VolumeID(wire: bytes, "volume_ids")) }
+    let registration = NodeRegistration(
+      uuid: try NodeUUID(wire: request.nodeUuid, "node_uuid"),
+      service: try ServiceKind(request.service), address: request.address,
+      adminAddress: request.adminAddress, rack: request.rack, host: request.host, pid: request.pid,
+      volumes: volumes,
+      clusterID: request.clusterID.isEmpty ? nil : try ClusterID(wire: request.clusterID, "cluster_id"))
+    let node = try await instance.controller.register(registration)
+    guard let cluster = instance.cell.read({ $0.cluster?.value }) else {
+      throw MemQError(.unavailable, "metadata is not loaded yet")
+    }
+    return .with {
+      $0.nodeID = node.id.rawValue
+      $0.nodeEpoch = node.epoch.rawValue
+      $0.clusterID = cluster.id.wire
+      $0.incarnation = cluster.incarnation.rawValue
+      $0.incarnationID = cluster.incarnationID.wire
+      $0.heartbeatIntervalMs = Int32(self.configuration.heartbeatInterval.milliseconds)
+    }
+  }
+
+  private func watchImage(
+    _ request: Memq_V1_WatchImageRequest, _ writer: TypedWriter<Memq_V1_ImageUpdate>
+  ) async throws(MemQError) {
+    let instance = try self.instance()
+    instance.metrics.watchers.increment()
+    defer { instance.metrics.watchers.decrement() }
+    let current = instance.cell.read { $0.cluster?.value.incarnation.rawValue }
+    var position: Revision?
+    if request.fromRevision > 0, request.incarnation == current {
+      position = Revision(request.fromRevision)
+    }
+    while true {
+      let update = try await instance.feed.next(after: position)
+      if update.full { instance.metrics.fullImages.increment() }
+      try await writer.send(update)
+      position = Revision(update.revision)
+    }
+  }
+
+  // MARK: The cluster at a glance
+
+  private func describeCluster() async throws(MemQError) -> Memq_V1_DescribeClusterResponse {
+    let instance = try self.instance()
+    guard let image = instance.cell.read({ $0.image }) else {
+      throw MemQError(.unavailable, "metadata is not loaded yet")
+    }
+    let heard = Set(await instance.controller.hasHeard(image.nodes.keys))
+    let problems = image.problems { heard.contains($0) }
+    return .with {
+      $0.clusterID = image.clusterID.wire
+      $0.incarnation = image.incarnation.rawValue
+      $0.revision = image.revision.rawValue
+      $0.nodes = image.nodes.values.filter { $0.state != .gone }.map(\.wire)
+      $0.topics = image.topics.values.sorted { $0.name < $1.name }.map(\.wire)
+      $0.partitions = image.partitions.values.map(\.wire)
+      $0.uploadGroups = image.uploadGroups.values.map(\.wire)
+      $0.ready = problems.isEmpty
+      $0.problems = problems
+    }
+  }
+}
+
+extension ClusterImage {
+  /// Sentences of which one names more partitions than this are shortened.
+  private static let problemsMax = 20
+
+  /// What is missing for every call to succeed.
+  ///
+  /// - Parameter heard: whether a node was heard since metadata began: what is stored of it may be from before.
+  func problems(heard: (NodeID) -> Bool) -> [String] {
+    var problems: [String] = []
+    for service in ServiceKind.allCases {
+      let isThere = self.nodes.values.contains {
+        $0.service == service && $0.state == .ready && heard($0.id)
+      }
+      if !isThere { problems.append("no \(service.name) node is ready") }
+    }
+    var count = 0
+    for partition in self.partitions.values {
+      let leader = partition.leader.flatMap { self.nodes[$0] }
+      if let leader, leader.state.isLive, heard(leader.id) { continue }
+      count += 1
+      guard count <= Self.problemsMax else { continue }
+      let name = self.topics[partition.id.topic]?.name ?? "\(partition.id.topic)"
+      problems.append("partition \(name)/\(partition.id.partition) has no live leader")
+    }
+    if count > Self.problemsMax {
+      problems.append("\(count - Self.problemsMax) more partitions have no live leader")
+    }
+    return problems
+  }
+}

@@ -1,0 +1,197 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MemQAPI
+import MemQMetadata
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import MemQStore
+import MemQSystem
+import SwiftProtobuf
+
+// Topics, partitions, producers.
+extension MetadataNode {
+  func registerTopicCalls(on router: inout RPCRouter) {
+    router.handle(MetadataMethods.createTopic) { request, _ in
+      .with { [topic = try await self.createTopic(request)] in $0.topic = topic.wire }
+    }
+    router.handle(MetadataMethods.listTopics) { request, _ in
+      let names = try self.instance().cell.read { state in
+        state.topics.values.map(\.value).filter { $0.name.utf8.starts(with: request.prefix.utf8) }
+      }
+      return .with { $0.topics = names.sorted { $0.name < $1.name }.map(\.wire) }
+    }
+    router.handle(MetadataMethods.describeTopic) { request, _ in
+      try self.describeTopic(request.name)
+    }
+    router.handle(MetadataMethods.alterTopic) { request, _ in
+      .with { [topic = try await self.alterTopic(request)] in $0.topic = topic.wire }
+    }
+    router.handle(MetadataMethods.deleteTopic) { request, _ in
+      .with { [id = try await self.deleteTopic(request.name)] in $0.topicID = id.wire }
+    }
+    router.handle(MetadataMethods.alterPartition) { request, _ in
+      .with { [partition = try await self.alterPartition(request)] in
+        $0.partition = partition.wire
+      }
+    }
+    router.handle(MetadataMethods.transferLeadership) { request, _ in
+      .with { [partition = try await self.transferLeadership(request)] in
+        $0.partition = partition.wire
+      }
+    }
+    router.handle(MetadataMethods.initProducer) { request, _ in
+      try await self.initProducer(request)
+    }
+  }
+
+  // MARK: Topics
+
+  private func createTopic(
+    _ request: Memq_V1_CreateTopicRequest
+  ) async throws(MemQError) -> TopicImage {
+    let creation = TopicCreation(
+      id: self.entropy.identifier(), name: request.name,
+      partitionCount: Int(request.partitionCount),
+      replicationFactor: Int(request.replicationFactor), settings: sorted(request.settings),
+      createdAt: self.clock.wall)
+    let topic = try await self.instance().runner.run("create-topic") { (state) throws(MemQError) in
+      try state.createTopic(creation)
+    }
+    self.logger.notice(
+      "Topic created",
+      metadata: [
+        "topic": "\(topic.name)", "topic.id": "\(topic.id)",
+        "partitions": "\(topic.partitionCount)", "replicas": "\(topic.replicationFactor)",
+      ])
+    self.warnOfOneCopy(topic)
+    return topic
+  }
+
+  private func warnOfOneCopy(_ topic: TopicImage) {
+    guard topic.replicationFactor >= 2, topic.settings.minInSyncReplicas == 1 else { return }
+    self.logger.warning(
+      "The topic acknowledges records that only one node holds",
+      metadata: ["topic": "\(topic.name)", "min.insync.replicas": "1"])
+  }
+
+  private func describeTopic(
+    _ name: String
+  ) throws(MemQError) -> Memq_V1_DescribeTopicResponse {
+    let (topic, partitions) = try self.instance().cell.read { (state) throws(MemQError) in
+      let topic = try state.topic(named: name).value
+      return (topic, state.image?.partitions(of: topic.id) ?? [])
+    }
+    return .with {
+      $0.topic = topic.wire
+      $0.partitions = partitions.map(\.wire)
+      for setting in topic.settings.effective {
+        $0.effectiveSettings[setting.name] = setting.value
+      }
+    }
+  }
+
+  private func alterTopic(
+    _ request: Memq_V1_AlterTopicRequest
+  ) async throws(MemQError) -> TopicImage {
+    let settings = sorted(request.settings)
+    let topic = try await self.instance().runner.run("alter-topic") { (state) throws(MemQError) in
+      try state.alterTopic(
+        request.name, set: settings, unset: request.unset,
+        partitionCount: Int(request.partitionCount))
+    }
+    self.logger.notice(
+      "Topic altered",
+      metadata: ["topic": "\(topic.name)", "partitions": "\(topic.partitionCount)"])
+    self.warnOfOneCopy(topic)
+    return topic
+  }
+
+  private func deleteTopic(_ name: String) async throws(MemQError) -> TopicID {
+    let instance = try self.instance()
+    let now = self.clock.wall
+    let id = try await instance.runner.run("delete-topic") { (state) throws(MemQError) in
+      try state.deleteTopic(name, at: now)
+    }
+    instance.controller.remains.raise()
+    self.logger.notice("Topic deleted", metadata: ["topic": "\(name)", "topic.id": "\(id)"])
+    return id
+  }
+
+  // MARK: Partitions
+
+  private func alterPartition(
+    _ request: Memq_V1_AlterPartitionRequest
+  ) async throws(MemQError) -> PartitionImage {
+    let proposal = InSyncProposal(
+      partition: try TopicPartition(request.topicPartition), node: NodeID(request.nodeID),
+      nodeEpoch: NodeEpoch(request.nodeEpoch), leaderEpoch: LeaderEpoch(request.leaderEpoch),
+      partitionEpoch: PartitionEpoch(request.partitionEpoch),
+      inSync: request.isr.map { NodeID($0) })
+    let partition = try await self.instance().runner.run("alter-partition") {
+      (state) throws(MemQError) in try state.alterPartition(proposal)
+    }
+    self.logger.notice(
+      "ISR changed",
+      metadata: [
+        "partition": "\(partition.id)", "isr": "\(partition.inSync)",
+        "partition.epoch": "\(partition.epoch)",
+      ])
+    return partition
+  }
+
+  private func transferLeadership(
+    _ request: Memq_V1_TransferLeadershipRequest
+  ) async throws(MemQError) -> PartitionImage {
+    let id = try TopicPartition(request.topicPartition)
+    let node = NodeID(request.toNode)
+    let partition = try await self.instance().runner.run("transfer-leadership") {
+      (state) throws(MemQError) in try state.transferLeadership(of: id, to: node)
+    }
+    self.logger.notice(
+      "Leadership moved",
+      metadata: [
+        "partition": "\(partition.id)", "leader": "\(node)",
+        "leader.epoch": "\(partition.leaderEpoch)",
+      ])
+    return partition
+  }
+
+  // MARK: Producers
+
+  private func initProducer(
+    _ request: Memq_V1_InitProducerRequest
+  ) async throws(MemQError) -> Memq_V1_InitProducerResponse {
+    let instance = try self.instance()
+    if request.producerID != 0 {
+      let id = ProducerID(request.producerID)
+      let key = StoreKey.producerEpoch(id)
+      let epoch = try await instance.runner.run(
+        "next-producer-epoch",
+        reading: { (_: Int) throws(MemQError) in
+          try await instance.store.get([key])[0].map { entry throws(MemQError) in
+            try Versioned<ProducerEpochRecord>(entry)
+          }
+        }
+      ) { state, known throws(MemQError) in
+        try state.nextProducerEpoch(id, known: known)
+      }.outcome
+      if let epoch {
+        return .with {
+          $0.producerID = id.rawValue
+          $0.producerEpoch = Int32(epoch.rawValue)
+        }
+      }
+    }
+    let id = try await instance.producers.next(.producers)
+    return .with { $0.producerID = id.rawValue }
+  }
+}
+
+/// A message's map by name; its own order is by chance.
+func sorted(_ map: [String: String]) -> SortedMap<String, String> {
+  var ordered: SortedMap<String, String> = [:]
+  for (name, value) in map { ordered[name] = value }
+  return ordered
+}

@@ -1,0 +1,34 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+import Metrics
+
+/// What metadata measures. All names begin with `memq_metadata_`.
+struct MetadataMetrics: Sendable {
+  /// Commands that were asked again because another was faster.
+  let conflicts = Counter(label: "memq_metadata_conflicts_total")
+  /// Changes of a partition's leader.
+  let elections = Counter(label: "memq_metadata_elections_total")
+  /// Elections that may have lost committed records.
+  let uncleanElections = Counter(label: "memq_metadata_unclean_elections_total")
+  /// Nodes fenced for silence.
+  let fencedNodes = Counter(label: "memq_metadata_fenced_nodes_total")
+  /// Group members taken out for silence.
+  let expiredMembers = Counter(label: "memq_metadata_expired_members_total")
+  /// Whole images sent to watchers.
+  let fullImages = Counter(label: "memq_metadata_full_images_total")
+  /// Open watches of the image.
+  let watchers = Meter(label: "memq_metadata_watchers")
+  let nodes = Gauge(label: "memq_metadata_nodes")
+  let topics = Gauge(label: "memq_metadata_topics")
+  let partitions = Gauge(label: "memq_metadata_partitions")
+  let leaderlessPartitions = Gauge(label: "memq_metadata_leaderless_partitions")
+  let imageRevision = Gauge(label: "memq_metadata_image_revision")
+
+  /// Time of one command, its wait for the sync included.
+  func command(_ name: String, took duration: Duration) {
+    Metrics.Timer(
+      label: "memq_metadata_command_duration_seconds", dimensions: [("command", name)]
+    ).recordNanoseconds(duration.nanoseconds)
+  }
+}

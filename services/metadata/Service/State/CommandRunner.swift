@@ -1,0 +1,85 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import CoreMetrics
+import Logging
+import MemQMetadata
+import MemQModel
+import MemQStore
+import MemQSystem
+
+/// Runs commands: asks the core for a plan, commits it, and answers when it is durable and, where the image is concerned, applied
+/// here, so that who was answered sees it. A conflict means that somebody else was faster: the core is asked again.
+struct CommandRunner: Sendable {
+  /// Each round somebody got through; so many lost ones in a row mean that something is wrong.
+  private static let attemptsMax = 64
+
+  let cell: StateCell
+  let store: any MetadataStore
+  let clock: any MemQClock
+  let metrics: MetadataMetrics
+
+  /// What a command answered, and the revision of its last transaction; `.zero` when there was nothing to write.
+  struct Done<Outcome: Sendable>: Sendable {
+    var outcome: Outcome
+    var revision: Revision
+  }
+
+  /// A command over the state in memory.
+  @discardableResult
+  func run<Outcome>(
+    _ name: String, _ plan: (MetadataState) throws(MemQError) -> Plan<Outcome>
+  ) async throws(MemQError) -> Outcome {
+    try await self.run(name, reading: { (_: Int) throws(MemQError) in }) {
+      (state: MetadataState, _: Void) throws(MemQError) in try plan(state)
+    }.outcome
+  }
+
+  /// A command that needs entries of the store, too.
+  ///
+  /// - Parameter reading: gets them; called before each attempt with its number, from 0.
+  func run<Reading: Sendable, Outcome>(
+    _ name: String, reading: (Int) async throws(MemQError) -> Reading,
+    _ plan: (MetadataState, Reading) throws(MemQError) -> Plan<Outcome>
+  ) async throws(MemQError) -> Done<Outcome> {
+    let began = self.clock.monotonic
+    defer { self.metrics.command(name, took: self.clock.monotonic - began) }
+    for attempt in 0..<Self.attemptsMax {
+      let entries = try await reading(attempt)
+      let plan = try self.cell.read { state throws(MemQError) in try plan(state, entries) }
+      guard !plan.transactions.isEmpty else { return Done(outcome: plan.outcome, revision: .zero) }
+      let verdict = try await self.commit(plan.transactions)
+      switch verdict {
+      case .committed(let revision): return Done(outcome: plan.outcome, revision: revision)
+      case .conflict: self.metrics.conflicts.increment()
+      case .skipped: preconditionFailure("the last verdict that counts is not a skipped one")
+      }
+    }
+    throw MemQError(
+      .revisionConflict, "others changed the same thing all the time", subject: name,
+      limit: Int64(Self.attemptsMax))
+  }
+
+  /// The verdict that decides: the first conflict, else the last commit.
+  private func commit(_ transactions: [Transaction]) async throws(MemQError) -> CommitVerdict {
+    let verdicts = try await self.store.commit(transactions)
+    var deciding = verdicts[0]
+    for (transaction, verdict) in zip(transactions, verdicts) {
+      switch verdict {
+      case .committed(let revision):
+        deciding = verdict
+        if transaction.writesMemory { await self.cell.applied(revision) }
+      case .conflict(let revision):
+        // Somebody's change of what we hold in memory may be on its way here.
+        await self.cell.applied(revision)
+        return verdict
+      case .skipped: return deciding
+      }
+    }
+    return deciding
+  }
+}
+
+extension Transaction {
+  /// Whether it writes keys that are held in memory.
+  fileprivate var writesMemory: Bool { self.operations.contains { $0.key.hasPrefix(.memory) } }
+}

@@ -1,0 +1,148 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import MemQAPI
+import MemQMetadata
+import MemQModel
+import MemQRuntime
+import Synchronization
+
+/// The image's latest changes, for those who watch it. The bounded ring is every watcher's backlog: a slow one falls off its end
+/// and gets the whole image again.
+final class ImageFeed: Sendable {
+  private struct State {
+    var updates: Deque<Memq_V1_ImageUpdate> = []
+    /// Changes up to here are not in the ring.
+    var floor: Revision
+    var latest: Revision
+    var waiters: [Int: CheckedContinuation<Void, Never>] = [:]
+    var nextWaiter = 0
+    var isClosed = false
+  }
+
+  /// Changes kept: some seconds of a busy cluster, a reconnect's worth.
+  private static let updatesMax = 1_024
+
+  private let cell: StateCell
+  private let state: Mutex<State>
+
+  init(cell: StateCell, at revision: Revision) {
+    self.cell = cell
+    self.state = Mutex(State(floor: revision, latest: revision))
+  }
+
+  /// The newest revision told.
+  var latest: Revision { self.state.withLock { $0.latest } }
+
+  func append(_ delta: ImageDelta, of image: ClusterImage) {
+    let update = delta.wire(of: image)
+    self.change { state in
+      state.updates.append(update)
+      state.latest = delta.revision
+      if state.updates.count > Self.updatesMax {
+        state.floor = Revision(state.updates.removeFirst().revision)
+      }
+    }
+  }
+
+  /// The image was loaded anew: what watchers have does not lead there.
+  func reset(to revision: Revision) {
+    self.change { state in
+      state.updates = []
+      state.floor = revision
+      state.latest = revision
+    }
+  }
+
+  func close() { self.change { $0.isClosed = true } }
+
+  private func change(_ body: (inout State) -> Void) {
+    let waiters = self.state.withLock { state in
+      body(&state)
+      defer { state.waiters = [:] }
+      return state.waiters.values.map { $0 }
+    }
+    for waiter in waiters { waiter.resume() }
+  }
+
+  /// What a watcher at `revision` gets next; nil revision: the whole image. Waits until there is something.
+  ///
+  /// - Throws: `.shuttingDown`, `.cancelled`.
+  func next(after revision: Revision?) async throws(MemQError) -> Memq_V1_ImageUpdate {
+    while true {
+      guard !Task.isCancelled else { throw MemQError(.cancelled, "the watch was cancelled") }
+      guard let revision else { return try self.full() }
+      switch self.lookUp(after: revision) {
+      case .update(let update): return update
+      case .gone: return try self.full()
+      case .nothing: await self.wait(after: revision)
+      case .closed: throw MemQError(.shuttingDown, "this metadata instance shuts down")
+      }
+    }
+  }
+
+  private enum Found {
+    case update(Memq_V1_ImageUpdate)
+    case gone, nothing, closed
+  }
+
+  private func lookUp(after revision: Revision) -> Found {
+    self.state.withLock { state in
+      if state.isClosed { return .closed }
+      // Ahead of us: told by a store that was since restored.
+      if revision < state.floor { return .gone }
+      var low = 0
+      var high = state.updates.count
+      while low < high {
+        let middle = (low + high) / 2
+        if state.updates[middle].revision <= revision.rawValue { low = middle + 1 } else { high = middle }
+      }
+      return low < state.updates.count ? .update(state.updates[low]) : .nothing
+    }
+  }
+
+  private func full() throws(MemQError) -> Memq_V1_ImageUpdate {
+    guard let image = self.cell.read({ $0.image }) else {
+      throw MemQError(.unavailable, "metadata is not loaded yet")
+    }
+    return image.wire
+  }
+
+  private func wait(after revision: Revision) async {
+    let id = self.state.withLock { state in
+      state.nextWaiter += 1
+      return state.nextWaiter
+    }
+    await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        let isOver = self.state.withLock { state in
+          if state.latest > revision || state.floor > revision || state.isClosed || Task.isCancelled {
+            return true
+          }
+          state.waiters[id] = continuation
+          return false
+        }
+        if isOver { continuation.resume() }
+      }
+    } onCancel: {
+      self.state.withLock { $0.waiters.removeValue(forKey: id) }?.resume()
+    }
+  }
+}
+
+extension ImageDelta {
+  func wire(of image: ClusterImage) -> Memq_V1_ImageUpdate {
+    var update = Memq_V1_ImageUpdate()
+    update.revision = self.revision.rawValue
+    update.clusterID = image.clusterID.wire
+    update.incarnation = image.incarnation.rawValue
+    update.incarnationID = image.incarnationID.wire
+    update.nodes = self.nodes.map(\.wire)
+    update.deletedNodeIds = self.deletedNodes.map(\.rawValue)
+    update.topics = self.topics.map(\.wire)
+    update.deletedTopicIds = self.deletedTopics.map(\.wire)
+    update.partitions = self.partitions.map(\.wire)
+    update.uploadGroups = self.uploadGroups.map(\.wire)
+    return update
+  }
+}

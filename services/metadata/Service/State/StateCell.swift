@@ -1,0 +1,99 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQMetadata
+import MemQModel
+import MemQStore
+import Synchronization
+
+/// The metadata held in memory. One task writes it, in the order of the store's revisions; anybody reads it.
+final class StateCell: Sendable {
+  private struct Contents {
+    var state: MetadataState
+    /// The store's revision that the state has reached.
+    var applied = Revision.zero
+    var waiters: [(revision: Revision, continuation: CheckedContinuation<Void, Never>)] = []
+    /// Nobody applies any more.
+    var isClosed = false
+  }
+
+  private let limits: MetadataLimits
+  private let contents: Mutex<Contents>
+
+  init(limits: MetadataLimits) {
+    self.limits = limits
+    self.contents = Mutex(Contents(state: MetadataState(limits: limits)))
+  }
+
+  /// Asks the state. `body` must not block.
+  func read<R, E: Error>(_ body: (MetadataState) throws(E) -> R) throws(E) -> R {
+    // A result, because a lock's body and this one differ in what they throw.
+    let result: Result<R, E> = self.contents.withLock { contents in
+      do throws(E) {
+        return .success(try body(contents.state))
+      } catch {
+        return .failure(error)
+      }
+    }
+    return try result.get()
+  }
+
+  /// Takes in changes and wakes who waits for them.
+  ///
+  /// - Throws: `.corruptMessage`.
+  func apply(_ batch: WatchBatch) throws(MemQError) -> ImageDelta? {
+    let result: Result<(ImageDelta?, [CheckedContinuation<Void, Never>]), MemQError> =
+      self.contents.withLock { contents in
+        do throws(MemQError) {
+          let delta = batch.changes.isEmpty ? nil : try contents.state.apply(batch.changes)
+          contents.applied = max(contents.applied, batch.through)
+          return .success((delta, Self.due(&contents)))
+        } catch {
+          return .failure(error)
+        }
+      }
+    let (delta, due) = try result.get()
+    for waiter in due { waiter.resume() }
+    return delta
+  }
+
+  /// Begins anew from all entries of a reading at `revision`.
+  func reload(_ entries: [StoredEntry], at revision: Revision) throws(MemQError) {
+    var state = MetadataState(limits: self.limits)
+    _ = try state.apply(
+      entries.map { StoreChange(key: $0.key, value: $0.value, revision: $0.revision) })
+    let due = self.contents.withLock { contents in
+      contents.state = state
+      contents.applied = max(contents.applied, revision)
+      return Self.due(&contents)
+    }
+    for waiter in due { waiter.resume() }
+  }
+
+  private static func due(_ contents: inout Contents) -> [CheckedContinuation<Void, Never>] {
+    let applied = contents.applied
+    let due = contents.waiters.filter { $0.revision <= applied }.map(\.continuation)
+    if !due.isEmpty { contents.waiters.removeAll { $0.revision <= applied } }
+    return due
+  }
+
+  /// Returns once everything up to `revision` is applied, or nobody applies any more.
+  func applied(_ revision: Revision) async {
+    await withCheckedContinuation { continuation in
+      let isOver = self.contents.withLock { contents in
+        if contents.applied >= revision || contents.isClosed { return true }
+        contents.waiters.append((revision, continuation))
+        return false
+      }
+      if isOver { continuation.resume() }
+    }
+  }
+
+  func close() {
+    let waiters = self.contents.withLock { contents in
+      contents.isClosed = true
+      defer { contents.waiters = [] }
+      return contents.waiters.map(\.continuation)
+    }
+    for waiter in waiters { waiter.resume() }
+  }
+}
