@@ -11,12 +11,7 @@ extension HTTP2Connection {
     guard self.isServer, UInt32(frame.hd.type) == NGHTTP2_HEADERS.rawValue,
       frame.headers.cat == NGHTTP2_HCAT_REQUEST
     else { return 0 }
-    let stream = NetStream(
-      driver: self.driver, isServer: true, windowBytes: self.profile.settings.windowBytes,
-      sendMaxBytes: self.profile.maxMessageBytes, receiveMaxBytes: self.profile.maxMessageBytes)
-    stream.id = frame.hd.stream_id
-    stream.connection = self
-    stream.requestHead = RequestHead()
+    let stream = NetStream(id: frame.hd.stream_id, on: self)
     self.link(stream)
     nghttp2_session_set_stream_user_data(
       self.session, stream.id, Unmanaged.passUnretained(stream).toOpaque())

@@ -11,6 +11,8 @@ import NIOCore
 ///   only submit, resume and consume. The session is deleted outside of both.
 /// - Output leaves once a turn, after the loop's jobs: `turnEnded`.
 /// - The list of streams owns them; nghttp2's pointers to them die with `streamClosed` or the session.
+///
+/// Exclusivity checks are off for what is touched per frame.
 final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable {
   typealias InboundIn = ByteBuffer
   typealias OutboundOut = ByteBuffer
@@ -27,48 +29,57 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   }
 
   let profile: ConnectionProfile
+  private let lease: LoopDriver.Lease
   let driver: LoopDriver
-  private(set) var phase = Phase.opening
+  @exclusivity(unchecked) private(set) var phase = Phase.opening
   /// Called once, when the connection is over.
   var onClose: ((HTTP2Connection) -> Void)?
   /// Client: the peer's settings came, or it sent a GOAWAY.
   var onSettings: (() -> Void)?
-  var onGoAway: (() -> Void)?
+  var onGoAway: ((HTTP2Connection) -> Void)?
 
-  var session: OpaquePointer?
+  @exclusivity(unchecked) var session: OpaquePointer?
   private var context: ChannelHandlerContext?
-  private var firstStream: NetStream?
-  private(set) var openStreams = 0
-  private var isInSession = false
-  private var isDirty = false
-  private var mustClose: String?
+  @exclusivity(unchecked) private var firstStream: NetStream?
+  @exclusivity(unchecked) private(set) var openStreams = 0
+  @exclusivity(unchecked) private var isInSession = false
+  @exclusivity(unchecked) private var isDirty = false
+  @exclusivity(unchecked) private var mustClose: String?
 
   // Input
   private var early = ByteBuffer()
-  private var input = ByteBuffer()
-  private var inputBase: UnsafeRawPointer?
-  private var heldBytes = 0
-  private var withheldCredit = 0
-  private var emptyFrames = 0
+  @exclusivity(unchecked) private var input = ByteBuffer()
+  @exclusivity(unchecked) private var inputBase: UnsafeRawPointer?
+  @exclusivity(unchecked) private var heldBytes = 0
+  @exclusivity(unchecked) private var withheldCredit = 0
+  @exclusivity(unchecked) private var emptyFrames = 0
 
   // Output
-  private var output = FrameOutput()
-  private var isWritable = true
-  private var didPause = false
-  var headerBlock = HeaderBlock()
+  @exclusivity(unchecked) private var output = FrameOutput()
+  @exclusivity(unchecked) private var isWritable = true
+  @exclusivity(unchecked) private var didPause = false
+  @exclusivity(unchecked) var headerBlock = HeaderBlock()
 
   // Liveness
+  private let timers = Timers()
   private(set) var settingsReceived = false
-  private var bytesReadSinceTick = false
+  @exclusivity(unchecked) private var bytesReadSinceTick = false
   private var isAwaitingPong = false
   private var keepaliveIsRunning = false
   private var drainTimer: Scheduled<Void>?
   private var finalGoAwaySent = false
   private(set) var peerName = ""
 
-  init(profile: ConnectionProfile, driver: LoopDriver) {
+  init(profile: ConnectionProfile, lease: LoopDriver.Lease) {
     self.profile = profile
-    self.driver = driver
+    self.lease = lease
+    self.driver = lease.driver
+  }
+
+  /// What timers hold: cleared when the connection ends. A weak reference to the connection itself would make every
+  /// retain of it slow.
+  private final class Timers: @unchecked Sendable {
+    var connection: HTTP2Connection?
   }
 
   static func with<R>(
@@ -91,6 +102,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   func handlerAdded(context: ChannelHandlerContext) {
     self.context = context
+    self.timers.connection = self
     if context.channel.isActive { self.begin(context) }
   }
 
@@ -103,9 +115,9 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     guard self.session == nil, self.phase == .opening else { return }
     self.peerName = context.channel.remoteAddress?.rpcDescription ?? "unix:"
     if self.isServer {
-      context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [weak self] in
-        guard let self, !self.settingsReceived else { return }
-        self.close("no HTTP/2 preface came in time")
+      context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
+        guard let connection = timers.connection, !connection.settingsReceived else { return }
+        connection.close("no HTTP/2 preface came in time")
       }
     } else {
       self.openSession()
@@ -175,6 +187,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     guard self.phase != .closed else { return }
     precondition(!self.isInSession, "the session ends while it runs")
     self.phase = .closed
+    self.timers.connection = nil
     self.drainTimer?.cancel()
     self.drainTimer = nil
     while let stream = self.firstStream {
@@ -260,8 +273,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     context.writeAndFlush(self.wrapOutboundOut(answer), promise: nil)
     // Closing both ways at once could reset the connection before the peer has read the answer.
     context.close(mode: .output, promise: nil)
-    context.eventLoop.scheduleTask(in: .seconds(1)) { [weak self] in
-      self?.close("the peer speaks HTTP/1")
+    context.eventLoop.scheduleTask(in: .seconds(1)) { [timers] in
+      timers.connection?.close("the peer speaks HTTP/1")
     }
   }
 
@@ -338,7 +351,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { self.receivedPong() }
     case NGHTTP2_GOAWAY.rawValue:
       if self.phase == .open { self.phase = .draining }
-      self.onGoAway?()
+      self.onGoAway?(self)
     default: break
     }
     return 0
@@ -514,7 +527,9 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   }
 
   private func scheduleTick(_ context: ChannelHandlerContext, _ wait: Duration) {
-    context.eventLoop.scheduleTask(in: wait.timeAmount) { [weak self] in self?.tick() }
+    context.eventLoop.scheduleTask(in: wait.timeAmount) { [timers] in
+      timers.connection?.tick()
+    }
   }
 
   private func tick() {
@@ -552,8 +567,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       return self.close("the server is shutting down")
     }
     if self.drainTimer == nil {
-      self.drainTimer = context.eventLoop.scheduleTask(deadline: deadline) { [weak self] in
-        self?.close("the server is shutting down")
+      self.drainTimer = context.eventLoop.scheduleTask(deadline: deadline) { [timers] in
+        timers.connection?.close("the server is shutting down")
       }
     }
     guard self.phase == .open else { return }

@@ -3,13 +3,13 @@
 import CNghttp2
 import NIOCore
 
-/// One call over the network: a stream of an HTTP/2 connection, of either role.
+/// One call over the network: a stream of an HTTP/2 connection, of either role. Carries out what its
+/// ``StreamMachine`` decides.
 ///
 /// Ownership: the connection's list owns it from the moment nghttp2 knows of the stream until nghttp2 closes
 /// the stream, or the connection ends. nghttp2 holds a plain pointer to it for exactly that time.
 ///
-/// Local life: open → closing (nothing more is accepted; what is queued leaves) → sent.
-/// `isOver` means the handler has been, or at the end of this turn will be, told.
+/// Exclusivity checks are off for what is touched per frame: nothing calls out while it is inside the machine.
 final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   enum Handler {
     case none
@@ -21,152 +21,126 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   var next: NetStream?
   unowned(unsafe) var previous: NetStream?
   /// Nil before the stream is attached and after it was removed.
-  unowned(unsafe) var connection: HTTP2Connection?
-  var id: Int32 = 0
+  @exclusivity(unchecked) unowned(unsafe) var connection: HTTP2Connection?
+  @exclusivity(unchecked) private(set) var id: Int32 = 0
 
   let isServer: Bool
-  let sendMaxBytes: Int
-  var handler = Handler.none
-  private var deframer: MessageDeframer
-  private var credit: ReceiveCredit
-  private var queue = MessageQueue()
+  @exclusivity(unchecked) private var machine: StreamMachine
+  @exclusivity(unchecked) var handler = Handler.none
 
   // Headers while they arrive.
-  var requestHead: RequestHead?
-  var responseHead = ResponseHead()
+  @exclusivity(unchecked) var requestHead: RequestHead?
+  @exclusivity(unchecked) var responseHead = ResponseHead()
   var hasResponse = false
 
   /// What a client call needs to be attached, once or again.
   var start: ClientStart?
 
-  private(set) var isOver = false
-  private(set) var isClosing = false
-  private(set) var remoteClosed = false
-  private var headersSent = false
-  private var isDeferred = false
-  private var endSent = false
-  /// Nothing was taken off the queue yet.
-  private var isUntouched = true
-  private var finalStatus = RPCStatus.ok
-  private var owesWritable = false
-  private var accountedBytes = 0
-  /// What to tell the handler at the end of the turn.
-  private var pendingEnd: RPCStatus?
-  private var writableIsDue = false
-  private var isWaitingForTurnEnd = false
   /// For the server's observer.
   private(set) var startedAt: NIODeadline?
   private(set) var observedMethod: RPCMethod?
 
-  init(driver: LoopDriver, isServer: Bool, windowBytes: Int, sendMaxBytes: Int, receiveMaxBytes: Int)
-  {
-    self.isServer = isServer
-    self.sendMaxBytes = sendMaxBytes
-    self.deframer = MessageDeframer(maxMessageBytes: receiveMaxBytes)
-    self.credit = ReceiveCredit(windowBytes: windowBytes)
+  /// Part of the connection's sum of held bytes.
+  @exclusivity(unchecked) private var accountedBytes = 0
+  /// What to tell the handler at the end of the turn.
+  private var pendingEnd: RPCStatus?
+  private var roomIsDue = false
+  private var isWaitingForTurnEnd = false
+
+  /// A client's call.
+  init(driver: LoopDriver, windowBytes: Int, maxMessageBytes: Int) {
+    self.isServer = false
+    self.machine = StreamMachine(
+      side: .client, windowBytes: windowBytes, sendMaxBytes: maxMessageBytes,
+      receiveMaxBytes: maxMessageBytes)
     super.init(driver: driver)
   }
 
-  // MARK: Sending
-
-  override var queuedBytes: Int { self.queue.byteCount }
-
-  override func enqueue(_ message: RPCMessage) -> Bool {
-    guard !self.isOver, !self.isClosing else { return false }
-    guard message.byteCount <= self.sendMaxBytes else {
-      self.stop(.overLimit("message to send", limit: self.sendMaxBytes, actual: message.byteCount))
-      return false
-    }
-    self.queue.append(message)
-    let queued = self.queue.byteCount
-    if queued > RPCLimits.sendQueueMaxBytes + self.sendMaxBytes {
-      self.stop(
-        .overLimit("send queue", limit: RPCLimits.sendQueueMaxBytes, actual: queued))
-      return false
-    }
-    self.startOutput()
-    if queued > RPCLimits.sendQueueHighBytes {
-      self.owesWritable = true
-      return false
-    }
-    return true
+  /// A call that arrives at a server.
+  init(id: Int32, on connection: HTTP2Connection) {
+    self.isServer = true
+    let profile = connection.profile
+    self.machine = StreamMachine(
+      side: .server, windowBytes: profile.settings.windowBytes,
+      sendMaxBytes: profile.maxMessageBytes, receiveMaxBytes: profile.maxMessageBytes)
+    self.id = id
+    self.requestHead = RequestHead()
+    super.init(driver: connection.driver)
+    self.connection = connection
   }
 
-  override func callWritableSoon() {
-    self.owesWritable = true
-    self.noteDrained()
+  var isOver: Bool { self.machine.isOver }
+  var remoteClosed: Bool { self.machine.remoteClosed }
+
+  // MARK: Sending
+
+  override var queuedBytes: Int { self.machine.queuedBytes }
+
+  override func enqueue(_ message: RPCMessage) -> Bool {
+    switch self.machine.send(message) {
+    case .ignored: return false
+    case .refused(let status):
+      self.stop(status)
+      return false
+    case .queued(let hasRoom):
+      self.startOutput()
+      return hasRoom
+    }
   }
 
   /// A send broke a limit of ours: the call ends for both sides.
   private func stop(_ status: RPCStatus) {
-    if self.isServer {
-      self.queue.removeAll()
-      self.finish(status)
-    } else {
-      self.abort(status)
-    }
+    guard self.isServer else { return self.abort(status) }
+    self.machine.dropQueued()
+    self.finish(status)
+  }
+
+  override func callWritableSoon() {
+    self.machine.oweRoom()
+    self.noteRoomIfDue()
   }
 
   override func halfClose() {
-    guard !self.isOver, !self.isClosing else { return }
-    self.isClosing = true
+    self.machine.halfClose()
     self.startOutput()
   }
 
   override func finish(_ status: RPCStatus) {
-    guard !self.isOver, !self.isClosing else { return }
-    self.isClosing = true
-    self.finalStatus = status
+    self.machine.finish(status)
     self.startOutput()
   }
 
   private func startOutput() {
     guard let connection = self.connection else { return }
-    if self.headersSent {
-      self.resume(connection)
-    } else if self.isServer {
-      self.headersSent = true
-      if self.isClosing && self.queue.isEmpty {
-        self.endSent = true
-        connection.submitTrailersOnly(self.finalStatus, on: self)
-      } else {
-        connection.submitResponse(on: self)
-      }
+    switch self.machine.output() {
+    case .nothing: break
+    case .resume: connection.resume(self)
+    case .response: connection.submitResponse(on: self)
+    case .trailersOnly(let status): connection.submitTrailersOnly(status, on: self)
     }
-  }
-
-  private func resume(_ connection: HTTP2Connection) {
-    guard self.isDeferred else { return }
-    self.isDeferred = false
-    connection.resume(self)
   }
 
   /// nghttp2 asks for up to `limit` bytes of DATA. Answers the length, or a negative nghttp2 error.
   func readForFrame(_ limit: Int, _ flags: UnsafeMutablePointer<UInt32>) -> Int {
-    guard let connection = self.connection, !self.endSent else {
-      return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+    switch self.machine.nextFrame(upTo: limit) {
+    case .invalid: return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
+    case .deferred: return Int(NGHTTP2_ERR_DEFERRED.rawValue)
+    case .data(let count, let isLast):
+      flags.pointee |= NGHTTP2_DATA_FLAG_NO_COPY.rawValue
+      guard isLast else { return count }
+      flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
+      if self.isServer {
+        flags.pointee |= NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
+        self.connection?.submitTrailers(self.machine.finalStatus, on: self)
+      }
+      return count
     }
-    let count = min(limit, self.queue.byteCount)
-    if count == 0 && !self.isClosing {
-      self.isDeferred = true
-      return Int(NGHTTP2_ERR_DEFERRED.rawValue)
-    }
-    flags.pointee |= NGHTTP2_DATA_FLAG_NO_COPY.rawValue
-    guard count == self.queue.byteCount && self.isClosing else { return count }
-    flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
-    self.endSent = true
-    if self.isServer {
-      flags.pointee |= NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
-      connection.submitTrailers(self.finalStatus, on: self)
-    }
-    return count
   }
 
   /// Writes the bytes promised to nghttp2 for one frame.
   func writeFrame(_ length: Int, to output: inout FrameOutput) {
-    self.isUntouched = false
     var left = length
-    while left > 0, let piece = self.queue.take(upTo: left) {
+    while left > 0, let piece = self.machine.takePiece(upTo: left) {
       switch piece {
       case .prefix(let bits, let count):
         output.writePrefix(bits: bits, count: count)
@@ -177,15 +151,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       }
     }
     precondition(left == 0, "the frame was promised more bytes than are queued")
-    self.noteDrained()
+    self.noteRoomIfDue()
   }
 
-  private func noteDrained() {
-    guard self.owesWritable, self.queue.byteCount <= RPCLimits.sendQueueHighBytes / 2 else {
-      return
-    }
-    self.owesWritable = false
-    self.writableIsDue = true
+  private func noteRoomIfDue() {
+    guard self.machine.takeRoom() else { return }
+    self.roomIsDue = true
     self.askForTurnEnd()
   }
 
@@ -199,11 +170,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// The request's headers are no call a handler could take.
   func refuse(_ status: RPCStatus, httpStatus: String?) {
-    self.isOver = true
-    self.isClosing = true
-    self.headersSent = true
-    self.endSent = true
-    self.finalStatus = status
+    self.machine.refused(status)
     self.connection?.submitTrailersOnly(status, on: self, httpStatus: httpStatus)
   }
 
@@ -211,75 +178,39 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// DATA of this stream. The connection's credit was returned already.
   func receive(_ bytes: ByteBuffer) {
-    guard !self.isOver else {
-      self.connection?.returnCredit(bytes.readableBytes, of: self)
-      return
-    }
     var input = bytes
-    do throws(MessageDeframer.Violation) {
-      while input.readableBytes > 0, !self.isOver {
-        let before = input.readableBytes
-        let held = self.deframer.heldBytes
-        let message = try self.deframer.next(from: &input)
-        let used = before - input.readableBytes
-        if let message {
-          self.credit.skipped(used - (message.byteCount - held))
-          self.credit.delivered(message.byteCount)
-          self.account()
-          self.deliver(message)
-        } else {
-          let payload = self.deframer.heldBytes - held
-          self.credit.skipped(used - payload)
-          self.credit.receivedPartial(payload, of: self.deframer.messageBytes)
-          self.account()
+    do throws(RPCStatus) {
+      while input.readableBytes > 0, !self.machine.isOver {
+        guard let message = try self.machine.receive(&input) else { break }
+        self.account()
+        switch self.handler {
+        case .server(let handler): handler.received(message)
+        case .client(let handler): handler.received(message)
+        case .none: break
         }
       }
+      self.account()
       self.payCredit()
     } catch {
-      self.violated(error)
+      self.abort(error)
     }
-    if input.readableBytes > 0 {
-      self.connection?.returnCredit(input.readableBytes, of: self)
-    }
-  }
-
-  private func deliver(_ message: RPCMessage) {
-    switch self.handler {
-    case .server(let handler): handler.received(message)
-    case .client(let handler): handler.received(message)
-    case .none: break
-    }
-  }
-
-  private func violated(_ violation: MessageDeframer.Violation) {
-    let status: RPCStatus
-    switch violation {
-    case .tooLarge(let bytes):
-      let what = self.isServer ? "request message" : "received message"
-      status = .overLimit(what, limit: self.deframer.maxMessageBytes, actual: bytes)
-    case .compressed:
-      status = RPCStatus(.internal, "a message says it is compressed, and no encoding was agreed on")
-    case .badFlag(let flag):
-      status = RPCStatus(.internal, "a message begins with the flag \(flag)")
-    }
-    self.abort(status)
+    if input.readableBytes > 0 { self.connection?.returnCredit(input.readableBytes, of: self) }
   }
 
   override func consume(_ bytes: Int) {
-    guard !self.isOver else { return }
-    self.credit.consumed(bytes, partialOf: self.deframer.messageBytes)
+    self.machine.consumed(bytes)
     self.account()
     self.payCredit()
   }
 
   private func payCredit() {
-    let due = self.credit.takeDue()
+    let due = self.machine.takeCredit()
     if due > 0 { self.connection?.returnCredit(due, of: self) }
   }
 
   /// Keeps the connection's sum of held bytes right.
   private func account() {
-    let now = self.credit.unconsumedBytes + self.deframer.heldBytes
+    let now = self.machine.heldBytes
     if now != self.accountedBytes {
       self.connection?.heldBytesChanged(by: now - self.accountedBytes)
       self.accountedBytes = now
@@ -288,27 +219,23 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// The peer will send no more data.
   func receivedEnd() {
-    guard !self.remoteClosed else { return }
-    self.remoteClosed = true
-    guard !self.isOver else { return }
-    if self.isServer {
-      if self.deframer.isMidMessage {
-        return self.abort(RPCStatus(.internal, "the request ends inside a message"))
+    switch self.machine.remoteEnded() {
+    case .ignored: break
+    case .truncated(let status):
+      if self.isServer { self.abort(status) } else { self.receivedStatus(status) }
+    case .complete:
+      if case .server(let handler) = self.handler {
+        handler.halfClosed()
+      } else {
+        let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
+        self.receivedStatus(self.responseHead.status(listBytesMax: headerMax))
       }
-      if case .server(let handler) = self.handler { handler.halfClosed() }
-    } else {
-      self.receivedStatus()
     }
   }
 
-  private func receivedStatus() {
-    let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
-    var status = self.responseHead.status(listBytesMax: headerMax)
-    if status.isOK && self.deframer.isMidMessage {
-      status = RPCStatus(.internal, "the response ends inside a message")
-    }
+  private func receivedStatus(_ status: RPCStatus) {
     // The server is done before we are: the rest of the request is of no use.
-    if !self.endSent { self.connection?.reset(self, NGHTTP2_NO_ERROR.rawValue) }
+    if !self.machine.localEnded { self.connection?.reset(self, NGHTTP2_NO_ERROR.rawValue) }
     self.tell(status)
   }
 
@@ -316,26 +243,28 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// Ends the call now: the peer gets a status (server) or a reset, the handler hears of it at the end of the turn.
   override func abort(_ status: RPCStatus) {
-    guard !self.isOver else { return }
-    self.queue.removeAll()
+    guard !self.machine.isOver else { return }
+    let wasEnded = self.machine.localEnded
+    self.machine.abort(status)
     if self.isServer {
-      self.sendStatusNow(status)
-    } else if let connection = self.connection {
-      self.isClosing = true
-      connection.reset(self, NGHTTP2_CANCEL.rawValue)
+      if !wasEnded { self.sendStatusNow() }
+    } else {
+      self.connection?.reset(self, NGHTTP2_CANCEL.rawValue)
     }
     self.end(with: status)
   }
 
-  private func sendStatusNow(_ status: RPCStatus) {
-    guard let connection = self.connection, !self.endSent else { return }
-    self.isClosing = true
-    self.finalStatus = status
-    if !self.headersSent || connection.sendWindow(of: self) > 0 {
-      self.startOutput()
-    } else {
-      // Without window nghttp2 does not ask for data, so trailers would never follow.
-      connection.reset(self, NGHTTP2_CANCEL.rawValue)
+  private func sendStatusNow() {
+    guard let connection = self.connection else { return }
+    switch self.machine.output() {
+    case .response, .trailersOnly: connection.submitTrailersOnly(self.machine.finalStatus, on: self)
+    case .resume, .nothing:
+      if connection.sendWindow(of: self) > 0 {
+        connection.resume(self)
+      } else {
+        // Without window nghttp2 does not ask for data, so trailers would never follow.
+        connection.reset(self, NGHTTP2_CANCEL.rawValue)
+      }
     }
   }
 
@@ -345,38 +274,30 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// The handler hears `status` at the end of the turn: the end may have been asked for from inside it.
   func end(with status: RPCStatus) {
-    guard !self.isOver else { return }
-    self.isOver = true
+    guard self.release() else { return }
     self.pendingEnd = status
-    self.released()
     self.askForTurnEnd()
   }
 
   /// Tells the handler at once. Only where no handler can be on the stack.
   private func tell(_ status: RPCStatus) {
-    guard !self.isOver else { return }
-    self.isOver = true
-    self.released()
+    guard self.release() else { return }
     self.deliverEnd(status)
   }
 
-  private func released() {
+  private func release() -> Bool {
+    guard self.machine.end() else { return false }
     self.driver.removeDeadline(self)
-    self.credit.releaseAll()
-    let due = self.credit.takeAllDue()
-    if self.accountedBytes > 0 {
-      self.connection?.heldBytesChanged(by: -self.accountedBytes)
-      self.accountedBytes = 0
-    }
-    if due > 0, !self.remoteClosed { self.connection?.returnCredit(due, of: self) }
+    self.account()
+    if !self.machine.remoteClosed { self.payCredit() }
+    return true
   }
 
   private func deliverEnd(_ status: RPCStatus) {
     let handler = self.handler
     self.handler = .none
     self.noteRoom()
-    self.start?.slot.ended(self)
-    self.start = nil
+    if let start = self.start.take() { start.slot.ended(self) }
     switch handler {
     case .server(let handler): handler.ended(status)
     case .client(let handler): handler.ended(status, trailers: status.trailers)
@@ -387,15 +308,13 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// nghttp2 has closed the stream; the connection has dropped it from its list.
   func closed(_ errorCode: UInt32) {
     if self.isServer {
-      if self.endSent {
-        self.connection?.callEnded(self, self.finalStatus.code)
-        self.tell(self.finalStatus)
-      } else {
-        self.connection?.callEnded(self, .cancelled)
-        self.tell(RPCStatus(.cancelled, "the peer cancelled the call"))
-      }
-    } else if !self.isOver {
-      if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.prepareRetry() { return }
+      let wasAnswered = self.machine.localEnded
+      self.connection?.callEnded(self, wasAnswered ? self.machine.finalStatus.code : .cancelled)
+      self.tell(
+        wasAnswered
+          ? self.machine.finalStatus : RPCStatus(.cancelled, "the peer cancelled the call"))
+    } else if !self.machine.isOver {
+      if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.retry() { return }
       self.tell(Self.status(forReset: errorCode))
     }
   }
@@ -405,7 +324,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     if self.isServer {
       self.connection?.callEnded(self, .cancelled)
       self.tell(RPCStatus(.cancelled, reason))
-    } else if !self.isOver {
+    } else {
       self.tell(RPCStatus(.unavailable, reason))
     }
   }
@@ -432,9 +351,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   func turnEnded() {
     self.isWaitingForTurnEnd = false
     if let status = self.pendingEnd.take() { return self.deliverEnd(status) }
-    guard self.writableIsDue else { return }
-    self.writableIsDue = false
-    guard !self.isOver else { return }
+    guard self.roomIsDue else { return }
+    self.roomIsDue = false
+    guard !self.machine.isOver else { return }
     self.noteRoom()
     switch self.handler {
     case .server(let handler): handler.writable()
@@ -445,30 +364,22 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   // MARK: Client: attached, and attached again
 
-  /// The server never saw the call: it may go to another connection, once, when nothing of it was sent that is
-  /// gone here.
-  private func prepareRetry() -> Bool {
-    guard let start = self.start, !start.isRetried, !self.hasResponse else { return false }
-    if let request = start.request {
-      self.queue.removeAll()
-      self.queue.append(request)
-    } else if !self.isUntouched {
-      return false
-    }
+  func attached(to connection: HTTP2Connection, id: Int32) {
+    self.connection = connection
+    self.id = id
+    self.machine.attached()
+  }
+
+  /// The server never saw the call: it goes out again, once.
+  private func retry() -> Bool {
+    guard let start = self.start, !start.isRetried, !self.hasResponse,
+      self.machine.rewind(to: start.request)
+    else { return false }
     self.start?.isRetried = true
-    self.endSent = false
-    self.isDeferred = false
-    self.headersSent = false
     self.connection = nil
     self.id = 0
     start.slot.begin(self)
     return true
-  }
-
-  func attached(to connection: HTTP2Connection, id: Int32) {
-    self.connection = connection
-    self.id = id
-    self.headersSent = true
   }
 }
 

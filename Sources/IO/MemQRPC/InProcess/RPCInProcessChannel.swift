@@ -14,7 +14,8 @@ public final class RPCInProcessChannel: RPCChannel {
   }
 
   public let eventLoop: any EventLoop
-  private let loops: [any EventLoop]
+  /// One of each loop; the first is `eventLoop`'s.
+  private let leases: [LoopDriver.Lease]
   private let routes: [String: RPCRouter.Route]
   private let maxMessageBytes: Int
   private let environment: ServerEnvironment
@@ -27,8 +28,10 @@ public final class RPCInProcessChannel: RPCChannel {
     logger: Logger = Logger(label: "memq.rpc.in-process")
   ) {
     self.routes = router.routes
-    self.loops = Array(group.makeIterator())
-    self.eventLoop = group.next()
+    let eventLoop = group.next()
+    self.eventLoop = eventLoop
+    let others = group.makeIterator().filter { $0 !== eventLoop }
+    self.leases = ([eventLoop] + others).map { LoopDriver.lease(of: $0) }
     self.maxMessageBytes = maxMessageBytes
     self.environment = ServerEnvironment(logger: logger, observer: nil)
   }
@@ -37,7 +40,8 @@ public final class RPCInProcessChannel: RPCChannel {
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
     handler: any RPCClientHandler
   ) -> RPCClientCall {
-    let driver = LoopDriver.of(self.loops.first { $0.inEventLoop } ?? self.eventLoop)
+    let near = self.leases.first { $0.driver.loop.inEventLoop }
+    let driver = (near ?? self.leases[0]).driver
     let client = LocalClientSide(
       driver: driver, channel: self, handler: handler, maxMessageBytes: options.maxMessageBytes)
     let refusal = self.admit(client)

@@ -23,12 +23,12 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
   static let deadlineGrain: TimeAmount = .milliseconds(10)
 
   let loop: any EventLoop
-  private var jobs: [UnownedJob] = []
-  private var runningJobs: [UnownedJob] = []
-  private var ends: [any TurnEnd] = []
-  private var isScheduled = false
-  private var isTurning = false
-  private var isReading = false
+  @exclusivity(unchecked) private var jobs: [UnownedJob] = []
+  @exclusivity(unchecked) private var runningJobs: [UnownedJob] = []
+  @exclusivity(unchecked) private var ends: [any TurnEnd] = []
+  @exclusivity(unchecked) private var isScheduled = false
+  @exclusivity(unchecked) private var isTurning = false
+  @exclusivity(unchecked) private var isReading = false
 
   private var firstWithDeadline: CallCore?
   private var timerAt: NIODeadline?
@@ -40,20 +40,29 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
 
   // MARK: One driver per loop
 
-  private struct WeakDriver {
-    weak var driver: LoopDriver?
+  /// Keeps a loop's driver findable. Who holds a lease shares the driver with everybody else's; calls hold the
+  /// driver alone. The weak reference is to the lease, because one to the driver would make its every retain slow.
+  final class Lease: Sendable {
+    let driver: LoopDriver
+
+    init(_ driver: LoopDriver) {
+      self.driver = driver
+    }
   }
 
-  private static let all = Mutex<[ObjectIdentifier: WeakDriver]>([:])
+  private struct WeakLease {
+    weak var lease: Lease?
+  }
 
-  /// The driver of `loop`. It lives as long as somebody uses it.
-  static func of(_ loop: any EventLoop) -> LoopDriver {
+  private static let all = Mutex<[ObjectIdentifier: WeakLease]>([:])
+
+  static func lease(of loop: any EventLoop) -> Lease {
     self.all.withLock { all in
-      if let driver = all[ObjectIdentifier(loop)]?.driver { return driver }
-      all = all.filter { $0.value.driver != nil }
-      let driver = LoopDriver(loop: loop)
-      all[ObjectIdentifier(loop)] = WeakDriver(driver: driver)
-      return driver
+      if let lease = all[ObjectIdentifier(loop)]?.lease { return lease }
+      all = all.filter { $0.value.lease != nil }
+      let lease = Lease(LoopDriver(loop: loop))
+      all[ObjectIdentifier(loop)] = WeakLease(lease: lease)
+      return lease
     }
   }
 
@@ -164,14 +173,14 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
     self.timerAt = at
     self.timerGeneration &+= 1
     let generation = self.timerGeneration
-    self.loop.scheduleTask(deadline: at) { [weak self] in
-      guard let self, self.timerGeneration == generation else { return }
-      self.sweep()
+    self.loop.scheduleTask(deadline: at) {
+      if self.timerGeneration == generation { self.sweep() }
     }
   }
 
   private func sweep() {
     self.timerAt = nil
+    guard self.firstWithDeadline != nil else { return }
     let now = NIODeadline.now()
     var passed: [CallCore] = []
     var earliest: NIODeadline?
@@ -199,6 +208,6 @@ public enum RPCExecutor {
   /// The task executor of `loop`: tasks on it run on the loop's thread, between reading and writing, without
   /// a thread hop to this module's calls. They must not block.
   public static func of(_ loop: any EventLoop) -> any TaskExecutor {
-    LoopDriver.of(loop)
+    LoopDriver.lease(of: loop).driver
   }
 }

@@ -17,7 +17,7 @@ final class ClientSlot: @unchecked Sendable {
     case closed
   }
 
-  let driver: LoopDriver
+  private let lease: LoopDriver.Lease
   let profile: ConnectionProfile
   private let target: String
   private let configuration: RPCNetworkChannel.Configuration
@@ -33,14 +33,16 @@ final class ClientSlot: @unchecked Sendable {
   private var closed: [EventLoopPromise<Void>] = []
 
   init(
-    target: String, driver: LoopDriver, profile: ConnectionProfile,
+    target: String, lease: LoopDriver.Lease, profile: ConnectionProfile,
     configuration: RPCNetworkChannel.Configuration
   ) {
     self.target = target
-    self.driver = driver
+    self.lease = lease
     self.profile = profile
     self.configuration = configuration
   }
+
+  var driver: LoopDriver { self.lease.driver }
 
   var isConnected: Bool { self.connectedFlag.load(ordering: .relaxed) }
 
@@ -125,7 +127,7 @@ final class ClientSlot: @unchecked Sendable {
   /// The handler joins only now: several addresses may have been tried at once.
   private func connected(_ channel: any Channel) {
     guard case .connecting = self.state else { return channel.close(promise: nil) }
-    let connection = HTTP2Connection(profile: self.profile, driver: self.driver)
+    let connection = HTTP2Connection(profile: self.profile, lease: self.lease)
     do {
       try channel.pipeline.syncOperations.addHandler(connection)
     } catch {
@@ -136,11 +138,10 @@ final class ClientSlot: @unchecked Sendable {
       return self.failed(
         RPCStatus(.unavailable, "\(self.target) closed the connection at once"))
     }
-    connection.onClose = { [weak self] in self?.lost($0) }
-    connection.onSettings = { [weak self] in self?.failedAttempts = 0 }
-    connection.onGoAway = { [weak self, weak connection] in
-      if let connection { self?.retire(connection) }
-    }
+    // Strong, and gone with the connection's end: weak references would make every retain of a call slow.
+    connection.onClose = { self.lost($0) }
+    connection.onSettings = { self.failedAttempts = 0 }
+    connection.onGoAway = { self.retire($0) }
     self.connections[ObjectIdentifier(connection)] = connection
     self.state = .ready(connection)
     self.connectedFlag.store(true, ordering: .relaxed)

@@ -42,7 +42,7 @@ public final class RPCNetworkChannel: RPCChannel {
       maxConcurrentStreams: 0, prefaceTimeout: .seconds(10), logger: logger)
     self.slots = (0..<configuration.connections).map { _ in
       ClientSlot(
-        target: target, driver: LoopDriver.of(group.next()), profile: profile,
+        target: target, lease: LoopDriver.lease(of: group.next()), profile: profile,
         configuration: configuration)
     }
   }
@@ -62,10 +62,9 @@ public final class RPCNetworkChannel: RPCChannel {
     handler: any RPCClientHandler
   ) -> RPCClientCall {
     let slot = self.pickSlot()
-    let settings = slot.profile.settings
     let stream = NetStream(
-      driver: slot.driver, isServer: false, windowBytes: settings.windowBytes,
-      sendMaxBytes: options.maxMessageBytes, receiveMaxBytes: options.maxMessageBytes)
+      driver: slot.driver, windowBytes: slot.profile.settings.windowBytes,
+      maxMessageBytes: options.maxMessageBytes)
     stream.handler = .client(handler)
     stream.deadline = options.timeout.map { .after($0) }
     stream.start = ClientStart(

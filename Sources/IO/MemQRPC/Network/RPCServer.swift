@@ -131,7 +131,8 @@ final class ConnectionSet: Sendable {
 
   /// Adds a connection's handler to its channel. Throws, and so closes the channel, when there are too many.
   func admit(_ channel: any Channel, _ profile: ConnectionProfile) throws {
-    let connection = HTTP2Connection(profile: profile, driver: LoopDriver.of(channel.eventLoop))
+    let connection = HTTP2Connection(
+      profile: profile, lease: LoopDriver.lease(of: channel.eventLoop))
     let (count, refused) = self.state.withLock { state -> (Int?, Int) in
       guard state.isDraining == nil, state.open.count < self.max else {
         state.refused += 1

@@ -55,6 +55,10 @@ public struct RPCMessage: Sendable {
     index == 0 ? self.first : self.more[index - 1]
   }
 
+  mutating func reserveSlices(_ count: Int) {
+    self.more.reserveCapacity(count - 1)
+  }
+
   /// Appends a slice.
   public mutating func append(_ slice: ByteBuffer) {
     guard slice.readableBytes > 0 else { return }

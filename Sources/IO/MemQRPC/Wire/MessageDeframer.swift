@@ -49,7 +49,7 @@ struct MessageDeframer: Sendable {
       return self.close(with: rest)
     }
     if input.readableBytes > 0 {
-      if self.partial == nil { self.partial = PartialMessage() }
+      if self.partial == nil { self.partial = PartialMessage(expectedBytes: self.expectedBytes) }
       self.partial!.append(input)
       input.moveReaderIndex(to: input.writerIndex)
     }
@@ -70,7 +70,7 @@ struct MessageDeframer: Sendable {
     self.prefixBytes = 0
     if var partial = self.partial.take() {
       partial.append(rest)
-      return partial.message
+      return partial.takeMessage()
     }
     if rest.readableBytes >= RPCMessage.copyBelowBytes { return RPCMessage(rest) }
     return RPCMessage(ByteBuffer(copying: rest))
@@ -83,6 +83,11 @@ private struct PartialMessage: Sendable {
   /// Small pieces since the last large one.
   private var tail: ByteBuffer?
   private(set) var byteCount = 0
+
+  /// Room for pieces of 64 KiB: reads and frames cut most messages about so. At most 256 entries on a peer's word.
+  init(expectedBytes: Int) {
+    self.slices.reserveSlices(min(256, (expectedBytes >> 16) + 2))
+  }
 
   mutating func append(_ piece: ByteBuffer) {
     self.byteCount += piece.readableBytes
@@ -103,9 +108,11 @@ private struct PartialMessage: Sendable {
     if let tail = self.tail.take() { self.slices.append(tail) }
   }
 
-  var message: RPCMessage {
-    var whole = self.slices
-    if let tail = self.tail { whole.append(tail) }
+  /// The whole message; nothing is left here.
+  mutating func takeMessage() -> RPCMessage {
+    self.flushTail()
+    var whole = RPCMessage()
+    swap(&whole, &self.slices)
     return whole
   }
 }

@@ -1,0 +1,30 @@
+// swift-tools-version: 6.2
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+// Measurements, each against a floor taken in the same run. Not part of any test. How to run them: docs/performance.md.
+let package = Package(
+  name: "memq-benchmarks",
+  dependencies: [
+    .package(name: "memq", path: ".."),
+    .package(url: "https://github.com/apple/swift-nio", exact: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
+  ],
+  targets: [
+    .executableTarget(
+      name: "bench-rpc",
+      dependencies: [
+        .product(name: "MemQRPC", package: "memq"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      path: "rpc",
+      swiftSettings: [
+        .swiftLanguageMode(.v6),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+      ])
+  ]
+)
