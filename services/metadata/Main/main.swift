@@ -1,2 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
-print("x")
+
+import Glibc
+import MemQMetadataService
+import MemQRuntime
+
+exit(await MetadataProgram.main(Array(CommandLine.arguments.dropFirst())))

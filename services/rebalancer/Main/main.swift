@@ -1,2 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
-print("x")
+
+import Glibc
+import MemQRebalancerService
+import MemQRuntime
+
+exit(await RebalancerProgram.main(Array(CommandLine.arguments.dropFirst())))

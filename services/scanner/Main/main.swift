@@ -1,2 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
-print("x")
+
+import Glibc
+import MemQScannerService
+import MemQRuntime
+
+exit(await ScannerProgram.main(Array(CommandLine.arguments.dropFirst())))

@@ -5,7 +5,9 @@ extension ConfigurationTable {
   /// `--help`.
   public var helpText: String {
     var text = "\(self.summary)\n\nUsage: \(self.program) [flags]\n"
-    text += "       \(self.program) config check|print [flags]\n\nFlags:\n"
+    // `memq serve` is configured by `memq config`.
+    let command = self.program.prefix { $0 != " " }
+    text += "       \(command) config check|print [flags]\n\nFlags:\n"
     var rows: [(String, String)] = [
       (
         "--config FILE",

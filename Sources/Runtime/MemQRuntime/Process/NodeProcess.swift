@@ -32,12 +32,34 @@ public final class NodeProcess: ProcessBody {
   /// What a node is made with.
   public struct Parts: Sendable {
     public let context: ProcessContext
-    public let session: ClusterSession
+    private let membership: ClusterSession?
     public let pool: ChannelPool
     public let identity: Identity
     /// The address others are told.
     public let address: String
     public let adminAddress: String
+
+    /// The node's membership, started.
+    ///
+    /// - Precondition: not metadata's own process, which has none: it keeps its node's row itself.
+    public var session: ClusterSession {
+      guard let membership = self.membership else {
+        preconditionFailure("metadata is a member of its cluster by itself")
+      }
+      return membership
+    }
+
+    init(
+      context: ProcessContext, membership: ClusterSession?, pool: ChannelPool, identity: Identity,
+      address: String, adminAddress: String
+    ) {
+      self.context = context
+      self.membership = membership
+      self.pool = pool
+      self.identity = identity
+      self.address = address
+      self.adminAddress = adminAddress
+    }
   }
 
   public typealias Identify = @Sendable (ProcessContext) throws(MemQError) -> Identity
@@ -94,7 +116,24 @@ public final class NodeProcess: ProcessBody {
     let admin = try await self.startAdmin(reservation.address)
     let identity = try self.identify(self.context)
     let pool = ChannelPool(group: self.context.loops, logger: self.context.logger)
+    self.running.withLock { $0.pool = pool }
     let address = try Self.advertised(configuration, reservation.address)
+    let session = try await self.join(identity, pool, folder, address, admin)
+    let node = try await self.makeNode(
+      Parts(
+        context: self.context, membership: session, pool: pool, identity: identity,
+        address: address, adminAddress: admin.address.description))
+    self.running.withLock { $0.node = node }
+    try await self.serve(node, reservation)
+  }
+
+  /// Nil for metadata.
+  private func join(
+    _ identity: Identity, _ pool: ChannelPool, _ folder: DataFolder?, _ address: String,
+    _ admin: AdminServer
+  ) async throws(MemQError) -> ClusterSession? {
+    guard self.service != .metadata else { return nil }
+    let configuration = self.context.configuration
     let session = ClusterSession(
       ClusterSession.Configuration(
         service: self.service, nodeUUID: identity.uuid, address: address,
@@ -103,18 +142,10 @@ public final class NodeProcess: ProcessBody {
         clusterID: identity.clusterID ?? folder?.clusterID,
         metadataAddresses: configuration.addresses("metadata")),
       pool: pool, clock: self.context.clock, logger: self.context.logger)
-    self.running.withLock {
-      $0.pool = pool
-      $0.session = session
-    }
+    self.running.withLock { $0.session = session }
     try await session.start(timeout: configuration.duration("start.timeout"))
     try folder?.bind(to: session.clusterID)
-    let node = try await self.makeNode(
-      Parts(
-        context: self.context, session: session, pool: pool, identity: identity, address: address,
-        adminAddress: admin.address.description))
-    self.running.withLock { $0.node = node }
-    try await self.serve(node, reservation)
+    return session
   }
 
   private func openFolder() throws(MemQError) -> DataFolder? {
@@ -181,7 +212,7 @@ public final class NodeProcess: ProcessBody {
 
   // MARK: Names
 
-  static var hostName: String {
+  public static var hostName: String {
     var name = [CChar](repeating: 0, count: 256)
     guard gethostname(&name, 255) == 0 else { return "" }
     return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)

@@ -1,0 +1,41 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import MemQModel
+import MemQReplication
+public import MemQRuntime
+
+extension ReplicationNode.Configuration {
+  /// Keys of a storage node beyond those every node has.
+  public static let keys: [ConfigurationKey] = [
+    ConfigurationKey(
+      "segment.bytes", .size, default: "256MiB",
+      "Size of a volume's segment files, 16MiB to 4GiB; they are made once and recycled."),
+    ConfigurationKey(
+      "volume.capacity.bytes", .size,
+      "Bytes the segments of a volume may take; by default what its file system has."),
+    ConfigurationKey(
+      "shards", .integer(1...64), default: "2",
+      "Threads that own the partitions; each partition stays with one."),
+    ConfigurationKey(
+      "replica.lag.max", .duration, default: "10s",
+      "A follower that has not been at the leader's end for this long leaves the in-sync replicas."),
+    ConfigurationKey(
+      "producer.expiry", .duration, default: "7d",
+      "An idempotent producer not heard of for this long is forgotten."),
+  ]
+
+  /// - Parameter volumes: folders, one per disk.
+  /// - Throws: `.configurationInvalid` naming the key.
+  public init(
+    _ loaded: LoadedConfiguration, dataPath: String, volumes: [String]
+  ) throws(MemQError) {
+    let capacity = loaded.optionalBytes("volume.capacity.bytes")
+    self.init(
+      dataPath: dataPath, volumes: volumes.map { VolumeSettings(path: $0, capacityBytes: capacity) })
+    self.segmentBytes = loaded.bytes("segment.bytes")
+    self.shards = loaded.integer("shards")
+    self.rules.replicaLagMax = loaded.duration("replica.lag.max")
+    self.rules.producers.expiry = loaded.duration("producer.expiry")
+    try self.validate()
+  }
+}
