@@ -160,9 +160,9 @@ let modules: [Module] = [
   // memq: everything in one process, and the command line.
   Module("MemQEmbedded", .memq, "services/memq/Embedded",
     uses: [
-      "MemQModel", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime", "MemQMetadataService",
-      "MemQReplicationService", "MemQIngestService", "MemQUploaderService", "MemQScannerService",
-      "MemQRebalancerService",
+      "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime",
+      "MemQMetadataService", "MemQReplicationService", "MemQIngestService", "MemQUploaderService",
+      "MemQScannerService", "MemQRebalancerService",
     ], packages: ["Logging", "NIOCore", "NIOPosix", "ServiceLifecycle"]),
   Module("MemQCommands", .memq, "services/memq/Commands",
     uses: [
@@ -215,7 +215,7 @@ let modules: [Module] = [
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module("MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQRPC", "MemQAPI", "MemQClient", "MemQSystem"],
-    packages: nio + ["Logging", "SwiftProtobuf"]),
+    packages: nio + ["Logging", "SwiftProtobuf", "DequeModule"]),
   Module("MemQServiceTests", .test, "Tests/MemQServiceTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQSystem", "MemQRPC", "MemQAPI", "MemQClient", "MemQEmbedded",

@@ -113,8 +113,8 @@ public enum LogFormat {
 public struct LogConfiguration: Sendable {
   /// A group takes no further frame beyond this. 4 MiB: about 4 ms of an SSD's bandwidth, so a sync stays short.
   public var groupBytesMax = 4 << 20
-  /// Frames of one group: bounds the work of one layout (about 100 ns each).
-  public var groupFramesMax = 16_384
+  /// Frames of one group: bounds the time one layout holds the core (about 200 ns each).
+  public var groupFramesMax = 4_096
   /// Accepted and not yet durable bytes; appends beyond are refused, retriable.
   public var pendingBytesMax = 64 << 20
   /// While a group syncs, the next is written already once this much waits; below, it waits and fills.

@@ -1,17 +1,15 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import MemQModel
+public import MemQModel
 
-/// The fields of a record batch v2 that the log's index needs; the bytes have been verified.
-struct BatchFields {
-  let summary: BatchSummary
-
-  init(_ header: FrameHeader, _ batch: UnsafeRawBufferPointer) {
-    self.summary = BatchSummary(
-      baseOffset: header.baseOffset, endOffset: header.endOffset, leaderEpoch: header.leaderEpoch,
+extension FrameHeader {
+  /// What the log knows of a verified batch.
+  public func summary(of batch: UnsafeRawBufferPointer) -> BatchSummary {
+    BatchSummary(
+      baseOffset: self.baseOffset, endOffset: self.endOffset, leaderEpoch: self.leaderEpoch,
       producerID: ProducerID(batch.integer(at: 43)),
       producerEpoch: ProducerEpoch(batch.integer(at: 51)), baseSequence: batch.integer(at: 53),
-      maxTimestamp: Timestamp(milliseconds: batch.integer(at: 35)), appendTime: header.appendTime)
+      maxTimestamp: Timestamp(milliseconds: batch.integer(at: 35)), appendTime: self.appendTime)
   }
 }
 
@@ -30,7 +28,7 @@ struct SegmentIndexer {
   mutating func add(_ frame: WalkedFrame, _ payload: UnsafeRawBufferPointer) {
     switch frame.header.type {
     case .batch:
-      let summary = BatchFields(frame.header, payload).summary
+      let summary = frame.header.summary(of: payload)
       let run = RunEntry(
         position: frame.position, byteCount: FrameHeader.byteCount + frame.header.payloadBytes,
         baseOffset: summary.baseOffset, endOffset: summary.endOffset,

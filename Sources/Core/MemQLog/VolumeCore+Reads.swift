@@ -45,6 +45,12 @@ extension VolumeCore {
       localStart: log.localStart, localBytes: log.localBytes)
   }
 
+  /// From the local start to the end, exclusive, with everything accepted; nil when it has no log here.
+  public func offsets(of partition: TopicPartition) -> Range<Offset>? {
+    guard let index = self.byName[partition], let log = self.logs[index] else { return nil }
+    return log.localStart..<log.accepted.end
+  }
+
   /// Finds the bytes of batches from the one that holds `from`, below `below`, about `maxBytes` (at least one batch) of one
   /// segment. Batches that have no place yet aren't found: the driver keeps those at hand.
   ///

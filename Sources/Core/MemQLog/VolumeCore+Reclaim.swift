@@ -229,13 +229,15 @@ extension VolumeCore {
     }
   }
 
-  mutating func readEnded(_ slot: SegmentSlot) {
+  /// Whether the slot may be written over now because of it.
+  mutating func readEnded(_ slot: SegmentSlot) -> Bool {
     let readers = self.readers[slot, default: 0]
     precondition(readers > 0)
     self.readers[slot] = readers == 1 ? nil : readers - 1
-    guard readers == 1, let index = self.readSlots.firstIndex(of: slot) else { return }
+    guard readers == 1, let index = self.readSlots.firstIndex(of: slot) else { return false }
     self.readSlots.remove(at: index)
     self.readySlots.append(slot)
+    return true
   }
 
   // MARK: - Rolling
@@ -297,5 +299,3 @@ extension VolumeCore {
       partitions: self.byName.count, durable: self.durable)
   }
 }
-extension VolumeCore { public var dbg: String {
- "phase \(phase) pend \(pending.count)/\(pending.cost) inflight \(inFlight.count) ready \(readySlots.count) freeing \(freeing) alloc \(String(describing: allocating)) avail \(availableBytes) retry \(String(describing: allocationRetryAt)) slots \(slotCount) userRoom \(userRoom) state \(stateRoom) placed \(placedRoom) remaining \(remaining) segs \(segments.map { "\($0.sequence):\($0.end):\($0.logs.count)@\($0.reclaimCursor)" }) cp \(checkpointSegment) logs \(logs.compactMap { $0 }.map { "\($0.partition.partition) laid \($0.laid.logStart)-\($0.laid.end) acc \($0.accepted.end) up \($0.uploadedOffset) ret \($0.retention) spans \($0.spans.map { "\($0.segment):\($0.baseOffset)-\($0.endOffset)" })" })" } }

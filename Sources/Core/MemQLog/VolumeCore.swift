@@ -286,19 +286,25 @@ public struct VolumeCore: Sendable {
       self.availableBytes = availableBytes
     case .readBegan(let slot):
       self.readers[slot, default: 0] += 1
+      return
     case .readEnded(let slot):
-      self.readEnded(slot)
+      guard self.readEnded(slot) else { return }
     case .tick:
       break
     }
     self.advance(at: now, wall: wall, into: &effects)
   }
 
-  /// Whether an append of usual size would be admitted now.
+  /// Whether an append of up to an eighth of what may wait would be admitted now.
   public var hasRoom: Bool {
     self.failure == nil && self.closeRequest == nil
-      && self.pendingBytes < self.configuration.pendingBytesMax
-      && self.pending.cost < self.userRoom
+      && self.pendingBytes <= self.configuration.pendingBytesMax / 8 * 7
+      && self.pending.cost < self.userRoom && self.pending.cost < self.placedRoom
+  }
+
+  /// The log takes groups, or can't for want of room: opening it is done.
+  public var isStarted: Bool {
+    self.phase == .running || (self.phase == .slotWanted && self.allocationRetryAt != nil)
   }
 
   /// Accepted and not yet durable, with headers and index entries.

@@ -99,7 +99,7 @@ extension Recovery {
       let frames = try FrameWalk.batches(
         in: view, run: run, log: log.id, seal: seal, from: from, below: span.endOffset)
       for frame in frames {
-        let summary = BatchFields(frame.header, view.part(frame.payload)).summary
+        let summary = frame.header.summary(of: view.part(frame.payload))
         if summary.producerID.rawValue >= 0 { summaries.append(summary) }
       }
     }

@@ -1,0 +1,217 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+public import MemQLog
+public import MemQModel
+package import MemQSystem
+
+extension Volume {
+  /// Opens a volume, or makes it in an empty folder. Blocking work runs on threads of the volume's own.
+  ///
+  /// - Parameter recoveryProgress: called on such a thread, per segment.
+  /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt` with the place, `.volumeFailed`.
+  public static func open(
+    _ configuration: Configuration, logger: Logger,
+    recoveryProgress: @escaping @Sendable (RecoveryProgress) -> Void = { _ in }
+  ) async throws(MemQError) -> Volume {
+    try await self.open(
+      configuration, disk: FolderDisk(path: configuration.path), logger: logger,
+      recoveryProgress: recoveryProgress)
+  }
+
+  /// As above, on files of the caller's: how tests inject failures, and show what goes wrong without syncs.
+  package static func open(
+    _ configuration: Configuration, disk: any VolumeDisk, clock: any MemQClock = SystemClock(),
+    logger: Logger, recoveryProgress: @escaping @Sendable (RecoveryProgress) -> Void = { _ in }
+  ) async throws(MemQError) -> Volume {
+    try configuration.validate()
+    let readers = DiskThreads(name: "memq-read", count: configuration.readThreads)
+    let opening = Opening(
+      configuration: configuration, disk: disk, clock: clock, logger: logger,
+      progress: recoveryProgress)
+    let volume = try await readers.run { () throws(MemQError) in try opening.run(readers) }
+    let failure: MemQError? = await withCheckedContinuation { continuation in
+      volume.engine.start { continuation.resume(returning: $0) }
+    }
+    if let failure {
+      await volume.abandon()
+      throw failure
+    }
+    do throws(MemQError) {
+      try await readers.run { () throws(MemQError) in try opening.noteLog(volume.engine.identity) }
+    } catch {
+      await volume.abandon()
+      throw error
+    }
+    return volume
+  }
+}
+
+/// The steps of an open, on a thread that may block.
+private struct Opening: Sendable {
+  let configuration: Volume.Configuration
+  let disk: any VolumeDisk
+  let clock: any MemQClock
+  let logger: Logger
+  let progress: @Sendable (RecoveryProgress) -> Void
+
+  func run(_ readers: DiskThreads) throws(MemQError) -> Volume {
+    try self.disk.acquire()
+    do throws(MemQError) {
+      return try self.open(readers)
+    } catch {
+      self.disk.release()
+      throw error
+    }
+  }
+
+  private func open(_ readers: DiskThreads) throws(MemQError) -> Volume {
+    let (header, isFresh) = try self.header()
+    let files = SegmentFiles(disk: self.disk)
+    let recovered = try self.recover(header, files)
+    var next = header
+    next.identity.openCount += 1
+    next.incarnation = self.configuration.incarnation
+    next.incarnationID = self.configuration.incarnationID
+    try self.write(next)
+    let core = VolumeCore(
+      header.identity, self.configuration.log(segmentBytes: header.identity.segmentBytes),
+      recovered: recovered)
+    let engine = VolumeEngine(
+      core: core, disk: self.disk, files: files, configuration: self.configuration,
+      clock: self.clock, logger: self.logger)
+    return Volume(
+      engine: engine, readers: readers, configuration: self.configuration,
+      recovered: recovered.partitions, isFresh: isFresh, wasClean: recovered.cleanShutdown)
+  }
+
+  /// The volume file, made when the folder is empty.
+  private func header() throws(MemQError) -> (VolumeHeader, isFresh: Bool) {
+    let bytes = try self.blocking { () throws(FileError) in try self.disk.volumeFile() }
+    guard let bytes else { return (try self.make(), true) }
+    let header: VolumeHeader
+    do throws(MemQError) {
+      header = try VolumeHeader(decoding: bytes)
+    } catch {
+      throw MemQError(.logCorrupt, error.message, subject: self.configuration.path + "/volume")
+    }
+    try self.check(header)
+    return (header, false)
+  }
+
+  private func make() throws(MemQError) -> VolumeHeader {
+    let slots = try self.blocking { () throws(FileError) in try self.disk.slots() }
+    guard slots.isEmpty else {
+      throw MemQError(
+        .logCorrupt, "the folder has segment files and no volume file; repair this replica from another one",
+        subject: self.configuration.path)
+    }
+    let identity = VolumeIdentity(
+      cluster: self.configuration.clusterID, volume: SystemEntropy().identifier(),
+      segmentBytes: self.configuration.segmentBytes)
+    let header = VolumeHeader(
+      identity: identity, incarnation: self.configuration.incarnation,
+      incarnationID: self.configuration.incarnationID, hasLog: false, created: self.clock.wall)
+    try self.write(header)
+    return header
+  }
+
+  private func check(_ header: VolumeHeader) throws(MemQError) {
+    guard header.identity.cluster == self.configuration.clusterID else {
+      throw MemQError(
+        .wrongCluster,
+        "the volume belongs to cluster \(header.identity.cluster), not \(self.configuration.clusterID)",
+        subject: self.configuration.path)
+    }
+    let ours = (self.configuration.incarnation, self.configuration.incarnationID)
+    guard ours.0 > header.incarnation || ours == (header.incarnation, header.incarnationID) else {
+      throw MemQError(
+        .wrongCluster,
+        "the volume was opened by incarnation \(header.incarnation) (\(header.incarnationID)) of the cluster",
+        subject: self.configuration.path, limit: header.incarnation.rawValue,
+        actual: ours.0.rawValue)
+    }
+  }
+
+  private func write(_ header: VolumeHeader) throws(MemQError) {
+    try self.blocking { () throws(FileError) in try self.disk.replaceVolumeFile(header.encoded()) }
+  }
+
+  private func recover(
+    _ header: VolumeHeader, _ files: SegmentFiles
+  ) throws(MemQError) -> RecoveredVolume {
+    let slots = try self.blocking { () throws(FileError) in try self.disk.slots() }
+    try self.settle(slots, files, header.identity.segmentBytes)
+    var source = DiskSource(slots: slots, files: files)
+    let recovered = try VolumeRecovery.run(header.identity, from: &source, progress: self.progress)
+    guard !header.hasLog || !recovered.isEmpty else {
+      throw MemQError(
+        .logCorrupt, "no segment is left of a log that was there; repair this replica from another one",
+        subject: self.configuration.path)
+    }
+    self.logger.info(
+      "The volume is recovered",
+      metadata: [
+        "volume": "\(header.identity.volume)", "path": "\(self.configuration.path)",
+        "partitions": "\(recovered.partitions.count)", "end": "\(recovered.end)",
+        "clean": "\(recovered.cleanShutdown)", "discarded": "\(recovered.discardedGroups)",
+        "segments.read.through": "\(recovered.segmentsReadThrough)",
+      ])
+    return recovered
+  }
+
+  /// Makes durable what a killed process left in the page cache, then drops the cache: recovery sees what is on the disk.
+  private func settle(
+    _ slots: [SegmentSlot], _ files: SegmentFiles, _ segmentBytes: Int64
+  ) throws(MemQError) {
+    for slot in slots {
+      let count = try self.blocking { () throws(FileError) in
+        let file = try files.file(slot)
+        try file.syncData()
+        file.dropCache()
+        return try file.byteCount()
+      }
+      guard count == segmentBytes else {
+        throw MemQError(
+          .logCorrupt, "a segment file has another size; repair this replica from another one",
+          subject: "segment file \(slot) in \(self.configuration.path)", limit: segmentBytes,
+          actual: count)
+      }
+    }
+  }
+
+  /// States that there is a log now, so that its loss is noticed.
+  func noteLog(_ identity: VolumeIdentity) throws(MemQError) {
+    let bytes = try self.blocking { () throws(FileError) in try self.disk.volumeFile() }
+    guard let bytes else {
+      throw MemQError(
+        .volumeFailed, "the volume file is gone", subject: self.configuration.path + "/volume")
+    }
+    var header = try VolumeHeader(decoding: bytes)
+    guard !header.hasLog else { return }
+    header.hasLog = true
+    try self.write(header)
+  }
+
+  private func blocking<R>(_ body: () throws(FileError) -> R) throws(MemQError) -> R {
+    do throws(FileError) {
+      return try body()
+    } catch {
+      throw error.memqError(.volumeFailed)
+    }
+  }
+}
+
+extension VolumeEngine {
+  /// Starts the threads and the core; `body` is called once the log takes groups, or with why it can't.
+  fileprivate func start(_ body: @escaping @Sendable (MemQError?) -> Void) {
+    self.startThreads()
+    let available = self.availableBytes()
+    self.update { state, now, wall in
+      state.whenStarted = body
+      state.core.handle(
+        .room(availableBytes: available), at: now, wall: wall, into: &state.effects)
+      state.core.start(at: now, wall: wall, into: &state.effects)
+    }
+  }
+}

@@ -1,0 +1,273 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+public import MemQLog
+public import MemQModel
+import MemQSystem
+
+/// One SSD log: all partitions of a disk in one stream of group commits, each durable before it is answered.
+///
+/// Writes never block: they are accepted or refused at once, and completed on a thread of the volume once durable, in
+/// order. Reads suspend while a thread of the volume reads. The first failed write or sync is final: everything that
+/// waits fails, `onFailure` is called, nothing more is taken.
+///
+/// Close it: `close()` drains and leaves a clean end, so that the next open need not cut the log.
+public final class Volume: Sendable {
+  let engine: VolumeEngine
+  let readers: DiskThreads
+  let configuration: Configuration
+  private let recovered: [RecoveredPartition]
+  /// Made by this open.
+  public let isFresh: Bool
+  /// The last open ended in order.
+  public let wasClean: Bool
+  private let onClose: Monitor<Bool>
+
+  init(
+    engine: VolumeEngine, readers: DiskThreads, configuration: Configuration,
+    recovered: [RecoveredPartition], isFresh: Bool, wasClean: Bool
+  ) {
+    self.engine = engine
+    self.readers = readers
+    self.configuration = configuration
+    self.recovered = recovered
+    self.isFresh = isFresh
+    self.wasClean = wasClean
+    self.onClose = Monitor(false)
+  }
+
+  /// The identity of the disk's content.
+  public var id: VolumeID { self.engine.identity.volume }
+
+  /// The partitions as of open.
+  public func recoveredPartitions() -> [RecoveredPartition] { self.recovered }
+
+  // MARK: - Writes
+
+  /// Begins a partition's log, empty, at `logStart`. Precondition: the volume has none of it.
+  ///
+  /// Completes with `.limitReached`, `.volumeFull`, `.volumeFailed`, `.shuttingDown` otherwise.
+  public func openPartition(
+    _ partition: TopicPartition, logStart: Offset, epochs: [EpochStart],
+    completion: @escaping Completion
+  ) {
+    self.request(completion) {
+      .openPartition($0, partition, logStart: logStart, epochs: epochs)
+    }
+  }
+
+  /// Ends a partition's log; its records are gone.
+  public func dropPartition(_ partition: TopicPartition, completion: @escaping Completion) {
+    self.request(completion, before: { $0.cache.drop(partition) }) { .dropPartition($0, partition) }
+  }
+
+  /// Whether an append of up to an eighth of `pendingBytesMax` would be taken now.
+  public var hasRoom: Bool { self.engine.monitor.withLock { $0.core.hasRoom } }
+
+  /// Takes batches, all or none, to make them durable; readable at once.
+  ///
+  /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
+  /// (`RecordBatchHeader.validate`): what does not hold would read as damage later.
+  /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable:
+  ///   `.resourceExhausted` (too much waits for the disk), `.volumeFull`. Nothing was taken then, and `completion` is not called.
+  public func append(
+    _ appends: [Append], completion: @escaping Completion
+  ) throws(MemQError) {
+    var batches: [StoredBatch] = []
+    var requests: [VolumeCore.BatchAppend] = []
+    for append in appends {
+      let batch = try StoredBatch(append)
+      batches.append(batch)
+      requests.append(
+        VolumeCore.BatchAppend(
+          partition: append.partition, summary: append.summary, byteCount: batch.byteCount,
+          checksum: batch.checksum))
+    }
+    try self.engine.update { (state, now, wall) throws(MemQError) in
+      let request = RequestID(state.nextRequest)
+      state.nextRequest += 1
+      for (index, batch) in batches.enumerated() {
+        state.payloads[PayloadID(request, index)] = batch
+      }
+      do throws(MemQError) {
+        try state.core.append(requests, request: request, at: now, wall: wall, into: &state.effects)
+      } catch {
+        for index in batches.indices { state.payloads[PayloadID(request, index)] = nil }
+        throw error
+      }
+      var serial: UInt64 = 0
+      for (batch, append) in zip(batches, appends) {
+        serial = state.cache.append(batch, to: append.partition)
+      }
+      state.completions[request] = VolumeEngine.Completion(body: completion, serial: serial)
+    }
+  }
+
+  /// States that a leader epoch begins, records or not.
+  public func startEpoch(
+    _ partition: TopicPartition, epoch: LeaderEpoch, start: Offset, completion: @escaping Completion
+  ) {
+    self.request(completion) {
+      .startEpoch($0, partition, EpochStart(epoch: epoch, start: start))
+    }
+  }
+
+  /// Cuts the log at `end`, a batch boundary at or above the log start. Nil epochs: those that start below it stay.
+  public func truncate(
+    _ partition: TopicPartition, to end: Offset, epochs: [EpochStart]? = nil,
+    completion: @escaping Completion
+  ) {
+    self.request(completion, before: { $0.cache.cut(partition, to: end) }) {
+      .truncate($0, partition, to: end, epochs: epochs)
+    }
+  }
+
+  /// Raises the log start; above the end, the log becomes empty there.
+  public func setLogStart(
+    _ partition: TopicPartition, to start: Offset, completion: @escaping Completion
+  ) {
+    self.request(completion, before: { $0.cache.trim(partition, to: start) }) {
+      .setLogStart($0, partition, start)
+    }
+  }
+
+  private func request(
+    _ completion: @escaping Completion, before: (inout VolumeEngine.State) -> Void = { _ in },
+    _ event: (RequestID) -> VolumeCore.Event
+  ) {
+    self.engine.update { state, now, wall in
+      let request = RequestID(state.nextRequest)
+      state.nextRequest += 1
+      state.completions[request] = VolumeEngine.Completion(body: completion, serial: nil)
+      before(&state)
+      state.core.handle(event(request), at: now, wall: wall, into: &state.effects)
+    }
+  }
+
+  // MARK: - State without an answer
+
+  /// Known after a restart only as of the last checkpoint or idle mark; so are the following.
+  public func setHighWatermark(_ partition: TopicPartition, to offset: Offset) {
+    self.engine.send(.setHighWatermark(partition, offset))
+  }
+
+  /// Records below are in the object tier: they may leave this disk when retention or room asks for it.
+  public func setUploadedOffset(_ partition: TopicPartition, to offset: Offset) {
+    self.engine.send(.setUploadedOffset(partition, offset))
+  }
+
+  /// Keeps the idempotent producers' state for all records below `end`, so that recovery reads only the batches after it.
+  public func setProducerSnapshot(_ partition: TopicPartition, bytes: [UInt8], at end: Offset) {
+    self.engine.send(.setProducerSnapshot(partition, bytes, at: end))
+  }
+
+  /// What may leave this disk once it is uploaded. Not kept over a restart: set it at each open.
+  public func setLocalRetention(
+    _ partition: TopicPartition, bytes: Int64?, milliseconds: Int64?, hasObjectTier: Bool
+  ) {
+    self.engine.send(
+      .setLocalRetention(
+        partition,
+        LocalRetention(bytes: bytes, milliseconds: milliseconds, hasObjectTier: hasObjectTier)))
+  }
+
+  /// The log start that retention by size and append time asks for, whole segments at a time. Nil: no such partition.
+  public func retentionStart(
+    _ partition: TopicPartition, bytes: Int64?, appendedSince: Timestamp?
+  ) -> Offset? {
+    self.engine.monitor.withLock {
+      $0.core.retentionStart(partition, bytes: bytes, appendedSince: appendedSince)
+    }
+  }
+
+  // MARK: - Looking
+
+  /// The partition's state with everything accepted; nil when the volume has none of it.
+  public func state(of partition: TopicPartition) -> PartitionState? {
+    self.engine.monitor.withLock { $0.core.state(of: partition) }
+  }
+
+  /// Bytes on this disk, and the lowest offset still on it.
+  public func localBytes(_ partition: TopicPartition) -> (bytes: Int64, localStart: Offset) {
+    let state = self.state(of: partition)
+    return (state?.localBytes ?? 0, state?.localStart ?? .zero)
+  }
+
+  /// The largest batch this volume's segments take.
+  public var batchBytesMax: Int { self.engine.monitor.withLock { $0.core.batchBytesMax } }
+
+  public var stats: VolumeStats {
+    self.engine.monitor.withLock { state in
+      VolumeStats(
+        state: state.core.failure != nil ? .failed : state.isClosed ? .closed : .open,
+        log: state.core.stats, segmentBytes: self.engine.identity.segmentBytes,
+        syncs: state.measures.syncs, syncTotal: state.measures.syncTotal,
+        syncMax: state.measures.syncMax, bytesRead: state.measures.bytesRead,
+        tailCacheBytes: state.cache.bytes)
+    }
+  }
+
+  // MARK: - Callbacks, on a thread of the volume
+
+  /// Once, when the volume takes no more requests. Set later than that, it is called at once.
+  public var onFailure: (@Sendable (MemQError) -> Void)? {
+    get { self.engine.monitor.withLock { $0.onFailure } }
+    set {
+      let failure = self.engine.monitor.withLock { state in
+        state.onFailure = newValue
+        return state.core.failure
+      }
+      if let failure { newValue?(failure) }
+    }
+  }
+
+  /// A partition's lowest offset on this disk rose.
+  public var onLocalStartMoved: (@Sendable (TopicPartition, Offset) -> Void)? {
+    get { self.engine.monitor.withLock { $0.onLocalStartMoved } }
+    set { self.engine.monitor.withLock { $0.onLocalStartMoved = newValue } }
+  }
+
+  /// A segment was sealed: a good moment for producer snapshots.
+  public var onSegmentRoll: (@Sendable () -> Void)? {
+    get { self.engine.monitor.withLock { $0.onSegmentRoll } }
+    set { self.engine.monitor.withLock { $0.onSegmentRoll = newValue } }
+  }
+
+  // MARK: - End
+
+  /// Makes everything accepted durable, leaves a clean end, and gives the folder back. A failed volume just ends.
+  public func close() async {
+    let isFirst = self.onClose.withLock { isClosing in
+      defer { isClosing = true }
+      return !isClosing
+    }
+    guard isFirst else { return }
+    await withCheckedContinuation { continuation in
+      self.request({ _ in continuation.resume() }) { .close($0) }
+    }
+    self.engine.monitor.withLock { $0.isClosed = true }
+    await self.end(abandons: false)
+  }
+
+  /// Ends as a crash of the process would: nothing is drained, nothing written. For tests.
+  package func abandon() async {
+    let isFirst = self.onClose.withLock { isClosing in
+      defer { isClosing = true }
+      return !isClosing
+    }
+    guard isFirst else { return }
+    await self.end(abandons: true)
+  }
+
+  /// Joins the threads, from one that is neither theirs nor the cooperative pool's.
+  private func end(abandons: Bool) async {
+    let (engine, readers) = (self.engine, self.readers)
+    await withCheckedContinuation { continuation in
+      _ = OwnThread(name: "memq-close") {
+        readers.stop()
+        engine.stop(abandons: abandons)
+        continuation.resume()
+      }
+    }
+  }
+}

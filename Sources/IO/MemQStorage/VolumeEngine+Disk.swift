@@ -1,0 +1,166 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Logging
+import MemQLog
+import MemQModel
+import MemQSystem
+import NIOCore
+
+/// What the disk did since the open.
+struct DiskMeasures {
+  var syncs: UInt64 = 0
+  var syncTotal: Duration = .zero
+  var syncMax: Duration = .zero
+  var bytesRead: Int64 = 0
+}
+
+extension VolumeEngine {
+  func perform(_ job: DiskJob) {
+    switch job {
+    case .write(let group, let batches): self.write(group, batches)
+    case .sync(let slot, let group): self.sync(slot, group)
+    case .allocate(let slot): self.allocate(slot)
+    case .retire(let slot, let block): self.retire(slot, block)
+    }
+  }
+
+  private func write(_ group: GroupWrite, _ batches: [StoredBatch]) {
+    do throws(FileError) {
+      let file = try self.files.file(group.slot)
+      try GatheredWrite.run(group, batches, into: file)
+      self.metrics.written(group.byteCount)
+      self.send(.written(group.number))
+    } catch {
+      self.fail(error)
+    }
+  }
+
+  private func sync(_ slot: SegmentSlot, _ group: GroupNumber) {
+    let start = self.clock.monotonic
+    do throws(FileError) {
+      try self.files.file(slot).syncData()
+    } catch {
+      return self.fail(error)
+    }
+    let took = self.clock.monotonic - start
+    self.metrics.synced(took)
+    self.update { state, now, wall in
+      state.measures.syncs += 1
+      state.measures.syncTotal += took
+      state.measures.syncMax = max(state.measures.syncMax, took)
+      state.core.handle(.synced(group), at: now, wall: wall, into: &state.effects)
+    }
+  }
+
+  private func fail(_ error: FileError) {
+    self.send(.diskFailed(error.memqError(.volumeFailed)))
+  }
+
+  private func allocate(_ slot: SegmentSlot) {
+    var isMade = false
+    do throws(FileError) {
+      try self.disk.allocate(slot, byteCount: self.identity.segmentBytes)
+      isMade = true
+    } catch {
+      self.logger.warning(
+        "No segment file could be made",
+        metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
+    }
+    let available = self.availableBytes()
+    self.send(
+      isMade
+        ? .slotAllocated(slot, availableBytes: available)
+        : .slotUnavailable(slot, availableBytes: available))
+  }
+
+  /// 0 when the file system does not say: then only segments there are count.
+  func availableBytes() -> Int64 {
+    do throws(FileError) {
+      return try self.disk.availableBytes()
+    } catch {
+      self.logger.warning(
+        "The file system does not tell its room",
+        metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
+      return 0
+    }
+  }
+
+  private func retire(_ slot: SegmentSlot, _ block: [UInt8]) {
+    var block = block
+    let result = block.withUnsafeMutableBytes { bytes in
+      Result { () throws(FileError) in
+        let file = try self.files.file(slot)
+        var piece = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+        try withUnsafeMutablePointer(to: &piece) { (piece) throws(FileError) in
+          try file.write(gathered: UnsafeMutableBufferPointer(start: piece, count: 1), at: 0)
+        }
+        try file.syncData()
+      }
+    }
+    switch result {
+    case .success: self.send(.retired(slot))
+    case .failure(let error): self.fail(error)
+    }
+  }
+}
+
+/// One group as one gathered write per part.
+enum GatheredWrite {
+  private static let zeros = [UInt8](repeating: 0, count: LogFormat.blockBytes)
+
+  static func run(
+    _ group: GroupWrite, _ batches: [StoredBatch], into file: any SegmentFile
+  ) throws(FileError) {
+    var pieces: [iovec] = []
+    pieces.reserveCapacity(group.parts[0].pieces.count + batches.count)
+    var owners: [Unmanaged<AnyObject>] = []
+    defer { for owner in owners { owner.release() } }
+    var next = 0
+    let result = group.headerBytes.withUnsafeBytes { header in
+      Self.zeros.withUnsafeBytes { zeros in
+        Result { () throws(FileError) in
+          for part in group.parts {
+            pieces.removeAll(keepingCapacity: true)
+            for piece in part.pieces {
+              switch piece {
+              case .bytes(let range): pieces.append(Self.piece(header, range))
+              case .zeros(let count): pieces.append(Self.piece(zeros, 0..<count))
+              case .payload:
+                for slice in batches[next].slices { pieces.append(Self.piece(slice, &owners)) }
+                next += 1
+              }
+            }
+            try Self.write(&pieces, at: part.position, into: file)
+          }
+        }
+      }
+    }
+    try result.get()
+  }
+
+  private static func write(
+    _ pieces: inout [iovec], at position: Int64, into file: any SegmentFile
+  ) throws(FileError) {
+    let result = pieces.withUnsafeMutableBufferPointer { pieces in
+      Result { () throws(FileError) in try file.write(gathered: pieces, at: position) }
+    }
+    try result.get()
+  }
+
+  private static func piece(_ bytes: UnsafeRawBufferPointer, _ range: Range<Int>) -> iovec {
+    iovec(
+      iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress! + range.lowerBound),
+      iov_len: range.count)
+  }
+
+  /// The slice's bytes in place; their storage is retained until the write is done.
+  private static func piece(_ slice: ByteBuffer, _ owners: inout [Unmanaged<AnyObject>]) -> iovec {
+    slice.withUnsafeReadableBytesWithStorageManagement { bytes, owner in
+      _ = owner.retain()
+      owners.append(owner)
+      return iovec(
+        iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+    }
+  }
+}

@@ -1,0 +1,249 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import Glibc
+import Logging
+import MemQLog
+import MemQModel
+import MemQSystem
+
+/// Runs a volume core's effects on the volume's own threads.
+///
+/// One lock owns the core and everything filed from it. Threads take disk work first, then answers; answers leave in
+/// order, one thread at a time. Nothing here decides: see `VolumeCore`.
+final class VolumeEngine: Sendable {
+  /// A group write, a sync, an allocation and answers can all be under way at once.
+  private static let threadCount = 4
+
+  struct State {
+    var core: VolumeCore
+    var cache: TailCache
+    var footers: FooterCache
+    /// Batches that wait for their group.
+    var payloads: [PayloadID: StoredBatch] = [:]
+    var completions: [RequestID: Completion] = [:]
+    var nextRequest: UInt64 = 1
+    var jobs: Deque<DiskJob> = []
+    var deliveries: [Delivery] = []
+    var isDelivering = false
+    var wakeAt: MonotonicInstant?
+    /// Threads end once nothing is left to do, or at once when `isAbandoned`.
+    var isStopped = false
+    var isAbandoned = false
+    var isClosed = false
+    var onFailure: (@Sendable (MemQError) -> Void)?
+    var onLocalStartMoved: (@Sendable (TopicPartition, Offset) -> Void)?
+    var onSegmentRoll: (@Sendable () -> Void)?
+    var whenStarted: (@Sendable (MemQError?) -> Void)?
+    var effects: [VolumeCore.Effect] = []
+    var measures = DiskMeasures()
+  }
+
+  struct Completion {
+    let body: Volume.Completion
+    /// Batches up to here are durable with it.
+    let serial: UInt64?
+  }
+
+  enum DiskJob {
+    case write(GroupWrite, [StoredBatch])
+    case sync(SegmentSlot, GroupNumber)
+    case allocate(SegmentSlot)
+    case retire(SegmentSlot, [UInt8])
+  }
+
+  enum Delivery {
+    case completion(Volume.Completion, Result<Void, MemQError>)
+    case callback(@Sendable () -> Void)
+  }
+
+  enum Action {
+    case job(DiskJob)
+    case deliver([Delivery])
+    case tick
+    case end
+  }
+
+  let monitor: Monitor<State>
+  let disk: any VolumeDisk
+  let files: SegmentFiles
+  let identity: VolumeIdentity
+  let clock: any MemQClock
+  let logger: Logger
+  let metrics: VolumeMetrics
+  private let threads = Monitor<[OwnThread]>([])
+
+  init(
+    core: VolumeCore, disk: any VolumeDisk, files: SegmentFiles,
+    configuration: Volume.Configuration, clock: any MemQClock, logger: Logger
+  ) {
+    self.monitor = Monitor(
+      State(
+        core: core, cache: TailCache(bytesMax: configuration.tailCacheBytes),
+        footers: FooterCache(bytesMax: configuration.footerCacheBytes)))
+    self.disk = disk
+    self.files = files
+    self.identity = core.identity
+    self.clock = clock
+    self.logger = logger
+    self.metrics = VolumeMetrics()
+  }
+
+  func startThreads() {
+    self.threads.withLock { threads in
+      for index in 0..<Self.threadCount {
+        threads.append(OwnThread(name: "memq-disk-\(index)") { self.run() })
+      }
+    }
+  }
+
+  // MARK: - Into the core
+
+  /// Asks the core under the lock and files what follows.
+  func send(_ event: VolumeCore.Event) {
+    self.update { $0.core.handle(event, at: $1, wall: $2, into: &$0.effects) }
+  }
+
+  /// Changes the state under the lock, files the effects and wakes threads for them.
+  func update<R>(
+    _ body: (inout State, MonotonicInstant, Timestamp) throws(MemQError) -> R
+  ) throws(MemQError) -> R {
+    let (now, wall) = (self.clock.monotonic, self.clock.wall)
+    var wakes = 0
+    defer { for _ in 0..<wakes { self.monitor.signal() } }
+    return try self.monitor.withLock { (state) throws(MemQError) in
+      defer { wakes = self.file(&state) }
+      return try body(&state, now, wall)
+    }
+  }
+
+  func update<R>(_ body: (inout State, MonotonicInstant, Timestamp) -> R) -> R {
+    let (now, wall) = (self.clock.monotonic, self.clock.wall)
+    var wakes = 0
+    let result = self.monitor.withLock { state in
+      let result = body(&state, now, wall)
+      wakes = self.file(&state)
+      return result
+    }
+    for _ in 0..<wakes { self.monitor.signal() }
+    return result
+  }
+
+  /// Turns effects into disk work and answers. Returns how many threads have something to do.
+  private func file(_ state: inout State) -> Int {
+    let jobsBefore = state.jobs.count
+    let deliveriesBefore = state.deliveries.count
+    let wakeBefore = state.wakeAt
+    var effects: [VolumeCore.Effect] = []
+    swap(&effects, &state.effects)
+    for effect in effects { self.file(effect, &state) }
+    effects.removeAll(keepingCapacity: true)
+    swap(&effects, &state.effects)
+    if state.whenStarted != nil { self.noteStart(&state) }
+    var wakes = state.jobs.count - jobsBefore
+    if state.deliveries.count > deliveriesBefore, !state.isDelivering { wakes += 1 }
+    if wakes == 0, state.wakeAt != wakeBefore { wakes = 1 }
+    return wakes
+  }
+
+  private func file(_ effect: VolumeCore.Effect, _ state: inout State) {
+    switch effect {
+    case .write(let group):
+      var batches: [StoredBatch] = []
+      for case .payload(let id, _) in group.parts[0].pieces {
+        batches.append(state.payloads.removeValue(forKey: id)!)
+      }
+      state.jobs.append(.write(group, batches))
+    case .sync(let slot, let group): state.jobs.append(.sync(slot, group))
+    case .allocate(let slot): state.jobs.append(.allocate(slot))
+    case .retire(let slot, let block): state.jobs.append(.retire(slot, block))
+    case .complete(let request, let result):
+      guard let completion = state.completions.removeValue(forKey: request) else { return }
+      if let serial = completion.serial { state.cache.durable(below: serial) }
+      state.deliveries.append(.completion(completion.body, result))
+    case .localStartMoved(let partition, let start):
+      state.cache.trim(partition, to: start)
+      guard let body = state.onLocalStartMoved else { return }
+      state.deliveries.append(.callback { body(partition, start) })
+    case .segmentRolled:
+      guard let body = state.onSegmentRoll else { return }
+      state.deliveries.append(.callback(body))
+    case .failed(let error):
+      self.logger.error(
+        "The volume failed", metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
+      state.payloads = [:]
+      guard let body = state.onFailure else { return }
+      state.deliveries.append(.callback { body(error) })
+    case .wake(let time): state.wakeAt = time
+    }
+  }
+
+  private func noteStart(_ state: inout State) {
+    guard let body = state.whenStarted, state.core.isStarted || state.core.failure != nil else { return }
+    state.whenStarted = nil
+    let failure = state.core.failure
+    state.deliveries.append(.callback { body(failure) })
+  }
+
+  // MARK: - Threads
+
+  private func run() {
+    while true {
+      switch self.nextAction() {
+      case .job(let job): self.perform(job)
+      case .deliver(let deliveries): self.deliver(deliveries)
+      case .tick: self.send(.tick)
+      case .end: return
+      }
+    }
+  }
+
+  private func nextAction() -> Action {
+    let clock = self.clock
+    return self.monitor.await { state in
+      if state.isAbandoned { return .done(.end) }
+      if let job = state.jobs.popFirst() { return .done(.job(job)) }
+      if !state.deliveries.isEmpty, !state.isDelivering {
+        state.isDelivering = true
+        defer { state.deliveries = [] }
+        return .done(.deliver(state.deliveries))
+      }
+      if state.isStopped, !state.isDelivering { return .done(.end) }
+      if let wake = state.wakeAt, wake <= clock.monotonic {
+        state.wakeAt = nil
+        return .done(.tick)
+      }
+      return .wait(until: state.wakeAt)
+    }
+  }
+
+  private func deliver(_ deliveries: [Delivery]) {
+    for delivery in deliveries {
+      switch delivery {
+      case .completion(let body, let result): body(result)
+      case .callback(let body): body()
+      }
+    }
+    let isMore = self.monitor.withLock { state in
+      state.isDelivering = false
+      return !state.deliveries.isEmpty || state.isStopped
+    }
+    if isMore { self.monitor.signal() }
+  }
+
+  /// Ends the threads after what there is to do, or at once.
+  func stop(abandons: Bool) {
+    self.monitor.withLock { state in
+      state.isStopped = true
+      state.isAbandoned = state.isAbandoned || abandons
+    }
+    self.monitor.broadcast()
+    let threads = self.threads.withLock { threads in
+      defer { threads = [] }
+      return threads
+    }
+    for thread in threads { thread.join() }
+    self.files.closeAll()
+    self.disk.release()
+  }
+}
