@@ -222,6 +222,13 @@ let modules: [Module] = [
       "MemQTestSupport", "MemQRuntime",
     ],
     packages: nio + ["Logging", "SwiftProtobuf"]),
+  Module("MemQEmbeddedTests", .test, "Tests/MemQEmbeddedTests", kind: .test,
+    uses: [
+      "MemQModel", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime", "MemQMetadataService",
+      "MemQReplicationService", "MemQIngestService", "MemQUploaderService", "MemQScannerService",
+      "MemQRebalancerService", "MemQEmbedded", "memq-metadata", "memq-rebalancer",
+    ],
+    packages: nio + ["Logging", "SwiftProtobuf"]),
   Module("LayoutTests", .test, "Tests/LayoutTests", kind: .test),
 ]
 
@@ -344,7 +351,8 @@ for (package, url, version) in Set(products.values.map { [$0.package, $0.url] })
 }
 
 // What Benchmarks, a package of its own, uses from here.
-let libraries = selected.filter { ["MemQRPC"].contains($0.name) }
+let benchmarked = ["MemQRPC", "MemQModel", "MemQRecords", "MemQStorage", "MemQSystem"]
+let libraries = selected.filter { benchmarked.contains($0.name) }
 
 let package = Package(
   name: "memq",

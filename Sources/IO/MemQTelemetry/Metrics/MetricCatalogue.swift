@@ -2,7 +2,8 @@
 
 /// Every metric there is. docs/operations/metrics.md is made from it, and a test finds metrics that are missing here.
 public enum MetricCatalogue {
-  public static let all: [MetricDefinition] = process + runtime
+  public static let all: [MetricDefinition] =
+    process + runtime + storage + metadata + replication + ingest + scanner + rebalancer
 
   static let process: [MetricDefinition] = [
     MetricDefinition(

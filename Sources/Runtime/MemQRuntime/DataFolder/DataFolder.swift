@@ -112,3 +112,13 @@ enum ClusterFile {
     try FileSystem.writeDurably(Self.text(clusterID), to: Self.name, in: folder)
   }
 }
+
+extension DataFolder {
+  /// Whether a folder stands at `path`.
+  public static func isFolder(_ path: String) -> Bool {
+    let folder = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard folder >= 0 else { return false }
+    Glibc.close(folder)
+    return true
+  }
+}

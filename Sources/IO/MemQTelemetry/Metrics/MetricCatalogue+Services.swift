@@ -1,0 +1,129 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+extension MetricCatalogue {
+  static let storage: [MetricDefinition] = [
+    MetricDefinition("memq_storage_groups_total", .counter, "Group commits written to volumes."),
+    MetricDefinition("memq_storage_read_bytes_total", .counter, "Bytes read from volumes' files."),
+    MetricDefinition(
+      "memq_storage_sync_seconds", .histogram, "Time of one fdatasync of a volume, in seconds."),
+    MetricDefinition(
+      "memq_storage_written_bytes_total", .counter,
+      "Bytes written to volumes, frames and padding included."),
+    MetricDefinition(
+      "memq_object_store_requests_total", .counter, labels: ["operation", "store"],
+      "Requests to the object store, by operation; most stores bill each."),
+    MetricDefinition(
+      "memq_object_store_bytes_total", .counter, labels: ["operation", "store"],
+      "Bytes moved to and from the object store."),
+    MetricDefinition(
+      "memq_object_store_errors_total", .counter, labels: ["operation", "store"],
+      "Requests to the object store that failed."),
+    MetricDefinition(
+      "memq_object_reader_span_hits_total", .counter,
+      "Reads of uploaded records that the cache answered."),
+    MetricDefinition(
+      "memq_object_reader_span_misses_total", .counter,
+      "Reads of uploaded records that the object store answered."),
+  ]
+
+  static let metadata: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_metadata_command_duration_seconds", .histogram, labels: ["command"],
+      "Time of one change of the cluster's state, its sync included, in seconds."),
+    MetricDefinition(
+      "memq_metadata_conflicts_total", .counter,
+      "Changes that were tried again because another was faster."),
+    MetricDefinition("memq_metadata_elections_total", .counter, "Changes of a partition's leader."),
+    MetricDefinition(
+      "memq_metadata_unclean_elections_total", .counter,
+      "Elections of a replica that may lack committed records."),
+    MetricDefinition(
+      "memq_metadata_fenced_nodes_total", .counter, "Nodes that were fenced for their silence."),
+    MetricDefinition(
+      "memq_metadata_expired_members_total", .counter,
+      "Members of consumer groups that were taken out for their silence."),
+    MetricDefinition(
+      "memq_metadata_full_images_total", .counter, "Whole cluster images sent to watchers."),
+    MetricDefinition("memq_metadata_watchers", .gauge, "Open watches of the cluster image."),
+    MetricDefinition("memq_metadata_nodes", .gauge, "Nodes of the cluster."),
+    MetricDefinition("memq_metadata_topics", .gauge, "Topics of the cluster."),
+    MetricDefinition("memq_metadata_partitions", .gauge, "Partitions of the cluster."),
+    MetricDefinition(
+      "memq_metadata_leaderless_partitions", .gauge, "Partitions that nobody leads."),
+    MetricDefinition(
+      "memq_metadata_image_revision", .gauge, "Revision of the newest cluster image."),
+  ]
+
+  static let replication: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_replication_append_batches_total", .counter, "Record batches appended as leader."),
+    MetricDefinition(
+      "memq_replication_append_bytes_total", .counter, "Bytes of record batches appended as leader."),
+    MetricDefinition(
+      "memq_replication_append_duration_seconds", .histogram,
+      "Time from a batch's arrival at its leader to its acknowledgement, in seconds."),
+    MetricDefinition(
+      "memq_replication_append_duplicates_total", .counter,
+      "Batches of idempotent producers that were in the log already."),
+    MetricDefinition(
+      "memq_replication_append_parked", .gauge,
+      "Append streams that wait because too much is in flight."),
+    MetricDefinition(
+      "memq_replication_append_refused_total", .counter, labels: ["reason"],
+      "Batches refused, by error code."),
+    MetricDefinition("memq_replication_partitions", .gauge, "Replicas on this node."),
+    MetricDefinition(
+      "memq_replication_read_bytes_total", .counter, "Bytes of record batches read from this node."),
+    MetricDefinition(
+      "memq_replication_volumes_failed", .gauge, "Volumes out of use since a write or sync failed."),
+  ]
+
+  static let ingest: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_ingest_produce_records_total", .counter, "Records taken from producers."),
+    MetricDefinition(
+      "memq_ingest_produce_bytes_total", .counter, "Bytes of record batches taken from producers."),
+    MetricDefinition(
+      "memq_ingest_produce_duration_seconds", .histogram,
+      "Time from a produce request's arrival to its acknowledgement, in seconds."),
+    MetricDefinition(
+      "memq_ingest_produce_in_flight_bytes", .gauge,
+      "Bytes taken from producers and not acknowledged yet."),
+    MetricDefinition(
+      "memq_ingest_produce_refused_total", .counter, labels: ["code"],
+      "Produce requests refused, by error code."),
+    MetricDefinition(
+      "memq_ingest_produce_retries_total", .counter, labels: ["code"],
+      "Appends tried again at another leader or a later time, by error code."),
+    MetricDefinition(
+      "memq_ingest_fetch_bytes_total", .counter, labels: ["tier"],
+      "Bytes of record batches given to consumers, from SSD or from objects."),
+    MetricDefinition("memq_ingest_file_puts", .gauge, "File puts under way."),
+    MetricDefinition("memq_ingest_file_put_bytes_total", .counter, "Bytes of files taken."),
+    MetricDefinition(
+      "memq_ingest_file_put_duration_seconds", .histogram,
+      "Time from a put's first message to its end, in seconds."),
+    MetricDefinition(
+      "memq_ingest_file_put_failed_total", .counter, labels: ["code"],
+      "File puts that failed, by error code."),
+    MetricDefinition("memq_ingest_file_get_bytes_total", .counter, "Bytes of files given."),
+    MetricDefinition(
+      "memq_ingest_file_finisher_total", .counter, labels: ["result"],
+      "Puts that nobody drove any more and this ingest took over, by how they ended."),
+  ]
+
+  static let scanner: [MetricDefinition] = [
+    MetricDefinition("memq_scanner_scanned_bytes_total", .counter, "Bytes judged."),
+    MetricDefinition(
+      "memq_scanner_scan_duration_seconds", .histogram, "Time an engine took for one thing, in seconds."),
+    MetricDefinition(
+      "memq_scanner_verdicts_total", .counter, labels: ["reason", "verdict"],
+      "Verdicts: clean, infected, or not_scanned with its reason."),
+  ]
+
+  static let rebalancer: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_rebalancer_moves_total", .counter, labels: ["result"],
+      "Moves of plans, by result: done, failed, skipped.")
+  ]
+}
