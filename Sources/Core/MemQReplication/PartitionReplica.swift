@@ -62,6 +62,12 @@ public struct PartitionReplica: Sendable {
   public var log: ReplicaLog { self.leader?.log ?? self.follower?.log ?? self.idleLog }
   public var highWatermark: Offset { self.log.highWatermark }
 
+  /// False while time alone changes nothing: a leader without followers whose replies are all given.
+  public var needsTick: Bool {
+    if let leader = self.leader { return leader.replicaCount > 1 || leader.pendingReplies > 0 }
+    return self.follower != nil
+  }
+
   public mutating func handle(
     _ event: Event, at now: MonotonicInstant, into effects: inout [ReplicationEffect]
   ) {

@@ -40,7 +40,7 @@ extension World {
       if self.random.chance(700) { self.cut(.node(node), .metadata, for: time) }
       if self.random.chance(700) { self.cut(.metadata, .node(node), for: time) }
     case .pause: self.nodes[node].pausedUntil = self.scheduler.now + time
-    case .slowDisk: self.nodes[node].syncMax = self.random.pick([1_000_000, 20_000_000, 400_000_000])
+    case .slowDisk: self.nodes[node].diskMax = self.random.pick([500_000, 10_000_000, 200_000_000])
     case .clockJump:
       self.nodes[node].clockError = Int64(self.random.number(-3_600_000...3_600_000))
     case .moveLeader:
@@ -68,7 +68,7 @@ extension World {
     self.network.heal()
     for node in self.nodes.indices {
       self.nodes[node].pausedUntil = 0
-      self.nodes[node].syncMax = 2_000_000
+      self.nodes[node].diskMax = 1_000_000
       self.scheduler.schedule(.restart(node), after: 0)
     }
   }

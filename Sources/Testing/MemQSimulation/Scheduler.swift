@@ -5,7 +5,8 @@ struct Scheduler<Event> {
   private struct Entry {
     var time: Int64
     var sequence: Int64
-    var event: Event
+    /// In `events`: entries are small, because the heap moves them much.
+    var place: Int
 
     func isBefore(_ other: Entry) -> Bool {
       self.time != other.time ? self.time < other.time : self.sequence < other.sequence
@@ -13,6 +14,8 @@ struct Scheduler<Event> {
   }
 
   private var heap: [Entry] = []
+  private var events: [Event?] = []
+  private var free: [Int] = []
   private var sequence: Int64 = 0
   /// Virtual nanoseconds.
   private(set) var now: Int64 = 0
@@ -22,7 +25,9 @@ struct Scheduler<Event> {
   mutating func schedule(_ event: Event, after delay: Int64) {
     precondition(delay >= 0, "time goes forward")
     self.sequence += 1
-    self.heap.append(Entry(time: self.now + delay, sequence: self.sequence, event: event))
+    let place = self.free.popLast() ?? self.events.count
+    if place == self.events.count { self.events.append(event) } else { self.events[place] = event }
+    self.heap.append(Entry(time: self.now + delay, sequence: self.sequence, place: place))
     var at = self.heap.count - 1
     while at > 0, self.heap[at].isBefore(self.heap[(at - 1) / 2]) {
       self.heap.swapAt(at, (at - 1) / 2)
@@ -50,6 +55,7 @@ struct Scheduler<Event> {
       self.heap.swapAt(at, least)
       at = least
     }
-    return first.event
+    self.free.append(first.place)
+    return self.events[first.place].take()
   }
 }

@@ -31,7 +31,12 @@ struct SimNode {
   var lastToken: UInt64 = 0
   /// Deliveries and ticks wait until then.
   var pausedUntil: Int64 = 0
-  var syncMax = 2_000_000
+  var diskMax = 1_000_000
+  /// Disk work that has its time; the rest is given one.
+  var scheduledWork = 0
+  var scheduledWake: MonotonicInstant?
+  /// The last wake that was given: the volume shows it until it asks for another.
+  var lastWake: MonotonicInstant?
   /// Milliseconds its wall clock is off.
   var clockError: Int64 = 0
   var ticks = 0
@@ -40,7 +45,7 @@ struct SimNode {
 
   init(number: Int, partitions: Int) {
     self.number = number
-    self.volume = SimVolume(partitions: partitions)
+    self.volume = SimVolume(node: number, partitions: partitions)
     self.replicas = Array(repeating: nil, count: partitions)
     self.pushers = Array(repeating: [], count: partitions)
     self.checked = Array(repeating: 0, count: partitions)
@@ -62,5 +67,8 @@ struct SimNode {
     self.waiting = [:]
     self.checked = Array(repeating: 0, count: self.checked.count)
     self.pausedUntil = 0
+    self.scheduledWork = 0
+    self.scheduledWake = nil
+    self.lastWake = nil
   }
 }

@@ -1,10 +1,15 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQDiskSimulation
+import MemQLog
 import MemQModel
+import MemQRecords
 import MemQReplication
 
-/// A node's log disk: writes take effect at once, become durable in order with the next sync, and a crash
-/// keeps what is durable plus a seeded prefix of the rest.
+/// A node's volume: the core that ships on a crashable disk, and beside it a plain model of what it must hold.
+///
+/// Writes are durable in the model once the volume says so. After a crash the volume must give back, for each partition,
+/// the durable state or one that some of the following writes lead to, in order.
 struct SimVolume {
   struct Batch {
     var summary: BatchSummary
@@ -14,85 +19,256 @@ struct SimVolume {
   struct Log {
     var batches: [Batch] = []
     var epochs: [EpochStart] = []
-    var highWatermark = Offset.zero
-    var snapshot: (bytes: [UInt8], at: Offset)?
     var end: Offset { self.batches.last?.summary.endOffset ?? .zero }
   }
 
   enum Write {
+    case open
     case append(Batch)
     case startEpoch(EpochStart)
     case truncate(to: Offset, epochs: [EpochStart])
-    case highWatermark(Offset)
-    case snapshot([UInt8], at: Offset)
   }
 
   private struct Queued {
+    var request: RequestID
     var partition: Int
     var number: WriteNumber?
     var write: Write
   }
 
+  private static let segmentBytes: Int64 = 64 << 10
+
+  private var disk: SimulatedVolume
   private(set) var current: [Log]
   private(set) var durable: [Log]
+  private var recovered: [RecoveredPartition?]
   private var queue: [Queued] = []
-  /// Queued writes that the running sync covers.
-  private var syncing: Int?
+  private var lastRequest: UInt64 = 0
+  private var reads = 0
 
-  init(partitions: Int) {
+  init(node: Int, partitions: Int) {
+    let cluster = ClusterID(UniqueID(high: 7, low: 7))
+    self.disk = SimulatedVolume(
+      identity: VolumeIdentity(
+        cluster: cluster, volume: MetadataOracle.replica(node).volume,
+        segmentBytes: Self.segmentBytes),
+      slotsMax: 1_000)
     self.current = Array(repeating: Log(), count: partitions)
     self.durable = self.current
+    self.recovered = Array(repeating: nil, count: partitions)
   }
 
-  var needsSync: Bool { self.syncing == nil && !self.queue.isEmpty }
+  static func partition(_ number: Int) -> TopicPartition {
+    TopicPartition(TopicID(UniqueID(high: 1, low: 1)), PartitionIndex(Int32(number)))
+  }
 
-  mutating func file(_ write: Write, _ partition: Int, _ number: WriteNumber?) {
+  // MARK: - Writes
+
+  mutating func file(
+    _ write: Write, _ partition: Int, _ number: WriteNumber?, at now: MonotonicInstant,
+    wall: Timestamp
+  ) throws(Shadow.Broken) {
     Self.apply(write, to: &self.current[partition])
-    self.queue.append(Queued(partition: partition, number: number, write: write))
+    self.lastRequest += 1
+    let request = RequestID(self.lastRequest)
+    self.queue.append(
+      Queued(request: request, partition: partition, number: number, write: write))
+    let id = Self.partition(partition)
+    switch write {
+    case .open:
+      self.disk.handle(
+        .openPartition(request, id, logStart: .zero, epochs: []), at: now, wall: wall)
+    case .startEpoch(let start):
+      self.disk.handle(.startEpoch(request, id, start), at: now, wall: wall)
+    case .truncate(let end, let epochs):
+      self.disk.handle(.truncate(request, id, to: end, epochs: epochs), at: now, wall: wall)
+    case .append(let batch):
+      do {
+        try self.disk.append(
+          [(id, Self.bytes(of: batch))], request: request, at: now, wall: wall)
+      } catch {
+        throw Shadow.Broken(rule: "a volume refused a write", detail: "\(error)")
+      }
+    }
   }
 
-  mutating func beginSync() { self.syncing = self.queue.count }
+  mutating func setHighWatermark(
+    _ offset: Offset, _ partition: Int, at now: MonotonicInstant, wall: Timestamp
+  ) {
+    self.disk.handle(.setHighWatermark(Self.partition(partition), offset), at: now, wall: wall)
+  }
 
-  /// The last durable write of each partition that has one, by partition.
-  mutating func endSync() -> [(partition: Int, number: WriteNumber)] {
-    let count = self.syncing ?? 0
-    self.syncing = nil
+  mutating func setSnapshot(
+    _ bytes: [UInt8], _ partition: Int, at end: Offset, now: MonotonicInstant, wall: Timestamp
+  ) {
+    self.disk.handle(
+      .setProducerSnapshot(Self.partition(partition), bytes, at: end), at: now, wall: wall)
+  }
+
+  private struct Values: RandomNumberGenerator {
+    var values: ArraySlice<UInt64>
+    mutating func next() -> UInt64 { self.values.removeFirst() }
+  }
+
+  private static func bytes(of batch: Batch) -> SyntheticBatch {
+    var values = Values(values: batch.values[...])
+    return SyntheticBatch(batch.summary, bodyBytes: batch.values.count * 8, using: &values)
+  }
+
+  // MARK: - Disk work
+
+  /// Disk requests that wait to be carried out.
+  var outstanding: Int { self.disk.outstanding.count }
+  var wake: MonotonicInstant? { self.disk.wake }
+
+  mutating func perform(_ index: Int, at now: MonotonicInstant, wall: Timestamp) {
+    self.disk.perform(index, at: now, wall: wall)
+  }
+
+  mutating func tick(at now: MonotonicInstant, wall: Timestamp) {
+    self.disk.handle(.tick, at: now, wall: wall)
+  }
+
+  /// The last write of each partition that became durable since, by partition.
+  mutating func takeDurable() throws(Shadow.Broken) -> [(partition: Int, number: WriteNumber)] {
     var last = [WriteNumber?](repeating: nil, count: self.durable.count)
-    for queued in self.queue[..<count] {
-      Self.apply(queued.write, to: &self.durable[queued.partition])
-      last[queued.partition] = queued.number ?? last[queued.partition]
+    for (request, result) in self.disk.takeCompletions() {
+      if case .failure(let error) = result {
+        throw Shadow.Broken(rule: "a volume failed a write", detail: "\(error)")
+      }
+      guard let next = self.queue.first, next.request == request else {
+        throw Shadow.Broken(rule: "writes became durable out of order", detail: "\(request)")
+      }
+      self.queue.removeFirst()
+      Self.apply(next.write, to: &self.durable[next.partition])
+      last[next.partition] = next.number ?? last[next.partition]
     }
-    self.queue.removeFirst(count)
     return last.enumerated().compactMap { at, number in number.map { (at, $0) } }
   }
 
+  // MARK: - Crash and recovery
+
+  /// The power goes, or only the process ends.
   mutating func crash(_ random: inout Randomness) {
-    let kept = random.number(0...self.queue.count)
-    for queued in self.queue[..<kept] {
-      Self.apply(queued.write, to: &self.durable[queued.partition])
+    if random.chance(700) {
+      var generator = SeededGenerator(seed: random.next())
+      self.disk.crash(&generator)
+    } else {
+      self.disk.kill()
     }
-    self.queue = []
-    self.syncing = nil
-    self.current = self.durable
   }
+
+  mutating func open(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
+    let found: [RecoveredPartition]
+    do {
+      found = try self.disk.open(at: now, wall: wall)
+    } catch {
+      throw Shadow.Broken(rule: "a volume doesn't recover", detail: "\(error)")
+    }
+    for number in self.durable.indices {
+      let id = Self.partition(number)
+      self.recovered[number] = found.first { $0.partition == id }
+      let log = try self.contents(number)
+      guard self.isLegal(log, number) else {
+        throw Shadow.Broken(
+          rule: "a volume lost or made up records",
+          detail: "partition \(number): recovered to \(log.end), durable to \(self.durable[number].end)")
+      }
+      self.durable[number] = log
+    }
+    self.current = self.durable
+    self.queue = []
+  }
+
+  private mutating func contents(_ number: Int) throws(Shadow.Broken) -> Log {
+    var log = Log()
+    guard let recovered = self.recovered[number] else { return log }
+    log.epochs = recovered.epochs
+    do {
+      while log.end < recovered.end {
+        let found = try self.disk.read(
+          recovered.partition, from: log.end, below: recovered.end, maxBytes: 1 << 20)
+        guard !found.isEmpty else { break }
+        for bytes in found { log.batches.append(try Self.batch(of: bytes)) }
+      }
+    } catch {
+      throw Shadow.Broken(rule: "a recovered volume can't be read", detail: "\(error)")
+    }
+    return log
+  }
+
+  private static func batch(of bytes: [UInt8]) throws(MemQError) -> Batch {
+    let result = bytes.withUnsafeBytes { view -> Result<RecordBatchHeader, MemQError> in
+      Result { () throws(MemQError) in
+        try RecordBatchHeader.validate(view, maxBytes: Limits.recordBatchBytesMax)
+      }
+    }
+    let header = try result.get()
+    let body = bytes[RecordBatchHeader.byteCount...]
+    let values = stride(from: body.startIndex, to: body.endIndex, by: 8).map { at in
+      (0..<8).reduce(UInt64(0)) { $0 | UInt64(body[at + $1]) << UInt64(8 * $1) }
+    }
+    return Batch(
+      summary: BatchSummary(
+        baseOffset: header.baseOffset, endOffset: header.endOffset,
+        leaderEpoch: header.leaderEpoch, producerID: header.producerID,
+        producerEpoch: header.producerEpoch, baseSequence: header.baseSequence),
+      values: values)
+  }
+
+  /// Whether a recovered log is the durable one after none, some or all of the writes that followed.
+  private func isLegal(_ log: Log, _ number: Int) -> Bool {
+    var state = self.durable[number]
+    if Self.isSame(state, log) { return true }
+    for queued in self.queue where queued.partition == number {
+      Self.apply(queued.write, to: &state)
+      if Self.isSame(state, log) { return true }
+    }
+    return false
+  }
+
+  private static func isSame(_ a: Log, _ b: Log) -> Bool {
+    guard a.end == b.end, a.epochs == b.epochs, a.batches.count == b.batches.count else {
+      return false
+    }
+    return zip(a.batches, b.batches).allSatisfy {
+      $0.summary.baseOffset == $1.summary.baseOffset
+        && $0.summary.leaderEpoch == $1.summary.leaderEpoch && $0.values == $1.values
+    }
+  }
+
+  /// Whether the volume knows the partition: else it must be opened first.
+  func holds(_ partition: Int) -> Bool { self.recovered[partition] != nil }
 
   /// The log as a node finds it at start.
   func recover(_ partition: Int, _ limits: ProducerLimits) throws(MemQError) -> ReplicaLog {
-    let log = self.durable[partition]
-    let covered = log.snapshot?.at ?? .zero
+    guard let found = self.recovered[partition] else {
+      return ReplicaLog(emptyAt: .zero, limits: limits)
+    }
     return ReplicaLog(
-      start: .zero, end: log.end, highWatermark: log.highWatermark, uploadedOffset: .zero,
-      epochs: try EpochCache(log.epochs),
+      start: found.logStart, end: found.end, highWatermark: found.highWatermark,
+      uploadedOffset: found.uploadedOffset, epochs: try EpochCache(found.epochs),
       producers: try ProducerState(
-        snapshot: log.snapshot?.bytes, start: .zero,
-        batches: log.batches.map(\.summary).filter { $0.baseOffset >= covered }, limits: limits))
+        snapshot: found.producerSnapshot, start: found.logStart,
+        batches: found.batchesAfterSnapshot, limits: limits))
   }
 
-  /// The batch that begins at `offset`.
-  func batch(_ partition: Int, at offset: Offset) -> Batch? {
+  // MARK: - Reads
+
+  /// The batch that begins at `offset`. Every sixteenth is compared with what the volume reads.
+  mutating func batch(_ partition: Int, at offset: Offset) throws(Shadow.Broken) -> Batch? {
     let batches = self.current[partition].batches
     let at = Self.index(of: offset, in: batches)
     guard at < batches.count, batches[at].summary.baseOffset == offset else { return nil }
+    self.reads += 1
+    if self.reads % 16 == 0 {
+      let found = try? self.disk.read(
+        Self.partition(partition), from: offset, below: batches[at].summary.endOffset, maxBytes: 1)
+      guard found?.first == Self.bytes(of: batches[at]).bytes else {
+        throw Shadow.Broken(
+          rule: "a volume reads something else", detail: "partition \(partition) offset \(offset)")
+      }
+    }
     return batches[at]
   }
 
@@ -107,6 +283,7 @@ struct SimVolume {
 
   private static func apply(_ write: Write, to log: inout Log) {
     switch write {
+    case .open: break
     case .append(let batch):
       precondition(batch.summary.baseOffset == log.end, "appends follow the end")
       if batch.summary.leaderEpoch > log.epochs.last?.epoch ?? .none {
@@ -122,10 +299,6 @@ struct SimVolume {
         log.batches.removeLast()
       }
       log.epochs = epochs
-      log.highWatermark = Swift.min(log.highWatermark, end)
-      if let snapshot = log.snapshot, snapshot.at > end { log.snapshot = nil }
-    case .highWatermark(let offset): log.highWatermark = offset
-    case .snapshot(let bytes, let at): log.snapshot = (bytes, at)
     }
   }
 }

@@ -46,7 +46,8 @@ extension World {
       }
       self.nodes[node].checked[partition] = end
     }
-    self.nodes[node].volume.file(.highWatermark(offset), partition, nil)
+    self.nodes[node].volume.setHighWatermark(
+      offset, partition, at: self.now, wall: self.wall(node))
     try self.checkLog(node, partition)
   }
 

@@ -9,8 +9,10 @@ extension World {
   func start(_ node: Int) throws(Shadow.Broken) {
     guard !self.nodes[node].isUp else { return }
     self.log("node \(node) starts")
+    try self.nodes[node].volume.open(at: self.now, wall: self.wall(node))
     self.nodes[node].isUp = true
     self.register(node)
+    try self.afterDisk(node)
     self.scheduler.schedule(
       .tick(node: node, life: self.nodes[node].life), after: Self.tickInterval)
   }
@@ -93,6 +95,7 @@ extension World {
         try self.feed(node, partition, .registered(epoch))
         continue
       }
+      if !self.nodes[node].volume.holds(partition) { try self.file(.open, node, partition, nil) }
       let log: ReplicaLog
       do {
         log = try self.nodes[node].volume.recover(partition, self.configuration.producers)
@@ -112,7 +115,6 @@ extension World {
     let token = self.nodes[node].token()
     self.nodes[node].payloads[token] = request.values
     self.nodes[node].waiting[token] = (client, request.attempt)
-    let wall = self.scheduler.now / Self.millisecond + self.nodes[node].clockError
     guard self.nodes[node].replicas[partition] != nil else {
       self.nodes[node].waiting[token] = nil
       self.send(
@@ -128,25 +130,58 @@ extension World {
             token: token, recordCount: Int64(request.values.count),
             producerID: request.producerID,
             producerEpoch: request.producerID == .none ? .none : ProducerEpoch(0),
-            baseSequence: request.baseSequence, appendTime: Timestamp(milliseconds: wall),
+            baseSequence: request.baseSequence, appendTime: self.wall(node),
             acks: request.acks, leaderEpoch: request.leaderEpoch,
             deadline: self.now + .seconds(2)))))
     self.nodes[node].payloads[token] = nil
   }
 
-  func synced(_ node: Int, _ life: Int) throws(Shadow.Broken) {
-    guard self.nodes[node].life == life, self.nodes[node].isUp else { return }
-    for (partition, number) in self.nodes[node].volume.endSync() {
-      try self.feed(node, partition, .durable(through: number))
-    }
-    self.syncIfNeeded(node)
+  func wall(_ node: Int) -> Timestamp {
+    Timestamp(
+      milliseconds: 1_700_000_000_000 + self.scheduler.now / Self.millisecond
+        + self.nodes[node].clockError)
   }
 
-  private func syncIfNeeded(_ node: Int) {
-    guard self.nodes[node].volume.needsSync else { return }
-    self.nodes[node].volume.beginSync()
-    let delay = Int64(100_000 + self.random.number(0..<self.nodes[node].syncMax))
-    self.scheduler.schedule(.synced(node: node, life: self.nodes[node].life), after: delay)
+  func diskWorked(_ node: Int, _ life: Int) throws(Shadow.Broken) {
+    guard self.nodes[node].life == life, self.nodes[node].isUp else { return }
+    self.nodes[node].scheduledWork -= 1
+    let index = self.random.number(0..<self.nodes[node].volume.outstanding)
+    self.nodes[node].volume.perform(index, at: self.now, wall: self.wall(node))
+    try self.afterDisk(node)
+  }
+
+  func volumeWoke(_ node: Int, _ life: Int, _ time: MonotonicInstant) throws(Shadow.Broken) {
+    guard self.nodes[node].life == life, self.nodes[node].isUp,
+      self.nodes[node].scheduledWake == time
+    else { return }
+    self.nodes[node].scheduledWake = nil
+    self.nodes[node].lastWake = time
+    self.nodes[node].volume.tick(at: self.now, wall: self.wall(node))
+    try self.afterDisk(node)
+  }
+
+  /// Tells the replicas what became durable, and gives new disk work its time.
+  private func afterDisk(_ node: Int) throws(Shadow.Broken) {
+    for (partition, number) in try self.nodes[node].volume.takeDurable() {
+      try self.feed(node, partition, .durable(through: number))
+    }
+    self.scheduleDisk(node)
+  }
+
+  private func scheduleDisk(_ node: Int) {
+    let life = self.nodes[node].life
+    while self.nodes[node].scheduledWork < self.nodes[node].volume.outstanding {
+      self.nodes[node].scheduledWork += 1
+      let delay = Int64(50_000 + self.random.number(0..<self.nodes[node].diskMax))
+      self.scheduler.schedule(.disk(node: node, life: life), after: delay)
+    }
+    guard let wake = self.nodes[node].volume.wake, wake != self.nodes[node].scheduledWake,
+      wake != self.nodes[node].lastWake
+    else { return }
+    self.nodes[node].scheduledWake = wake
+    self.scheduler.schedule(
+      .volumeWake(node: node, life: life, wake),
+      after: Swift.max(0, wake.nanoseconds - self.scheduler.now))
   }
 
   /// Asks the rules and carries out what they say. Nothing comes between.
@@ -158,8 +193,8 @@ extension World {
     self.nodes[node].replicas[partition]!.handle(event, at: self.now, into: &effects)
     // What an effect says of the high watermark must stand before replies are judged.
     for effect in effects { try self.perform(effect, node, partition) }
-    self.push(node, partition)
-    self.syncIfNeeded(node)
+    try self.push(node, partition)
+    self.scheduleDisk(node)
   }
 
   private func perform(
@@ -167,21 +202,22 @@ extension World {
   ) throws(Shadow.Broken) {
     switch effect {
     case .startEpoch(let number, let start):
-      self.nodes[node].volume.file(.startEpoch(start), partition, number)
+      try self.file(.startEpoch(start), node, partition, number)
       try self.checkNewLeader(node, partition)
     case .write(let number, let summary, let token):
       let values = self.nodes[node].payloads[token] ?? []
-      self.nodes[node].volume.file(
-        .append(SimVolume.Batch(summary: summary, values: values)), partition, number)
+      try self.file(
+        .append(SimVolume.Batch(summary: summary, values: values)), node, partition, number)
     case .truncate(let number, let end, let epochs):
       self.log("node \(node) partition \(partition) cuts to \(end)")
-      self.nodes[node].volume.file(.truncate(to: end, epochs: epochs), partition, number)
+      try self.file(.truncate(to: end, epochs: epochs), node, partition, number)
       self.nodes[node].checked[partition] = Swift.min(
         self.nodes[node].checked[partition], Int(end.rawValue))
     case .highWatermark(let offset):
       try self.watermarkMoved(node, partition, to: offset)
     case .producerSnapshot(let bytes, let at):
-      self.nodes[node].volume.file(.snapshot(bytes, at: at), partition, nil)
+      self.nodes[node].volume.setSnapshot(
+        bytes, partition, at: at, now: self.now, wall: self.wall(node))
     case .reply(let token, let outcome):
       guard let waiting = self.nodes[node].waiting.removeValue(forKey: token) else { return }
       self.send(
@@ -212,6 +248,13 @@ extension World {
     }
   }
 
+  private func file(
+    _ write: SimVolume.Write, _ node: Int, _ partition: Int, _ number: WriteNumber?
+  ) throws(Shadow.Broken) {
+    try self.nodes[node].volume.file(
+      write, partition, number, at: self.now, wall: self.wall(node))
+  }
+
   private func sendToLeader(_ message: Message, _ node: Int, _ partition: Int) {
     guard let leader = self.nodes[node].replicas[partition]?.follower?.leader else { return }
     self.send(message, from: .node(node), to: .node(MetadataOracle.node(leader)))
@@ -228,13 +271,13 @@ extension World {
     }
   }
 
-  private func push(_ node: Int, _ partition: Int) {
+  private func push(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
     guard let leader = self.nodes[node].replicas[partition]?.leader else { return }
     for at in self.nodes[node].pushers[partition].indices {
       while true {
         let pusher = self.nodes[node].pushers[partition][at]
         guard pusher.next < leader.log.end, pusher.next - pusher.acknowledged < SimNode.window,
-          let batch = self.nodes[node].volume.batch(partition, at: pusher.next)
+          let batch = try self.nodes[node].volume.batch(partition, at: pusher.next)
         else { break }
         self.nodes[node].pushers[partition][at].next = batch.summary.endOffset
         let push = Push(

@@ -8,7 +8,8 @@ final class World {
   enum Event {
     case deliver(from: Address, to: Address, Message)
     case tick(node: Int, life: Int)
-    case synced(node: Int, life: Int)
+    case disk(node: Int, life: Int)
+    case volumeWake(node: Int, life: Int, MonotonicInstant)
     case metadataTick
     case client(Int)
     case clientTimeout(Int, attempt: Int)
@@ -112,7 +113,8 @@ final class World {
     case .deliver(let from, let to, let message):
       try self.deliver(message, from: from, to: to)
     case .tick(let node, let life): try self.tick(node, life)
-    case .synced(let node, let life): try self.synced(node, life)
+    case .disk(let node, let life): try self.diskWorked(node, life)
+    case .volumeWake(let node, let life, let time): try self.volumeWoke(node, life, time)
     case .metadataTick:
       self.metadata.expireSessions(at: self.scheduler.now)
       self.announce()

@@ -1,0 +1,106 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import MemQModel
+import MemQRecords
+import MemQSystem
+
+/// The node's lasting name and the names of its volumes, in a small text file of the data folder:
+///
+///     memq replication node 0
+///     uuid 6f0c…
+///     volume 9d1b… /data/volume
+///     crc32c 1a2b3c4d            of all bytes before this line
+struct NodeIdentity: Hashable {
+  var uuid: NodeUUID
+  /// In the order they were added; the path is the one it had then.
+  var volumes: [Volume] = []
+
+  struct Volume: Hashable {
+    var id: VolumeID
+    var path: String
+  }
+
+  static let fileName = "replication-node"
+  private static let heading = "memq replication node 0"
+
+  var text: String {
+    var text = "\(Self.heading)\nuuid \(self.uuid)\n"
+    for volume in self.volumes { text += "volume \(volume.id) \(volume.path)\n" }
+    return text + "crc32c \(Self.checksum(text))\n"
+  }
+
+  /// - Throws: `.logCorrupt` for a text that `text` can't have made.
+  init(parsing text: String, path: String) throws(MemQError) {
+    func damaged(_ why: String) -> MemQError {
+      MemQError(.logCorrupt, "the node's identity file is damaged: \(why)", subject: path)
+    }
+    var lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+    guard lines.popLast() == "", let last = lines.popLast(), lines.count >= 2 else {
+      throw damaged("it is cut short")
+    }
+    let body = lines.map { $0 + "\n" }.joined()
+    guard last == "crc32c \(Self.checksum(body))" else { throw damaged("its checksum differs") }
+    guard lines[0] == Self.heading else { throw damaged("its heading is \(lines[0])") }
+    guard lines[1].hasPrefix("uuid "), let uuid = NodeUUID(lines[1].dropFirst(5)) else {
+      throw damaged("it has no uuid")
+    }
+    self.uuid = uuid
+    for line in lines[2...] {
+      let parts = line.split(separator: " ", maxSplits: 2)
+      guard parts.count == 3, parts[0] == "volume", let id = VolumeID(parts[1]) else {
+        throw damaged("a line reads \(line)")
+      }
+      self.volumes.append(Volume(id: id, path: String(parts[2])))
+    }
+  }
+
+  init(uuid: NodeUUID) { self.uuid = uuid }
+
+  private static func checksum(_ text: String) -> String {
+    let value = CRC32C.checksum(Array(text.utf8))
+    return hexText((0..<4).map { UInt8(truncatingIfNeeded: value >> UInt32(24 - 8 * $0)) })
+  }
+
+  // MARK: - The file
+
+  /// Nil when there is none yet.
+  static func load(from folder: String) throws(MemQError) -> NodeIdentity? {
+    let path = "\(folder)/\(Self.fileName)"
+    let file = open(path, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else {
+      if errno == ENOENT { return nil }
+      throw Self.failed("open", path)
+    }
+    defer { close(file) }
+    // 64 volumes with the longest paths stay far below this.
+    var bytes = [UInt8](repeating: 0, count: 1 << 20)
+    let count = read(file, &bytes, bytes.count)
+    guard count >= 0 else { throw Self.failed("read", path) }
+    return try NodeIdentity(
+      parsing: String(decoding: bytes.prefix(count), as: UTF8.self), path: path)
+  }
+
+  /// Writes it beside and renames, so that there is always a whole one.
+  func save(to folder: String) throws(MemQError) {
+    let path = "\(folder)/\(Self.fileName)"
+    let temporary = path + ".new"
+    let file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    guard file >= 0 else { throw Self.failed("create", temporary) }
+    var bytes = Array(self.text.utf8)
+    let written = write(file, &bytes, bytes.count)
+    let isSynced = fsync(file) == 0
+    close(file)
+    guard written == bytes.count, isSynced else { throw Self.failed("write", temporary) }
+    guard rename(temporary, path) == 0 else { throw Self.failed("rename", temporary) }
+    let directory = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard directory >= 0 else { throw Self.failed("open", folder) }
+    defer { close(directory) }
+    guard fsync(directory) == 0 else { throw Self.failed("sync", folder) }
+  }
+
+  private static func failed(_ what: String, _ path: String) -> MemQError {
+    MemQError(
+      .volumeFailed, "could not \(what) it: \(String(cString: strerror(errno)))", subject: path)
+  }
+}

@@ -1,0 +1,47 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQMetadata
+import MemQModel
+import MemQReplication
+
+/// What the cluster image wants of this node for one partition.
+struct DesiredPartition: Hashable, Sendable {
+  let id: TopicPartition
+  /// `topic/partition`, for people.
+  var name: String
+  var member: ReplicaMember
+  var assignment: PartitionAssignment
+  var uploadedOffset: Offset
+  var messageBytesMax: Int
+  var localRetentionBytes: Int64?
+  var localRetention: Duration?
+  var hasObjectTier: Bool
+
+  /// Nil when the partition isn't placed on this node's volumes, or the image knows another life of the node.
+  init?(
+    _ partition: PartitionImage, _ topic: TopicImage, in image: ClusterImage, node: NodeID,
+    epoch: NodeEpoch, volumes: [VolumeID]
+  ) {
+    guard let own = partition.replicas.first(where: { $0.node == node }),
+      volumes.contains(own.volume)
+    else { return nil }
+    self.id = partition.id
+    self.name = "\(topic.name)/\(partition.id.partition)"
+    self.member = ReplicaMember(own, epoch)
+    self.uploadedOffset = partition.uploadedOffset
+    self.messageBytesMax = topic.settings.messageBytesMax
+    self.localRetentionBytes = topic.settings.localRetentionBytes
+    self.localRetention = topic.settings.localRetention
+    self.hasObjectTier = topic.settings.hasObjectTier
+    let replicas = partition.replicas
+    func replica(_ node: NodeID) -> ReplicaID? { replicas.first { $0.node == node } }
+    self.assignment = PartitionAssignment(
+      leaderEpoch: partition.leaderEpoch, partitionEpoch: partition.epoch,
+      leader: partition.leader.flatMap(replica),
+      replicas: replicas.map { replica in
+        ReplicaMember(
+          replica, replica.node == node ? epoch : image.nodes[replica.node]?.epoch ?? .zero)
+      },
+      isr: partition.inSync.compactMap(replica), minISR: topic.settings.minInSyncReplicas)
+  }
+}

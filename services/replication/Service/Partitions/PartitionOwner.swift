@@ -1,0 +1,325 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MemQAPI
+import MemQModel
+import MemQReplication
+import MemQStorage
+
+/// One partition of this node. Lives on its shard's loop: asks the rules and carries out what they say, nothing between.
+final class PartitionOwner {
+  /// A request that the rules have and that waits for its answer.
+  private struct Waiting {
+    var stream: AppendStream
+    var requestID: UInt64
+    var wantsAnswer: Bool
+    var receivedAt: MonotonicInstant
+  }
+
+  private(set) var desired: DesiredPartition
+  private(set) var core: PartitionReplica
+  let lane: VolumeLane
+  private unowned let shard: PartitionShard
+  private var waiting: [UInt64: Waiting] = [:]
+  private var lastToken: UInt64 = 0
+  /// The batch being decided on: `.write` takes it.
+  private var deciding: (token: UInt64, append: InboundAppend)?
+  private var readers: [UInt64: PartitionReader] = [:]
+  private var effects: [ReplicationEffect] = []
+  /// What the volume was told last.
+  private var toldUploadedOffset = Offset.zero
+
+  init(_ desired: DesiredPartition, log: ReplicaLog, lane: VolumeLane, shard: PartitionShard) {
+    self.desired = desired
+    self.lane = lane
+    self.shard = shard
+    self.core = PartitionReplica(
+      desired.member, log: log, configuration: shard.configuration.rules)
+  }
+
+  var id: TopicPartition { self.desired.id }
+  var name: String { self.desired.name }
+
+  // MARK: - Events
+
+  func feed(_ event: PartitionReplica.Event) {
+    precondition(self.effects.isEmpty, "the rules are asked one thing at a time")
+    self.core.handle(event, at: self.shard.clock.monotonic, into: &self.effects)
+    let effects = self.effects
+    self.effects.removeAll(keepingCapacity: true)
+    for effect in effects { self.perform(effect) }
+  }
+
+  /// Takes over what the cluster wants; any number of changes may lie in between.
+  func assign(_ desired: DesiredPartition) {
+    let before = self.desired
+    self.desired = desired
+    if desired.member.nodeEpoch > before.member.nodeEpoch {
+      self.feed(.registered(desired.member.nodeEpoch))
+    }
+    self.applyUploadedOffset()
+    self.applyRetention()
+    self.feed(.assigned(desired.assignment))
+    if self.core.leader == nil { self.wakeReaders() }
+  }
+
+  private func applyUploadedOffset() {
+    let offset = self.desired.uploadedOffset
+    guard offset > self.toldUploadedOffset else { return }
+    self.toldUploadedOffset = offset
+    self.feed(.uploadedOffsetMoved(offset))
+    self.lane.volume.setUploadedOffset(self.id, to: offset)
+  }
+
+  func applyRetention() {
+    self.lane.volume.setLocalRetention(
+      self.id, bytes: self.desired.localRetentionBytes,
+      milliseconds: self.desired.localRetention?.milliseconds,
+      hasObjectTier: self.desired.hasObjectTier)
+  }
+
+  func decide(_ append: InboundAppend) {
+    do {
+      try self.check(append)
+    } catch {
+      return self.shard.refuse(append, error)
+    }
+    self.lastToken += 1
+    self.waiting[self.lastToken] = Waiting(
+      stream: append.stream, requestID: append.requestID, wantsAnswer: append.acks != .none,
+      receivedAt: append.receivedAt)
+    self.deciding = (self.lastToken, append)
+    let header = append.header
+    self.feed(
+      .leader(
+        .append(
+          AppendRequest(
+            token: self.lastToken, recordCount: Int64(header.recordCount),
+            producerID: header.producerID, producerEpoch: header.producerEpoch,
+            baseSequence: header.isIdempotent ? header.baseSequence : -1,
+            maxTimestamp: header.maxTimestamp, appendTime: self.shard.clock.wall,
+            acks: append.acks, leaderEpoch: append.leaderEpoch, deadline: append.deadline))))
+    self.deciding = nil
+    append.stream.post(.credit(append.messageBytes))
+  }
+
+  /// What the rules don't judge: the topic's own limit, and the state of the disk.
+  private func check(_ append: InboundAppend) throws(MemQError) {
+    if let failure = self.lane.failure { throw failure }
+    if self.shard.isDraining {
+      throw MemQError(.shuttingDown, "the node is shutting down", subject: self.name)
+    }
+    guard append.header.batchLength <= self.desired.messageBytesMax else {
+      throw MemQError(
+        .recordBatchTooLarge, "the batch has more bytes than max.message.bytes allows",
+        subject: self.name, limit: Int64(self.desired.messageBytesMax),
+        actual: Int64(append.header.batchLength))
+    }
+  }
+
+  /// The partition leaves this node, or its volume failed.
+  func retire() {
+    self.feed(.retired)
+    self.wakeReaders()
+  }
+
+  var waitingCount: Int { self.waiting.count }
+
+  // MARK: - Effects
+
+  private func perform(_ effect: ReplicationEffect) {
+    switch effect {
+    case .startEpoch(let number, let start):
+      self.write(number) { volume, partition, done in
+        volume.startEpoch(partition, epoch: start.epoch, start: start.start, completion: done)
+      }
+      self.shard.logger.notice(
+        "Leads a partition",
+        metadata: [
+          "partition": "\(self.name)", "leader.epoch": "\(start.epoch)",
+          "offset": "\(start.start)",
+        ])
+    case .write(let number, let summary, let token):
+      self.append(number, summary, token)
+    case .truncate(let number, let end, let epochs):
+      self.write(number) { volume, partition, done in
+        volume.truncate(partition, to: end, epochs: epochs, completion: done)
+      }
+    case .highWatermark(let offset):
+      self.lane.volume.setHighWatermark(self.id, to: offset)
+      self.wakeReaders()
+      self.shard.transport?.advanced(self.id, end: self.core.log.end, highWatermark: offset)
+    case .producerSnapshot(let bytes, let at):
+      let (volume, partition) = (self.lane.volume, self.id)
+      self.lane.inOrder { volume.setProducerSnapshot(partition, bytes: bytes, at: at) }
+    case .reply(let token, let outcome): self.reply(token, outcome)
+    case .propose(let proposal): self.shard.propose(proposal, for: self)
+    case .refuseLeadership(let epoch):
+      self.shard.logger.warning(
+        "Waits for another election: the log already holds this leader epoch",
+        metadata: ["partition": "\(self.name)", "leader.epoch": "\(epoch)"])
+    case .answer, .stopPushing, .open, .position, .startAfresh: self.transport(effect)
+    }
+  }
+
+  private func transport(_ effect: ReplicationEffect) {
+    guard let transport = self.shard.transport else { return }
+    switch effect {
+    case .answer(let answer):
+      transport.send(answer, of: self.id)
+      if case .accepted(let from) = answer.result {
+        transport.startPushing(self.id, to: answer.follower, answer.number, from: from)
+      }
+    case .stopPushing(let replica): transport.stopPushing(self.id, to: replica)
+    case .open(let request):
+      guard let leader = self.core.follower?.leader else { return }
+      transport.send(request, of: self.id, to: leader)
+    case .position(let position):
+      guard let leader = self.core.follower?.leader else { return }
+      transport.send(position, of: self.id, to: leader)
+    case .startAfresh(let offset):
+      self.shard.logger.error(
+        "A replica has to be filled anew",
+        metadata: ["partition": "\(self.name)", "offset": "\(offset)"])
+    case .startEpoch, .write, .truncate, .highWatermark, .producerSnapshot, .reply, .propose,
+      .refuseLeadership:
+      preconditionFailure("not for other replicas")
+    }
+  }
+
+  private func append(_ number: WriteNumber, _ summary: BatchSummary, _ token: UInt64) {
+    guard let (deciding, append) = self.deciding, deciding == token else {
+      preconditionFailure("a write comes with the batch that is being decided on")
+    }
+    self.lane.append(
+      Volume.Append(partition: self.id, summary: summary, batch: append.batch),
+      byteCount: append.header.batchLength, number: number)
+    self.shard.metrics.appended(bytes: append.header.batchLength)
+    self.shard.transport?.advanced(
+      self.id, end: summary.endOffset, highWatermark: self.core.highWatermark)
+  }
+
+  /// A write that isn't an append, in order with those.
+  private func write(
+    _ number: WriteNumber,
+    _ body: @escaping (
+      Volume, TopicPartition, @escaping @Sendable (Result<Void, MemQError>) -> Void
+    ) -> Void
+  ) {
+    let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox)
+    self.lane.inOrder {
+      body(volume, partition) { result in
+        switch result {
+        case .success: mailbox.post(.durable([(partition, number)]))
+        case .failure(let error): mailbox.post(.volumeFailed(volume.id, error))
+        }
+      }
+    }
+  }
+
+  private func reply(_ token: UInt64, _ outcome: AppendOutcome) {
+    guard let waiting = self.waiting.removeValue(forKey: token) else { return }
+    self.count(outcome, waiting)
+    guard waiting.wantsAnswer else { return waiting.stream.post(.done(nil)) }
+    let logStart = self.core.log.start.rawValue
+    waiting.stream.post(
+      .done(
+        .with {
+          $0.requestID = waiting.requestID
+          $0.logStartOffset = logStart
+          $0.baseOffset = -1
+          $0.endOffset = -1
+          switch outcome {
+          case .appended(let base, let end, let at):
+            $0.baseOffset = base.rawValue
+            $0.endOffset = end.rawValue
+            $0.appendTimeMs = at.milliseconds
+          case .duplicate(let base):
+            $0.duplicate = true
+            if let base { $0.baseOffset = base.rawValue }
+          case .refused(let refusal):
+            $0.error = Memq_V1_ErrorDetail(refusal.error(self.name))
+          }
+        }))
+  }
+
+  private func count(_ outcome: AppendOutcome, _ waiting: Waiting) {
+    switch outcome {
+    case .appended:
+      self.shard.metrics.acknowledged(after: self.shard.clock.monotonic - waiting.receivedAt)
+    case .duplicate: self.shard.metrics.duplicate()
+    case .refused(let refusal): self.shard.metrics.refused(refusal.error(self.name).code)
+    }
+  }
+
+  // MARK: - Readers
+
+  /// Readers of one partition that may wait at once.
+  private static let readersMax = 10_000
+
+  func add(_ reader: PartitionReader) {
+    if let answer = self.answer(reader) { return reader.resume(answer) }
+    guard self.readers.count < Self.readersMax else {
+      return reader.resume(
+        .failure(
+          MemQError(
+            .resourceExhausted, "too many readers wait for this partition", subject: self.name,
+            limit: Int64(Self.readersMax), actual: Int64(self.readers.count + 1))))
+    }
+    self.readers[reader.id] = reader
+    let wait = Swift.max(.zero, reader.deadline - self.shard.clock.monotonic)
+    self.shard.after(wait) { [weak self] in self?.endWait(reader.id) }
+  }
+
+  /// Ends a wait as it is: its time is over, or nobody waits any more.
+  func endWait(_ id: UInt64) {
+    guard let reader = self.readers.removeValue(forKey: id) else { return }
+    reader.resume(self.view(for: reader))
+  }
+
+  private func wakeReaders() {
+    guard !self.readers.isEmpty else { return }
+    for reader in self.readers.values {
+      guard let answer = self.answer(reader) else { continue }
+      self.readers[reader.id] = nil
+      reader.resume(answer)
+    }
+  }
+
+  /// Nil: nothing to say yet.
+  private func answer(_ reader: PartitionReader) -> Result<PartitionView, MemQError>? {
+    switch self.view(for: reader) {
+    case .failure(let error): .failure(error)
+    case .success(let view):
+      view.highWatermark > reader.offset || reader.deadline <= self.shard.clock.monotonic
+        ? .success(view) : nil
+    }
+  }
+
+  private func view(for reader: PartitionReader) -> Result<PartitionView, MemQError> {
+    do throws(MemQError) {
+      let view = try self.leaderView(epoch: reader.leaderEpoch)
+      try view.check(reader.offset, self.name)
+      return .success(view)
+    } catch {
+      return .failure(error)
+    }
+  }
+
+  /// What the leader may tell; refused elsewhere.
+  func leaderView(epoch: LeaderEpoch?) throws(MemQError) -> PartitionView {
+    if let failure = self.lane.failure { throw failure }
+    guard let leader = self.core.leader else {
+      throw AppendRefusal.notLeader.error(self.name)
+    }
+    if let epoch, epoch != leader.epoch {
+      throw epoch < leader.epoch
+        ? AppendRefusal.fencedLeaderEpoch(current: leader.epoch).error(self.name)
+        : AppendRefusal.unknownLeaderEpoch(current: leader.epoch).error(self.name)
+    }
+    return PartitionView(
+      name: self.name, volume: self.lane.volume, highWatermark: leader.highWatermark,
+      isHighWatermarkCurrent: leader.isHighWatermarkCurrent, logStart: leader.log.start,
+      localStart: leader.log.localStart, logEnd: leader.log.end, leaderEpoch: leader.epoch)
+  }
+}

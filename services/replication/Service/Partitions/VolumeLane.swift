@@ -1,0 +1,133 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import Logging
+import MemQModel
+import MemQReplication
+import MemQStorage
+
+/// One shard's way to one volume: everything for the volume passes here in order.
+///
+/// Appends gather while the shard works through its mailbox and leave together. Where the volume has no room, what was
+/// decided stays here, and what was not yet decided parks in front of the rules; both go on when writes complete.
+final class VolumeLane {
+  /// Appends leave at this many bytes at the latest, so that one call never asks for more than the volume ever takes.
+  private static let gatherBytesMax = 4 << 20
+
+  let volume: Volume
+  private unowned let shard: PartitionShard
+  private var gathered: [Volume.Append] = []
+  private var gatheredBytes = 0
+  private var numbers: [(partition: TopicPartition, number: WriteNumber)] = []
+  /// Decided on and not taken by the volume, oldest first; nothing else passes before.
+  private var held: Deque<Held> = []
+  private var parked: Deque<InboundAppend> = []
+  private(set) var failure: MemQError?
+
+  private enum Held {
+    case appends([Volume.Append], [(partition: TopicPartition, number: WriteNumber)])
+    case call(() -> Void)
+  }
+
+  init(_ volume: Volume, shard: PartitionShard) {
+    self.volume = volume
+    self.shard = shard
+  }
+
+  var parkedCount: Int { self.parked.count }
+
+  /// Nil: the batch may be decided on now; else it was parked.
+  func admit(_ append: InboundAppend) -> Bool {
+    if self.parked.isEmpty && self.held.isEmpty && self.volume.hasRoom { return true }
+    self.parked.append(append)
+    return false
+  }
+
+  func append(_ append: Volume.Append, byteCount: Int, number: WriteNumber) {
+    self.gathered.append(append)
+    self.numbers.append((append.partition, number))
+    self.gatheredBytes += byteCount
+    if self.gatheredBytes >= Self.gatherBytesMax { self.flush() }
+  }
+
+  /// Runs `body` after everything before it has gone to the volume.
+  func inOrder(_ body: @escaping () -> Void) {
+    self.flush()
+    if self.held.isEmpty { body() } else { self.held.append(.call(body)) }
+  }
+
+  /// Gives what gathered to the volume.
+  func flush() {
+    guard !self.gathered.isEmpty else { return }
+    let (appends, numbers) = (self.gathered, self.numbers)
+    (self.gathered, self.numbers, self.gatheredBytes) = ([], [], 0)
+    if !self.held.isEmpty || !self.give(appends, numbers) {
+      self.held.append(.appends(appends, numbers))
+    }
+  }
+
+  private func give(
+    _ appends: [Volume.Append], _ numbers: [(partition: TopicPartition, number: WriteNumber)]
+  ) -> Bool {
+    let mailbox = self.shard.mailbox
+    let id = self.volume.id
+    do {
+      try self.volume.append(appends) { result in
+        switch result {
+        case .success: mailbox.post(.durable(numbers))
+        case .failure(let error): mailbox.post(.volumeFailed(id, error))
+        }
+      }
+      return true
+    } catch {
+      switch error.code {
+      case .resourceExhausted, .volumeFull: return false
+      default:
+        mailbox.post(.volumeFailed(id, error))
+        return true
+      }
+    }
+  }
+
+  /// Writes completed, or time passed: there may be room again.
+  func goOn(at now: MonotonicInstant) {
+    while let next = self.held.first {
+      switch next {
+      case .call(let body): body()
+      case .appends(let appends, let numbers):
+        guard self.give(appends, numbers) else { return }
+      }
+      self.held.removeFirst()
+    }
+    while let next = self.parked.first, self.failure != nil || self.volume.hasRoom {
+      self.parked.removeFirst()
+      self.shard.decide(next)
+      self.flush()
+      guard self.held.isEmpty else { return }
+    }
+  }
+
+  /// Refuses what parked too long. Nothing of it was appended.
+  func expire(at now: MonotonicInstant) {
+    let late = self.parked.filter { $0.deadline <= now }
+    guard !late.isEmpty else { return }
+    self.parked.removeAll { $0.deadline <= now }
+    for append in late {
+      self.shard.refuse(
+        append,
+        MemQError(
+          .resourceExhausted, "the volume did not take the batch in time: its disk is too slow",
+          limit: (append.deadline - append.receivedAt).milliseconds,
+          actual: (now - append.receivedAt).milliseconds))
+    }
+  }
+
+  func failed(_ error: MemQError) {
+    self.failure = error
+    self.held = []
+    (self.gathered, self.numbers, self.gatheredBytes) = ([], [], 0)
+    let parked = self.parked
+    self.parked = []
+    for append in parked { self.shard.refuse(append, error) }
+  }
+}

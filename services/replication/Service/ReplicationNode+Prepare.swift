@@ -1,0 +1,58 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+public import MemQModel
+import MemQStorage
+import MemQSystem
+
+extension ReplicationNode {
+  /// Reads, or makes, the node's lasting identity: what it registers with. Opens nothing.
+  ///
+  /// - Throws: `.volumeFailed` when a folder can't be used, `.logCorrupt` for a damaged identity, `.wrongCluster`
+  ///   when the volumes belong to several clusters.
+  public static func prepare(
+    _ configuration: Configuration
+  ) throws(MemQError) -> Prepared {
+    try configuration.validate()
+    try Self.makeFolder(configuration.dataPath)
+    let entropy = SystemEntropy()
+    let saved = try NodeIdentity.load(from: configuration.dataPath)
+    var identity = saved ?? NodeIdentity(uuid: entropy.identifier())
+    var ids: [VolumeID] = []
+    var cluster: ClusterID?
+    for settings in configuration.volumes {
+      try Self.makeFolder(settings.path)
+      let header = try Volume.peek(settings.path)
+      if let header {
+        guard cluster == nil || cluster == header.clusterID else {
+          throw MemQError(
+            .wrongCluster, "the volumes belong to several clusters", subject: settings.path)
+        }
+        cluster = header.clusterID
+      }
+      let known = identity.volumes.firstIndex { $0.path == settings.path }
+      // The disk itself says who it is; an empty one under a known path is another replica.
+      let id = header?.id ?? known.map { identity.volumes[$0].id } ?? entropy.identifier()
+      if let known {
+        identity.volumes[known].id = id
+      } else {
+        identity.volumes.append(NodeIdentity.Volume(id: id, path: settings.path))
+      }
+      ids.append(id)
+    }
+    if identity != saved { try identity.save(to: configuration.dataPath) }
+    return Prepared(nodeUUID: identity.uuid, volumeIDs: ids, clusterID: cluster)
+  }
+
+  private static func makeFolder(_ path: String) throws(MemQError) {
+    var partial = ""
+    for part in path.split(separator: "/", omittingEmptySubsequences: false) {
+      partial += partial.isEmpty && !path.hasPrefix("/") ? part : "/" + part
+      if part.isEmpty { partial = path.hasPrefix("/") && partial == "/" ? "" : partial }
+      guard !partial.isEmpty, mkdir(partial, 0o755) != 0, errno != EEXIST else { continue }
+      throw MemQError(
+        .volumeFailed, "could not make the folder: \(String(cString: strerror(errno)))",
+        subject: partial)
+    }
+  }
+}

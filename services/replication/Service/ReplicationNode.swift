@@ -1,0 +1,251 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+public import Logging
+import MemQAPI
+import MemQMetadata
+public import MemQModel
+public import MemQRPC
+import MemQReplication
+public import MemQRuntime
+import MemQStorage
+public import MemQSystem
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// The storage node: this node's volumes, and the partitions that the cluster placed on them.
+public final class ReplicationNode: Sendable {
+  private struct State {
+    var volumes: [Volume] = []
+    var shards: [PartitionShard] = []
+    var isStarted = false
+    var isDraining = false
+    /// What each partition's shard was told last.
+    var desired: [TopicPartition: DesiredPartition] = [:]
+    var volumeProblems: [VolumeID: String] = [:]
+    /// Found on the volumes and not in the image.
+    var strays = 0
+  }
+
+  let configuration: Configuration
+  let cluster: ClusterSession
+  let clock: any MemQClock
+  let logger: Logger
+  let metrics = ReplicationMetrics()
+  private let state = Mutex(State())
+
+  public init(
+    configuration: Configuration, cluster: ClusterSession, pool: ChannelPool,
+    clock: any MemQClock, logger: Logger
+  ) {
+    self.configuration = configuration
+    self.cluster = cluster
+    self.clock = clock
+    self.logger = logger
+  }
+
+  /// Adds the RPC handlers. They answer `UNAVAILABLE` until `start` returned.
+  public func register(on router: inout RPCRouter) {
+    router.callback(ReplicationMethods.append.rpc) { AppendStream($0, node: self) }
+    router.handleHotServerStream(ReplicationMethods.read) { request, _, writer in
+      try await self.read(request, to: writer)
+    }
+    router.handle(ReplicationMethods.listOffsets) { request, _ in
+      try await self.listOffsets(request)
+    }
+    router.handle(ReplicationMethods.describeReplicas) { request, _ in
+      try await self.describe(request)
+    }
+  }
+
+  // MARK: - Life
+
+  /// Opens the volumes, recovers, and takes up the partitions of the cluster's image.
+  ///
+  /// - Throws: `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt`, `.volumeFailed`.
+  public func start() async throws(MemQError) {
+    try self.configuration.validate()
+    let volumes = try await self.openVolumes()
+    let shards = self.makeShards()
+    let recovered = volumes.flatMap { $0.recoveredPartitions() }
+    for (at, shard) in shards.enumerated() {
+      let own = recovered.filter { Self.shardIndex($0.partition, of: shards.count) == at }
+      let byID = Dictionary(own.map { ($0.partition, $0) }) { first, _ in first }
+      shard.mailbox.post(.run { $0.start(volumes, recovered: byID) })
+    }
+    for volume in volumes { self.listen(to: volume) }
+    self.state.withLock {
+      $0.volumes = volumes
+      $0.shards = shards
+      $0.isStarted = true
+    }
+    self.logger.info(
+      "Volumes are open",
+      metadata: ["volumes": "\(volumes.count)", "partitions": "\(recovered.count)"])
+    self.cluster.onImage { [weak self] image in self?.apply(image) }
+    self.noteStrays(recovered.map(\.partition))
+    self.cluster.setState(.ready)
+  }
+
+  private func openVolumes() async throws(MemQError) -> [Volume] {
+    let prepared = try Self.prepare(self.configuration)
+    var volumes: [Volume] = []
+    do throws(MemQError) {
+      for (settings, id) in zip(self.configuration.volumes, prepared.volumeIDs) {
+        var configuration = Volume.Configuration(
+          path: settings.path, clusterID: self.cluster.clusterID)
+        configuration.volumeID = id
+        configuration.segmentBytes = self.configuration.segmentBytes
+        configuration.capacityBytes = settings.capacityBytes
+        volumes.append(try await Volume.open(configuration, logger: self.logger))
+      }
+    } catch {
+      for volume in volumes { await volume.close() }
+      throw error
+    }
+    return volumes
+  }
+
+  private func makeShards() -> [PartitionShard] {
+    let proposals = ClusterProposals(
+      cluster: self.cluster, timeout: self.configuration.rules.proposalTimeout)
+    return (0..<self.configuration.shards).map { _ in
+      PartitionShard(
+        on: MultiThreadedEventLoopGroup.singleton.next(), self.configuration, clock: self.clock,
+        logger: self.logger, metrics: self.metrics, metadata: proposals, transport: nil)
+    }
+  }
+
+  private func listen(to volume: Volume) {
+    let id = volume.id
+    volume.onFailure = { [weak self] error in self?.failed(id, error) }
+    volume.onLocalStartMoved = { [weak self] partition, offset in
+      self?.shard(of: partition)?.mailbox.post(.localStartMoved(partition, offset))
+    }
+  }
+
+  private func failed(_ id: VolumeID, _ error: MemQError) {
+    let (shards, count) = self.state.withLock { state in
+      state.volumeProblems[id] = "\(error)"
+      return (state.shards, state.volumeProblems.count)
+    }
+    self.metrics.setFailedVolumes(count)
+    self.logger.error(
+      "A volume failed and is out of use until the node restarts",
+      metadata: ["volume": "\(id)", "error": "\(error)"])
+    for shard in shards { shard.mailbox.post(.volumeFailed(id, error)) }
+  }
+
+  /// Takes no more work, lets what runs end for at most `deadline`, and closes the volumes cleanly.
+  public func drain(deadline: Duration) async {
+    let end = self.clock.monotonic + deadline
+    let (shards, volumes) = self.state.withLock { state in
+      state.isDraining = true
+      return (state.shards, state.volumes)
+    }
+    self.cluster.setState(.draining)
+    while !(await self.isIdle(shards)), self.clock.monotonic < end {
+      do { try await Task.sleep(for: .milliseconds(10)) } catch { break }
+    }
+    for shard in shards { await Self.ask(shard) { $0.stop() } }
+    for volume in volumes { await volume.close() }
+  }
+
+  private func isIdle(_ shards: [PartitionShard]) async -> Bool {
+    var isIdle = true
+    for shard in shards where !(await Self.ask(shard) { $0.drain() }) { isIdle = false }
+    return isIdle
+  }
+
+  /// For `/readyz`; a nil problem is fine.
+  public var readiness: [(check: String, problem: String?)] {
+    self.state.withLock { state in
+      let failed = state.volumeProblems.values.sorted().joined(separator: "; ")
+      return [
+        ("volumes", !state.isStarted ? "being opened" : failed.isEmpty ? nil : failed),
+        ("node", state.isDraining ? "shutting down" : nil),
+      ]
+    }
+  }
+
+  // MARK: - The cluster's image
+
+  private func apply(_ image: ClusterImage) {
+    let (node, epoch) = (self.cluster.nodeID, self.cluster.nodeEpoch)
+    // An image from before this life of the node: leaderships in it are those of the earlier one.
+    guard image.nodes[node]?.epoch == epoch else { return }
+    let volumes = self.state.withLock { $0.volumes.map(\.id) }
+    var desired: [TopicPartition: DesiredPartition] = [:]
+    for partition in image.partitions.values {
+      guard let topic = image.topics[partition.id.topic],
+        let wanted = DesiredPartition(
+          partition, topic, in: image, node: node, epoch: epoch, volumes: volumes)
+      else { continue }
+      desired[partition.id] = wanted
+    }
+    let before = self.state.withLock { state in
+      defer { state.desired = desired }
+      return state.desired
+    }
+    self.metrics.setPartitions(desired.count)
+    for wanted in desired.values where before[wanted.id] != wanted {
+      self.shard(of: wanted.id)?.mailbox.post(.assign(wanted))
+    }
+    // Only what an earlier image placed here is dropped: a partition that no image names stays on its disk.
+    for id in before.keys where desired[id] == nil {
+      self.shard(of: id)?.mailbox.post(.unassign(id))
+    }
+  }
+
+  private func noteStrays(_ recovered: [TopicPartition]) {
+    let known = self.cluster.image.partitions
+    let strays = recovered.filter { known[$0] == nil }.count
+    self.state.withLock { $0.strays = strays }
+    guard strays > 0 else { return }
+    self.logger.warning(
+      "The volumes hold partitions that the cluster doesn't know; they are kept",
+      metadata: ["partitions": "\(strays)"])
+  }
+
+  // MARK: - Shards
+
+  static func shardIndex(_ partition: TopicPartition, of count: Int) -> Int {
+    let mixed = (partition.topic.value.low ^ partition.topic.value.high)
+      &+ UInt64(bitPattern: Int64(partition.partition.rawValue)) &* 0x9E37_79B9_7F4A_7C15
+    return Int((mixed ^ mixed >> 32) % UInt64(count))
+  }
+
+  func shard(of partition: TopicPartition) -> PartitionShard? {
+    self.state.withLock { state in
+      state.shards.isEmpty
+        ? nil : state.shards[Self.shardIndex(partition, of: state.shards.count)]
+    }
+  }
+
+  /// - Throws: `.unavailable` before `start`.
+  func requireShard(of partition: TopicPartition) throws(MemQError) -> PartitionShard {
+    guard let shard = self.shard(of: partition) else {
+      throw MemQError(.unavailable, "the node is still opening its volumes")
+    }
+    return shard
+  }
+
+  var allShards: [PartitionShard] { self.state.withLock { $0.shards } }
+  var allVolumes: [(volume: Volume, problem: String?)] {
+    self.state.withLock { state in state.volumes.map { ($0, state.volumeProblems[$0.id]) } }
+  }
+
+  /// Hands a checked batch to the owner of its partition.
+  func submit(_ append: InboundAppend) throws(MemQError) {
+    try self.requireShard(of: append.partition).mailbox.post(.append(append))
+  }
+
+  /// Runs `question` on the shard's loop.
+  static func ask<T: Sendable>(
+    _ shard: PartitionShard, _ question: @escaping @Sendable (PartitionShard) -> T
+  ) async -> T {
+    await withCheckedContinuation { continuation in
+      shard.mailbox.post(.run { continuation.resume(returning: question($0)) })
+    }
+  }
+}
