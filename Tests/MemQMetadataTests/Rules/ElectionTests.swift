@@ -1,0 +1,227 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQMetadata
+import MemQModel
+import Testing
+
+@Suite struct ElectionTests {
+  private func proposal(
+    _ partition: PartitionImage, _ cluster: PureCluster, inSync: [Int32]
+  ) -> InSyncProposal {
+    InSyncProposal(
+      partition: partition.id, node: partition.leader!,
+      nodeEpoch: cluster.state.nodes[partition.leader!]!.value.epoch,
+      leaderEpoch: partition.leaderEpoch, partitionEpoch: partition.epoch,
+      inSync: inSync.map { NodeID($0) })
+  }
+
+  @Test func `the same node keeps its number and gets a higher epoch`() throws {
+    var cluster = try PureCluster()
+    let first = try cluster.join(.replication, uuid: 1, volumes: [11])
+    try cluster.join(.ingest, uuid: 2)
+    let again = try cluster.join(.replication, uuid: 1, volumes: [11])
+    #expect(first.id == NodeID(1) && again.id == NodeID(1))
+    #expect(first.epoch == NodeEpoch(1) && again.epoch == NodeEpoch(2))
+    let old = thrown { () throws(MemQError) in try cluster.state.session(first.id, first.epoch) }
+    #expect(old?.code == .nodeFenced)
+    #expect(
+      thrown { () throws(MemQError) in try cluster.state.session(NodeID(9), NodeEpoch(1)) }?.code
+        == .nodeUnknown)
+  }
+
+  @Test func `a restarted node's partitions get a new leader epoch`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(1)
+    let topic = try cluster.makeTopic("t", partitions: 2)
+    let before = cluster.partition(topic)
+    try cluster.joinReplicas(1)
+    let after = cluster.partition(topic)
+    #expect(after.leader == NodeID(1) && after.inSync == [NodeID(1)])
+    #expect(after.leaderEpoch > before.leaderEpoch && after.epoch > before.epoch)
+    #expect(after.historyEpoch == before.historyEpoch)
+  }
+
+  @Test func `who takes over another's address ends its session`() throws {
+    var cluster = try PureCluster()
+    try cluster.join(.ingest, uuid: 1)
+    let registration = NodeRegistration(
+      uuid: NodeUUID(test: 2), service: .ingest, address: "host1:1")
+    try cluster.run { $0.fencePredecessors(of: registration) }
+    #expect(cluster.state.nodes.isEmpty && cluster.deltas.last?.deletedNodes == [NodeID(1)])
+    let node = try cluster.run { (state) throws(MemQError) in try state.register(registration) }
+    #expect(node.id == NodeID(2))
+  }
+
+  @Test func `a node of another cluster is refused`() throws {
+    let cluster = try PureCluster()
+    let error = thrown { () throws(MemQError) in
+      try cluster.state.register(
+        NodeRegistration(
+          uuid: NodeUUID(test: 1), service: .replication, address: "a:1",
+          clusterID: ClusterID(test: 99)))
+    }
+    #expect(error?.code == .wrongCluster)
+  }
+
+  @Test func `when a leader is lost an in-sync replica leads`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    let before = cluster.partition(topic)
+    #expect(before.leader == NodeID(1))
+    try cluster.fence(1)
+    let after = cluster.partition(topic)
+    #expect(after.leader == NodeID(2) && after.inSync == [NodeID(2), NodeID(3)])
+    #expect(after.leaderEpoch == before.leaderEpoch.next)
+    #expect(after.eligible.isEmpty, "two in sync are enough: nobody else is needed")
+    #expect(try cluster.run { $0.reconcile() }.changed == 0)
+  }
+
+  @Test func `who is not in sync does not lead, and the last in sync stays so`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(2)
+    let topic = try cluster.makeTopic("t", replicas: 2, settings: ["min.insync.replicas": "1"])
+    let shrink = proposal(cluster.partition(topic), cluster, inSync: [1])
+    let shrunk = try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
+    #expect(shrunk.inSync == [NodeID(1)] && shrunk.eligible.isEmpty)
+    try cluster.fence(1)
+    let lost = cluster.partition(topic)
+    #expect(lost.leader == nil && lost.inSync == [NodeID(1)])
+    try cluster.join(.replication, uuid: 1, volumes: [1_001])
+    let back = cluster.partition(topic)
+    #expect(back.leader == NodeID(1) && back.leaderEpoch > lost.leaderEpoch)
+  }
+
+  @Test func `who left the ISR below its minimum may lead when all in sync are lost`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    try cluster.fence(3)
+    try cluster.fence(2)
+    let eligible = cluster.partition(topic)
+    #expect(eligible.inSync == [NodeID(1)] && eligible.eligible == [NodeID(2)])
+    try cluster.fence(1)
+    #expect(cluster.partition(topic).leader == nil)
+    try cluster.join(.replication, uuid: 3, volumes: [1_003])
+    #expect(cluster.partition(topic).leader == nil, "it left while the others went on")
+    try cluster.join(.replication, uuid: 2, volumes: [1_002])
+    let elected = cluster.partition(topic)
+    #expect(elected.leader == NodeID(2) && elected.inSync == [NodeID(2)])
+    #expect(elected.eligible == [NodeID(1)] && elected.historyEpoch == HistoryEpoch(0))
+  }
+
+  @Test func `an unclean election needs the topic's leave and raises the history epoch`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(2)
+    let topic = try cluster.makeTopic(
+      "t", replicas: 2,
+      settings: ["min.insync.replicas": "1", "unclean.leader.election.enable": "true"])
+    let shrink = proposal(cluster.partition(topic), cluster, inSync: [1])
+    try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
+    try cluster.run { $0.fence(NodeID(1)) }
+    let summary = try cluster.run { $0.reconcile() }
+    let partition = cluster.partition(topic)
+    #expect(summary.unclean == [partition.id])
+    #expect(partition.leader == NodeID(2) && partition.inSync == [NodeID(2)])
+    #expect(partition.historyEpoch == HistoryEpoch(1))
+    let group = cluster.state.uploadGroups[1]!.value
+    #expect(group.positions[partition.id]?.historyEpoch == HistoryEpoch(1))
+  }
+
+  @Test func `a node that comes back without its volume does not lead what it lost`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(1)
+    let topic = try cluster.makeTopic("t")
+    try cluster.join(.replication, uuid: 1, volumes: [77])
+    #expect(cluster.partition(topic).leader == nil)
+    try cluster.join(.replication, uuid: 1, volumes: [77, 1_001])
+    #expect(cluster.partition(topic).leader == NodeID(1))
+  }
+
+  @Test func `a draining leader hands over, if somebody can take it`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(2)
+    let topic = try cluster.makeTopic("t", replicas: 2)
+    let alone = try cluster.makeTopic("alone")
+    let node = cluster.state.nodes[NodeID(1)]!.value
+    try cluster.run { (state) throws(MemQError) in
+      try state.setState(of: node.id, node.epoch, to: .draining)
+    }
+    try cluster.run { $0.reconcile() }
+    #expect(cluster.partition(topic).leader == NodeID(2))
+    #expect(cluster.partition(topic).inSync.contains(NodeID(1)))
+    let single = cluster.partition(alone)
+    #expect(single.leader == single.replicas[0].node)
+  }
+
+  @Test func `a proposal must come from the leader and know the partition as it is`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    let good = proposal(cluster.partition(topic), cluster, inSync: [1, 2])
+    func refused(_ change: (inout InSyncProposal) -> Void) -> ErrorCode? {
+      var proposal = good
+      change(&proposal)
+      return thrown { () throws(MemQError) in try cluster.state.alterPartition(proposal) }?.code
+    }
+    #expect(refused { $0.nodeEpoch = NodeEpoch(0) } == .staleNodeEpoch)
+    #expect(refused { $0.leaderEpoch = LeaderEpoch(7) } == .unknownLeaderEpoch)
+    #expect(refused { $0.leaderEpoch = LeaderEpoch(-1) } == .fencedLeaderEpoch)
+    #expect(refused { $0.node = NodeID(2) } == .fencedLeaderEpoch)
+    #expect(refused { $0.partitionEpoch = PartitionEpoch(9) } == .revisionConflict)
+    #expect(refused { $0.inSync = [NodeID(2)] } == .invalidArgument)
+    #expect(refused { $0.inSync = [NodeID(1), NodeID(1)] } == .invalidArgument)
+    #expect(refused { $0.inSync = [NodeID(1), NodeID(9)] } == .invalidArgument)
+    #expect(
+      refused { $0.partition = TopicPartition(topic.id, PartitionIndex(5)) } == .partitionNotFound)
+    let changed = try cluster.run { (state) throws(MemQError) in try state.alterPartition(good) }
+    #expect(changed.inSync == [NodeID(1), NodeID(2)] && changed.epoch == PartitionEpoch(1))
+    #expect(changed.leaderEpoch == good.leaderEpoch)
+    #expect(refused { _ in } == .revisionConflict, "the same proposal is old now")
+    try cluster.fence(3)
+    let dead = proposal(cluster.partition(topic), cluster, inSync: [1, 2, 3])
+    #expect(
+      thrown { () throws(MemQError) in try cluster.state.alterPartition(dead) }?.code
+        == .invalidArgument)
+  }
+
+  @Test func `leadership moves to an in-sync replica and to no other`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 2)
+    let before = cluster.partition(topic)
+    let moved = try cluster.run { (state) throws(MemQError) in
+      try state.transferLeadership(of: before.id, to: NodeID(2))
+    }
+    #expect(moved.leader == NodeID(2) && moved.leaderEpoch == before.leaderEpoch.next)
+    let refused = thrown { () throws(MemQError) in
+      try cluster.state.transferLeadership(of: before.id, to: NodeID(3))
+    }
+    #expect(refused?.code == .invalidArgument && refused?.subject == "t/0")
+  }
+
+  @Test func `a goodbye forgets a stateless node and keeps one with replicas`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(2)
+    let topic = try cluster.makeTopic("t", replicas: 2)
+    let ingest = try cluster.join(.ingest, uuid: 9)
+    try cluster.run { (state) throws(MemQError) in
+      try state.deregister(ingest.id, ingest.epoch)
+    }
+    #expect(cluster.state.nodes[ingest.id] == nil)
+    try cluster.run { (state) throws(MemQError) in
+      try state.deregister(NodeID(1), NodeEpoch(1))
+    }
+    try cluster.run { $0.reconcile() }
+    #expect(cluster.state.nodes[NodeID(1)]?.value.state == .gone)
+    #expect(cluster.partition(topic).leader == NodeID(2))
+  }
+
+  @Test func `many partitions are reconciled in transactions that fit`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(2)
+    let topic = try cluster.makeTopic("t", partitions: 300, replicas: 2)
+    try cluster.fence(1)
+    #expect(cluster.state.image!.partitions(of: topic.id).allSatisfy { $0.leader == NodeID(2) })
+  }
+}

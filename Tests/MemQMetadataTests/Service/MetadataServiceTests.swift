@@ -1,0 +1,446 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MemQAPI
+import MemQMetadata
+@testable import MemQMetadataService
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import MemQStore
+import MemQSystem
+import SwiftProtobuf
+import Synchronization
+import Testing
+
+@Suite struct MetadataServiceTests {
+  @Test func `a fresh cluster has an identity, one node, and says what is missing`() async throws {
+    let metadata = try await TestMetadata.start()
+    let cluster = try await metadata.call(MetadataMethods.describeCluster) { _ in }
+    #expect(cluster.incarnation == 1 && cluster.clusterID.count == 16 && !cluster.ready)
+    #expect(cluster.nodes.map(\.service) == [.metadata] && cluster.nodes[0].state == .ready)
+    #expect(cluster.problems.contains("no ingest node is ready") && cluster.problems.count == 5)
+    #expect(metadata.node.readiness.allSatisfy { $0.problem == nil })
+    await metadata.stop()
+    #expect(metadata.node.readiness[0].problem == "shut down")
+    let late = await thrown { try await metadata.call(MetadataMethods.listTopics) { _ in } }
+    #expect(late?.code == .shuttingDown)
+  }
+
+  @Test func `with a ready node of each service and a leader for each partition it is ready`()
+    async throws
+  {
+    let metadata = try await TestMetadata.start()
+    var members: [ClusterSession] = []
+    for (index, service) in ServiceKind.allCases.enumerated() where service != .metadata {
+      members.append(
+        try await metadata.member(
+          service, uuid: UInt64(index), volumes: service == .replication ? [77] : []))
+    }
+    try await metadata.makeTopic("t", partitions: 3)
+    let cluster = try await metadata.call(MetadataMethods.describeCluster) { _ in }
+    #expect(cluster.ready && cluster.problems.isEmpty, "\(cluster.problems)")
+    #expect(cluster.nodes.count == 6 && cluster.partitions.count == 3)
+    await members[0].stop()
+    let after = try await metadata.call(MetadataMethods.describeCluster) { _ in }
+    #expect(!after.ready && after.problems.contains("partition t/0 has no live leader"))
+    for member in members.dropFirst() { await member.stop() }
+    await metadata.stop()
+  }
+
+  @Test func `a session sees each change of the image, its own first`() async throws {
+    let metadata = try await TestMetadata.start()
+    let session = try await metadata.member(.replication, uuid: 1, volumes: [77])
+    let seen = Mutex<[Revision]>([])
+    session.onImage { image in seen.withLock { $0.append(image.revision) } }
+    for name in ["a", "b", "c"] { try await metadata.makeTopic(name) }
+    let image = try await session.waitForImage(timeout: .seconds(20)) { $0.topics.count == 3 }
+    #expect(image.topic(named: "b")?.partitionCount == 1)
+    #expect(image.partitions.values.allSatisfy { $0.leader == session.nodeID })
+    _ = try await metadata.call(MetadataMethods.deleteTopic) { $0.name = "b" }
+    let smaller = try await session.waitForImage(timeout: .seconds(20)) { $0.topics.count == 2 }
+    #expect(smaller.topic(named: "b") == nil && smaller.partitions.count == 2)
+    #expect(seen.withLock { $0 == $0.sorted() })
+    #expect(
+      await thrown {
+        try await session.waitForImage(timeout: .milliseconds(50)) { $0.topics.isEmpty }
+      }?.code == .deadlineExceeded)
+    let channel = try session.channel(to: session.nodeID, lane: .append)
+    let nobody = await thrown {
+      try await channel.call(
+        ReplicationMethods.listOffsets, Memq_V1_ListOffsetsRequest(), timeout: .seconds(5))
+    }
+    #expect(nobody?.code == .unavailable)
+    #expect(thrown { () throws(MemQError) in try session.channel(.scanner) }?.code == .unavailable)
+    await session.stop()
+    await metadata.stop()
+  }
+
+  @Test func `a reconnecting watcher gets only what it missed, a stranger everything`()
+    async throws
+  {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let before = try await metadata.image()
+    try await metadata.makeTopic("t")
+    func first(_ revision: Int64, incarnation: Int64) async throws -> Memq_V1_ImageUpdate {
+      let updates = try await metadata.channel.stream(
+        MetadataMethods.watchImage,
+        .with {
+          $0.fromRevision = revision
+          $0.incarnation = incarnation
+        })
+      return try await updates.next()!
+    }
+    let missed = try await first(before.revision.rawValue, incarnation: 1)
+    #expect(!missed.full && missed.topics.map(\.name) == ["t"] && missed.nodes.isEmpty)
+    var image = before
+    try image.apply(missed)
+    #expect(image == (try await metadata.image()))
+    #expect(try await first(before.revision.rawValue, incarnation: 2).full)
+    #expect(try await first(0, incarnation: 1).full)
+    await metadata.stop()
+  }
+
+  @Test func `a silent node is fenced and comes back with a higher epoch`() async throws {
+    let metadata = try await TestMetadata.start()
+    let silent = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    try await metadata.makeTopic("t")
+    // In steps, as a controller that is awake sees time pass.
+    for _ in 0..<20 {
+      metadata.clock.advance(.milliseconds(100))
+      await metadata.node.tick()
+    }
+    var image = try await metadata.image()
+    #expect(image.nodes[NodeID(silent.nodeID)]?.state == .fenced)
+    #expect(image.partitions.values[0].leader == nil)
+    let stream = try await metadata.channel.open(MetadataMethods.heartbeat)
+    try await stream.send(
+      .with {
+        $0.nodeID = silent.nodeID
+        $0.nodeEpoch = silent.nodeEpoch
+        $0.state = .ready
+      })
+    #expect(await thrown { try await stream.responses.next() }?.code == .nodeFenced)
+    let again = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    #expect(again.nodeID == silent.nodeID && again.nodeEpoch == silent.nodeEpoch + 1)
+    image = try await metadata.image()
+    #expect(image.partitions.values[0].leader == NodeID(silent.nodeID))
+    await metadata.stop()
+  }
+
+  @Test func `a fenced session registers again by itself`() async throws {
+    let metadata = try await TestMetadata.start()
+    let session = try await metadata.member(.uploader, uuid: 1)
+    let epoch = session.nodeEpoch
+    // Somebody else with its name, as after a copied disk.
+    _ = try await metadata.silentNode(.uploader, uuid: 1)
+    let id = session.nodeID
+    _ = try await session.waitForImage(timeout: .seconds(20)) {
+      $0.nodes[id].map { $0.epoch > epoch && $0.state == .ready } ?? false
+    }
+    #expect(session.nodeEpoch == NodeEpoch(epoch.rawValue + 2))
+    await session.stop()
+    await metadata.stop()
+  }
+
+  @Test func `everything is there after a restart`() async throws {
+    let folder = TestFolder()
+    let clock = TestClock()
+    let entropy = TestEntropy()
+    var metadata = try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy)
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    try await metadata.makeTopic("events", partitions: 3)
+    let topic = try await metadata.makeTopic("media", settings: ["scan.policy": "gate"])
+    let producer = try await metadata.call(MetadataMethods.initProducer) { _ in }
+    let member = try await metadata.call(MetadataMethods.joinGroup) {
+      $0.group = "g"
+      $0.topics = ["events"]
+    }
+    _ = try await metadata.call(MetadataMethods.commitOffsets) {
+      $0.group = "g"
+      $0.memberID = member.memberID
+      $0.groupEpoch = member.groupEpoch
+      $0.offsets = [
+        .with {
+          $0.topicPartition = member.assigned[1]
+          $0.offset = 42
+        }
+      ]
+    }
+    let before = try await metadata.image()
+    let second = await thrown {
+      try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy)
+    }
+    #expect(second?.code == .dataFolderInUse)
+    await metadata.stop()
+
+    metadata = try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy)
+    var after = try await metadata.image()
+    #expect(after.clusterID == before.clusterID && after.topics == before.topics)
+    #expect(after.partitions == before.partitions && after.uploadGroups == before.uploadGroups)
+    #expect(after.nodes.keys == before.nodes.keys, "metadata keeps its number, too")
+    #expect(after.topics[try TopicID(wire: topic.topicID, "")]?.settings.scanPolicy == .gate)
+    let next = try await metadata.call(MetadataMethods.initProducer) { _ in }
+    #expect(next.producerID > producer.producerID)
+    let offsets = try await metadata.call(MetadataMethods.fetchOffsets) { $0.group = "g" }
+    #expect(offsets.offsets.map(\.offset) == [42])
+    let cluster = try await metadata.call(MetadataMethods.describeCluster) { _ in }
+    #expect(!cluster.ready, "the nodes of before were not heard since")
+    // Everybody gets the start's grace before being judged.
+    for _ in 0..<40 {
+      clock.advance(.milliseconds(100))
+      await metadata.node.tick()
+    }
+    after = try await metadata.image()
+    #expect(after.nodes.values.allSatisfy { $0.state.isLive })
+    for _ in 0..<60 {
+      clock.advance(.milliseconds(100))
+      await metadata.node.tick()
+    }
+    after = try await metadata.image()
+    #expect(after.nodes.values.filter { $0.service == .replication }[0].state == .fenced)
+    await metadata.stop()
+  }
+
+  @Test func `topics are listed and described with effective settings`() async throws {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    for name in ["b", "a", "ab"] { try await metadata.makeTopic(name) }
+    let all = try await metadata.call(MetadataMethods.listTopics) { _ in }
+    #expect(all.topics.map(\.name) == ["a", "ab", "b"])
+    let some = try await metadata.call(MetadataMethods.listTopics) { $0.prefix = "a" }
+    #expect(some.topics.map(\.name) == ["a", "ab"])
+    _ = try await metadata.call(MetadataMethods.alterTopic) {
+      $0.name = "a"
+      $0.settings = ["retention.ms": "5000"]
+      $0.partitionCount = 3
+    }
+    let topic = try await metadata.call(MetadataMethods.describeTopic) { $0.name = "a" }
+    #expect(topic.partitions.map(\.topicPartition.partition) == [0, 1, 2])
+    #expect(topic.effectiveSettings["retention.ms"] == "5000")
+    #expect(topic.effectiveSettings["scan.policy"] == "off")
+    let none = await thrown {
+      try await metadata.call(MetadataMethods.describeTopic) { $0.name = "nowhere" }
+    }
+    #expect(none?.code == .topicNotFound && none?.subject == "nowhere")
+    let many = await thrown {
+      try await metadata.call(MetadataMethods.createTopic) {
+        $0.name = "t"
+        $0.replicationFactor = 3
+      }
+    }
+    #expect(many?.code == .replicationFactorInvalid && many?.limit == 1 && many?.actual == 3)
+    await metadata.stop()
+  }
+
+  @Test func `a group's silent member leaves, its offsets stay`() async throws {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    try await metadata.makeTopic("t")
+    let member = try await metadata.call(MetadataMethods.joinGroup) {
+      $0.group = "g"
+      $0.topics = ["t"]
+      $0.clientID = "c"
+      $0.sessionTimeoutMs = 1_000
+    }
+    func heartbeat() async throws {
+      _ = try await metadata.call(MetadataMethods.heartbeatGroup) {
+        $0.group = "g"
+        $0.memberID = member.memberID
+        $0.groupEpoch = member.groupEpoch
+      }
+    }
+    for _ in 0..<3 {
+      for _ in 0..<8 {
+        metadata.clock.advance(.milliseconds(100))
+        await metadata.node.tick()
+      }
+      try await heartbeat()
+    }
+    var groups = try await metadata.call(MetadataMethods.listGroups) { _ in }
+    #expect(groups.groups.map(\.memberID) == [member.memberID])
+    #expect(groups.groups[0].topics == ["t"] && groups.groups[0].clientID == "c")
+    for _ in 0..<12 {
+      metadata.clock.advance(.milliseconds(100))
+      await metadata.node.tick()
+    }
+    groups = try await metadata.call(MetadataMethods.listGroups) { _ in }
+    #expect(groups.groups.map(\.memberID) == [""])
+    #expect(await thrown { try await heartbeat() }?.code == .groupMemberFenced)
+    _ = try await metadata.call(MetadataMethods.deleteGroup) { $0.group = "g" }
+    #expect(try await metadata.call(MetadataMethods.listGroups) { _ in }.groups.isEmpty)
+    await metadata.stop()
+  }
+
+  @Test func `leases and objects over the wire`() async throws {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let uploader = try await metadata.silentNode(.uploader, uuid: 2)
+    try await metadata.makeTopic("t", partitions: 2)
+    func acquire() async throws -> [Memq_V1_UploadLease] {
+      try await metadata.call(MetadataMethods.acquireUploadLeases) {
+        $0.nodeID = uploader.nodeID
+        $0.nodeEpoch = uploader.nodeEpoch
+        $0.moreMax = 4
+      }.leases
+    }
+    let lease = try await acquire()[0]
+    #expect(lease.positions.map(\.nextOffset) == [0, 0])
+    func commit(_ object: UInt64, base: Int64, end: Int64) async throws -> Memq_V1_CommitObjectResponse
+    {
+      try await metadata.call(MetadataMethods.commitObject) {
+        $0.nodeID = uploader.nodeID
+        $0.nodeEpoch = uploader.nodeEpoch
+        $0.object = .with {
+          $0.objectID = ObjectID(test: object).wire
+          $0.groupID = lease.groupID
+          $0.key = "objects/\(object)"
+          $0.size = 10
+          $0.leaseEpoch = lease.leaseEpoch
+        }
+        $0.ranges = [
+          .with {
+            $0.topicPartition = lease.positions[0].topicPartition
+            $0.baseOffset = base
+            $0.endOffset = end
+          }
+        ]
+        $0.billedRequests = 1
+      }
+    }
+    for number in 0..<5 {
+      let done = try await commit(
+        UInt64(number), base: Int64(number * 10), end: Int64(number * 10 + 10))
+      #expect(done.sequence == Int64(number + 1) && done.refused.isEmpty)
+    }
+    let gap = try await commit(9, base: 60, end: 70)
+    #expect(gap.sequence == 0 && gap.refused == [0] && gap.positions[0].nextOffset == 50)
+    let page = try await metadata.call(MetadataMethods.listObjects) {
+      $0.groupID = lease.groupID
+      $0.afterSequence = 1
+      $0.limit = 2
+    }
+    #expect(page.objects.map(\.sequence) == [2, 3] && page.more)
+    #expect(try await metadata.image().partitions.values[0].uploadedOffset == Offset(50))
+    let live = try await metadata.call(MetadataMethods.barObject) {
+      $0.objectID = ObjectID(test: 1).wire
+      $0.groupID = lease.groupID
+    }
+    #expect(live.live)
+    let over = await thrown {
+      try await metadata.call(MetadataMethods.listObjects) { $0.limit = 10_001 }
+    }
+    #expect(over?.code == .invalidArgument && over?.limit == 10_000)
+    await metadata.stop()
+  }
+
+  @Test func `a file goes from upload to list, a deleted topic takes all along`() async throws {
+    let metadata = try await TestMetadata.start { $0.housekeepingInterval = .milliseconds(20) }
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let topic = try await metadata.makeTopic("media")
+    func publish(_ id: UInt64, _ name: String) async throws -> Memq_V1_UploadRecord {
+      var record = try await metadata.call(MetadataMethods.createUpload) {
+        $0.upload = .with {
+          $0.uploadID = UploadID(test: id).wire
+          $0.topicID = topic.topicID
+          $0.name = name
+          $0.state = .publishing
+          $0.declaredSize = 3
+          $0.offset = 3
+          $0.sha256 = .init(repeating: 1, count: 32)
+          $0.verdict.kind = .off
+          $0.inlineBody = .init([1, 2, 3])
+        }
+      }
+      #expect(record.inlineBody.isEmpty && record.producerID >= 1 << 62)
+      let whole = try await metadata.call(MetadataMethods.getUpload) { $0.uploadID = record.uploadID }
+      #expect(Array(whole.inlineBody) == [1, 2, 3])
+      record.state = .published
+      record.recordOffset = Int64(id)
+      return try await metadata.call(MetadataMethods.advanceUpload) { [record] in
+        $0.upload = record
+      }
+    }
+    for (id, name) in [(1, "b"), (2, "a"), (3, "a"), (4, "ä"), (5, "a/c")] as [(UInt64, String)] {
+      #expect(try await publish(id, name).state == .published)
+    }
+    let page = try await metadata.call(MetadataMethods.listFiles) {
+      $0.topicID = topic.topicID
+      $0.limit = 3
+    }
+    #expect(page.files.map(\.name) == ["a", "a/c", "b"] && page.more)
+    #expect(page.files.map(\.version) == [2, 1, 1])
+    let rest = try await metadata.call(MetadataMethods.listFiles) {
+      $0.topicID = topic.topicID
+      $0.after = "b"
+    }
+    #expect(rest.files.map(\.name) == ["ä"] && !rest.more)
+    let old = try await metadata.call(MetadataMethods.getFile) {
+      $0.topicID = topic.topicID
+      $0.name = "a"
+      $0.version = 1
+    }
+    #expect(old.offset == 2)
+    let done = try await metadata.call(MetadataMethods.listUploads) { $0.states = [.published] }
+    #expect(done.uploads.count == 5)
+    _ = try await metadata.call(MetadataMethods.removeFile) {
+      $0.topicID = topic.topicID
+      $0.name = "a"
+    }
+    let none = await thrown {
+      try await metadata.call(MetadataMethods.getFile) {
+        $0.topicID = topic.topicID
+        $0.name = "a"
+      }
+    }
+    #expect(none?.code == .fileNotFound)
+
+    _ = try await metadata.call(MetadataMethods.deleteTopic) { $0.name = "media" }
+    let store = try metadata.node.instance().store
+    let watch = try store.watch(KeyRange(prefix: .graves), after: store.revision)
+    while try await store.range(KeyRange(prefix: .graves), limit: 1).entries.count > 0 {
+      _ = try await watch.next()
+    }
+    #expect(try await store.range(KeyRange(prefix: StoreKey("f/")), limit: 9).entries.isEmpty)
+    #expect(try await store.range(KeyRange(prefix: .partitions), limit: 9).entries.isEmpty)
+    await metadata.stop()
+  }
+
+  @Test func `two steps from the same version: one gets through`() async throws {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let topic = try await metadata.makeTopic("media")
+    let record = try await metadata.call(MetadataMethods.createUpload) {
+      $0.upload = .with {
+        $0.uploadID = UploadID(test: 1).wire
+        $0.topicID = topic.topicID
+        $0.name = "f"
+        $0.state = .open
+        $0.declaredSize = -1
+      }
+    }
+    let outcomes = await withTaskGroup(of: ErrorCode?.self) { tasks in
+      for offset in 1...8 {
+        tasks.addTask {
+          await thrown {
+            try await metadata.call(MetadataMethods.advanceUpload) {
+              $0.upload = record
+              $0.upload.offset = Int64(offset)
+            }
+          }?.code
+        }
+      }
+      var outcomes: [ErrorCode?] = []
+      for await outcome in tasks { outcomes.append(outcome) }
+      return outcomes
+    }
+    #expect(outcomes.count { $0 == nil } == 1)
+    #expect(outcomes.count { $0 == .revisionConflict } == 7)
+    let unknown = await thrown {
+      try await metadata.call(MetadataMethods.getUpload) { $0.uploadID = UploadID(test: 9).wire }
+    }
+    #expect(unknown?.code == .uploadNotFound)
+    await metadata.stop()
+  }
+}
