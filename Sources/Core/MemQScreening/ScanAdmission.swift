@@ -2,18 +2,18 @@
 
 public import MemQModel
 
-/// Decides which scans run, which wait and which are sent away: first come, first served, within three bounds.
+/// Who may scan now: so many at a time, so many that wait, and a scratch disk that is never overdrawn.
 ///
-/// Invariants: running ≤ `runningMax`; waiting ≤ `waitingMax`; scratch of running scans ≤ `scratchBytesMax`.
-/// A scan at the head that needs more scratch than is free holds the ones behind it back, so that a large body is
-/// never starved by small ones.
+/// Scratch room is taken when a scan is admitted, not when it starts: what waits is sure to run.
 public struct ScanAdmission: Sendable {
-  public struct Limits: Hashable, Sendable {
+  public struct Configuration: Hashable, Sendable {
+    /// Scans at a time: one for each engine thread.
     public var runningMax: Int
+    /// Scans that wait; more are turned away. 256 inline bodies of 16 MiB at most wait in their callers' windows.
     public var waitingMax: Int
+    /// Scratch disk for bodies, bytes.
     public var scratchBytesMax: Int64
-
-    public init(runningMax: Int, waitingMax: Int, scratchBytesMax: Int64) {
+    public init(runningMax: Int = 2, waitingMax: Int = 256, scratchBytesMax: Int64 = 8 << 30) {
       self.runningMax = runningMax
       self.waitingMax = waitingMax
       self.scratchBytesMax = scratchBytesMax
@@ -22,71 +22,73 @@ public struct ScanAdmission: Sendable {
 
   public typealias ScanID = UInt64
 
-  public enum Event: Hashable, Sendable {
-    /// A scan that needs so much scratch disk; 0 for bytes that ride along.
-    case arrived(ScanID, scratchBytes: Int64)
-    /// The caller gave up, or its deadline passed.
-    case abandoned(ScanID)
-    /// A running scan ended.
-    case finished(ScanID)
+  public enum Answer: Hashable, Sendable {
+    case start
+    /// `end` or `cancel` of another one will name it.
+    case wait
+    /// It never fits the scratch disk: not scanned, "too large".
+    case tooLarge
+    /// `.resourceExhausted`, to be tried again.
+    case refuse(MemQError)
   }
 
-  public enum Effect: Hashable, Sendable {
-    case start(ScanID)
-    case refuse(ScanID, MemQError)
-  }
-
-  public let limits: Limits
+  public let configuration: Configuration
+  /// Scratch bytes of those that run or wait.
+  public private(set) var scratchBytes: Int64 = 0
   private var running: SortedMap<ScanID, Int64> = [:]
   private var waiting: [(id: ScanID, scratchBytes: Int64)] = []
-  public private(set) var scratchBytes: Int64 = 0
 
-  public init(_ limits: Limits) { self.limits = limits }
+  public init(configuration: Configuration = Configuration()) {
+    self.configuration = configuration
+  }
 
   public var runningCount: Int { self.running.count }
   public var waitingCount: Int { self.waiting.count }
 
-  public mutating func handle(_ event: Event, into effects: inout [Effect]) {
-    switch event {
-    case .arrived(let id, let bytes):
-      guard bytes <= self.limits.scratchBytesMax else {
-        effects.append(.refuse(id, Self.tooLarge(bytes, self.limits)))
-        return
-      }
-      guard self.waiting.count < self.limits.waitingMax else {
-        effects.append(.refuse(id, Self.queueFull(self.limits)))
-        return
-      }
-      self.waiting.append((id, bytes))
-    case .abandoned(let id):
-      self.waiting.removeAll { $0.id == id }
-    case .finished(let id):
-      if let bytes = self.running.removeValue(forKey: id) { self.scratchBytes -= bytes }
+  public func isWaiting(_ id: ScanID) -> Bool { self.waiting.contains { $0.id == id } }
+
+  /// - Parameters:
+  ///   - id: new.
+  ///   - scratchBytes: what it will put on the scratch disk; 0 for bytes in memory.
+  public mutating func request(_ id: ScanID, scratchBytes: Int64) -> Answer {
+    guard scratchBytes <= self.configuration.scratchBytesMax else { return .tooLarge }
+    let mustWait = self.running.count >= self.configuration.runningMax || !self.waiting.isEmpty
+    guard !mustWait || self.waiting.count < self.configuration.waitingMax else {
+      return .refuse(
+        MemQError(
+          .resourceExhausted, "too many scans wait; try again", subject: "scan queue",
+          limit: Int64(self.configuration.waitingMax), actual: Int64(self.waiting.count) + 1))
     }
-    self.startWaiting(into: &effects)
-  }
-
-  private mutating func startWaiting(into effects: inout [Effect]) {
-    while let head = self.waiting.first, self.running.count < self.limits.runningMax,
-      self.scratchBytes + head.scratchBytes <= self.limits.scratchBytesMax
-    {
-      self.waiting.removeFirst()
-      self.running[head.id] = head.scratchBytes
-      self.scratchBytes += head.scratchBytes
-      effects.append(.start(head.id))
+    guard self.scratchBytes + scratchBytes <= self.configuration.scratchBytesMax else {
+      return .refuse(
+        MemQError(
+          .resourceExhausted, "the scratch disk is full; try again", subject: "scan scratch",
+          limit: self.configuration.scratchBytesMax, actual: self.scratchBytes + scratchBytes))
     }
+    self.scratchBytes += scratchBytes
+    guard mustWait else {
+      self.running[id] = scratchBytes
+      return .start
+    }
+    self.waiting.append((id, scratchBytes))
+    return .wait
   }
 
-  private static func tooLarge(_ bytes: Int64, _ limits: Limits) -> MemQError {
-    MemQError(
-      .resourceExhausted, "the body does not fit the scanner's scratch disk",
-      subject: "scratch.bytes.max", limit: limits.scratchBytesMax, actual: bytes,
-      isRetriable: false)
-  }
-
-  private static func queueFull(_ limits: Limits) -> MemQError {
-    MemQError(
-      .resourceExhausted, "too many scans wait", subject: "scan.queue.max",
-      limit: Int64(limits.waitingMax), actual: Int64(limits.waitingMax) + 1)
+  /// A scan is over, or its caller went before it started.
+  ///
+  /// - Returns: those that start now.
+  public mutating func end(_ id: ScanID) -> [ScanID] {
+    if let bytes = self.running.removeValue(forKey: id) {
+      self.scratchBytes -= bytes
+    } else if let index = self.waiting.firstIndex(where: { $0.id == id }) {
+      self.scratchBytes -= self.waiting.remove(at: index).scratchBytes
+    }
+    var started: [ScanID] = []
+    while self.running.count < self.configuration.runningMax, !self.waiting.isEmpty {
+      let next = self.waiting.removeFirst()
+      self.running[next.id] = next.scratchBytes
+      started.append(next.id)
+    }
+    return started
   }
 }

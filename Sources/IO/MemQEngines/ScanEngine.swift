@@ -1,23 +1,62 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQModel
 public import MemQScreening
 
-/// What an engine is and knows.
-public struct EngineIdentity: Hashable, Sendable {
-  /// "yara 4.2.3".
-  public var name: String
-  /// Digest of its rules, lowercase hexadecimal.
-  public var databaseVersion: String
-  public var ruleCount: Int
-  /// Why the newest rules are not in use; nil when they are.
-  public var problem: String?
+/// Something that judges bytes. It never blocks the caller's thread and never says clean of what it did not read whole.
+public protocol ScanEngine: Sendable {
+  /// What it is and what it knows, now.
+  var status: EngineStatus { get }
+  /// Judges bytes in memory.
+  ///
+  /// - Parameter name: for rules that look at it.
+  func scan(bytes: [UInt8], name: String, timeout: Duration) async -> EngineAnswer
+  /// Judges a file of this machine, whole.
+  func scan(file path: String, name: String, timeout: Duration) async -> EngineAnswer
+  /// Ends what runs and refuses the rest.
+  func close() async
 }
 
-/// Judges bytes. Its calls block: run them on threads of your own.
-public protocol ScanEngine: Sendable {
-  var identity: EngineIdentity { get }
-  /// Judges bytes in memory, whole.
-  func scan(_ bytes: UnsafeRawBufferPointer, timeout: Duration) -> Finding
-  /// Judges a file, whole.
-  func scan(file path: String, timeout: Duration) -> Finding
+/// An engine's answer and what it was given by.
+public struct EngineAnswer: Hashable, Sendable {
+  public var outcome: ScreeningVerdict.Outcome
+  public var engine: String
+  public var databaseVersion: String
+  /// What went wrong, for the log; empty else.
+  public var detail: String
+  /// Time the engine took.
+  public var duration: Duration
+
+  public init(
+    _ outcome: ScreeningVerdict.Outcome, engine: String, databaseVersion: String,
+    detail: String = "", duration: Duration = .zero
+  ) {
+    self.outcome = outcome
+    self.engine = engine
+    self.databaseVersion = databaseVersion
+    self.detail = detail
+    self.duration = duration
+  }
+}
+
+/// One engine at a glance.
+public struct EngineStatus: Hashable, Sendable {
+  /// Name and version: "yara 4.2.3".
+  public var name: String
+  /// Digest of its rules, hexadecimal.
+  public var databaseVersion: String
+  public var rules: Int
+  public var isReady: Bool
+  /// Why it is not ready, or why its newest rules are not in use; empty else.
+  public var problem: String
+
+  public init(
+    name: String, databaseVersion: String, rules: Int, isReady: Bool, problem: String = ""
+  ) {
+    self.name = name
+    self.databaseVersion = databaseVersion
+    self.rules = rules
+    self.isReady = isReady
+    self.problem = problem
+  }
 }

@@ -1,141 +1,169 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import Glibc
 public import Logging
 public import MemQModel
-public import MemQScreening
+import MemQScreening
+import MemQSystem
 import Synchronization
 
-/// libyara in this process: the built-in EICAR rule and the rules of a folder (`*.yar`, `*.yara`).
+/// YARA in this process: a fixed number of scans at a time on threads of its own.
+///
+/// Rules are the built-in ones and those of a folder. A changed folder is compiled beside the rules in use and takes
+/// their place only when all of it compiles. Any rule that matches is a finding; its name is the signature.
 public final class YaraEngine: ScanEngine {
-  /// One rule file. 16 MiB: the largest public rule sets stay below.
-  public static let ruleFileBytesMax = 16 << 20
-  /// Rule files of a folder.
-  public static let ruleFilesMax = 10_000
+  public struct Configuration: Hashable, Sendable {
+    /// Folder of `*.yar` and `*.yara` files; nil: only the built-in rules.
+    public var rulesFolder: String?
+    /// Scans at a time.
+    public var threads = 2
+    public init() {}
+  }
 
   private struct State {
     var rules: YaraRules
-    var sources: [RuleSource]
-    var problem: String?
+    var fingerprint: [UInt8]
+    /// Why the newest rules are not in use.
+    var problem = ""
   }
 
-  private let folder: String?
+  private let configuration: Configuration
   private let logger: Logger
+  private let threads: DiskThreads
+  /// Compiling must not wait for scans.
+  private let compileThread: DiskThreads
   private let state: Mutex<State>
 
-  /// Blocks while it reads and compiles.
+  /// Compiles the rules.
   ///
-  /// - Parameter folder: read now and at each `reload`; a folder that is missing holds no rules.
-  /// - Throws: `.rulesInvalid` naming file and line: a scanner never starts with less than it was told to use.
-  public init(folder: String?, logger: Logger) throws(MemQError) {
-    self.folder = folder
-    self.logger = logger
-    let sources = try Self.sources(in: folder)
-    self.state = Mutex(State(rules: try YaraRules(compiling: sources), sources: sources))
-  }
-
-  public var identity: EngineIdentity {
-    self.state.withLock { state in
-      EngineIdentity(
-        name: "yara \(Yara.version)", databaseVersion: state.rules.digest,
-        ruleCount: state.rules.ruleCount, problem: state.problem)
+  /// - Throws: `.rulesInvalid` with file and line.
+  public static func start(
+    _ configuration: Configuration, logger: Logger
+  ) async throws(MemQError) -> YaraEngine {
+    let compileThread = DiskThreads(name: "yara-rules", count: 1, queueMax: 16)
+    do throws(MemQError) {
+      let (rules, fingerprint) = try await compileThread.run { () throws(MemQError) in
+        try Self.load(configuration.rulesFolder)
+      }
+      return YaraEngine(configuration, State(rules: rules, fingerprint: fingerprint), compileThread, logger)
+    } catch {
+      compileThread.stop()
+      throw error
     }
   }
 
-  /// Takes changed rules into use; when they do not compile, the old ones stay and `identity.problem` says why. Blocks.
+  private init(
+    _ configuration: Configuration, _ state: sending State, _ compileThread: DiskThreads,
+    _ logger: Logger
+  ) {
+    self.configuration = configuration
+    self.logger = logger
+    self.threads = DiskThreads(name: "yara", count: configuration.threads)
+    self.compileThread = compileThread
+    self.state = Mutex(state)
+  }
+
+  /// Blocking.
+  private static func load(
+    _ folder: String?
+  ) throws(MemQError) -> (rules: YaraRules, fingerprint: [UInt8]) {
+    var sources = [RuleFolder.Source(name: BuiltInRules.name, text: Array(BuiltInRules.text.utf8))]
+    var fingerprint: [UInt8] = []
+    if let folder = folder.map({ RuleFolder(path: $0) }) {
+      // Taken before the files are read: a change in between shows at the next look.
+      fingerprint = try folder.fingerprint()
+      sources += try folder.sources()
+    }
+    return (try YaraRules(sources), fingerprint)
+  }
+
+  public var status: EngineStatus {
+    self.state.withLock {
+      EngineStatus(
+        name: YaraRules.engineName, databaseVersion: $0.rules.digest, rules: $0.rules.ruleCount,
+        isReady: true, problem: $0.problem)
+    }
+  }
+
+  /// Looks at the folder and takes new rules into use when it changed and they compile.
   ///
-  /// - Returns: whether other rules are in use now.
+  /// - Returns: true when other rules are in use now.
   @discardableResult
-  public func reload() -> Bool {
-    do {
-      let sources = try Self.sources(in: self.folder)
-      guard self.state.withLock({ $0.sources != sources || $0.problem != nil }) else { return false }
-      let rules = try YaraRules(compiling: sources)
-      self.state.withLock { $0 = State(rules: rules, sources: sources) }
-      self.logger.notice(
-        "Scan rules loaded",
-        metadata: ["rules": "\(rules.ruleCount)", "database.version": "\(rules.digest)"])
-      return true
+  public func reloadIfChanged() async -> Bool {
+    guard let path = self.configuration.rulesFolder else { return false }
+    let known = self.state.withLock { $0.fingerprint }
+    do throws(MemQError) {
+      let loaded = try await self.compileThread.run {
+        () throws(MemQError) -> (rules: YaraRules, fingerprint: [UInt8])? in
+        let now = try RuleFolder(path: path).fingerprint()
+        return now == known ? nil : try Self.load(path)
+      }
+      guard let loaded else { return false }
+      return self.use(loaded.rules, loaded.fingerprint)
     } catch {
-      let isNew = self.state.withLock { state in
-        defer { state.problem = error.description }
-        return state.problem != error.description
-      }
-      if isNew {
-        self.logger.warning(
-          "Scan rules do not load; the old ones stay in use", metadata: ["error": "\(error)"])
-      }
+      self.keepOld(because: error)
       return false
     }
   }
 
-  public func scan(_ bytes: UnsafeRawBufferPointer, timeout: Duration) -> Finding {
-    self.state.withLock { $0.rules }.scan(bytes, seconds: Self.seconds(timeout))
-  }
-
-  public func scan(file path: String, timeout: Duration) -> Finding {
-    self.state.withLock { $0.rules }.scan(file: path, seconds: Self.seconds(timeout))
-  }
-
-  /// libyara counts whole seconds, and 0 means for ever.
-  private static func seconds(_ timeout: Duration) -> Int32 {
-    Int32(clamping: max(1, (timeout.milliseconds + 999) / 1_000))
-  }
-
-  /// The built-in rule, then the folder's files by name.
-  private static func sources(in folder: String?) throws(MemQError) -> [RuleSource] {
-    guard let folder, let names = try self.ruleFiles(in: folder) else { return [.eicar] }
-    var sources = [RuleSource.eicar]
-    for name in names {
-      sources.append(RuleSource(name: name, text: try Self.text(of: "\(folder)/\(name)")))
+  private func use(_ rules: YaraRules, _ fingerprint: [UInt8]) -> Bool {
+    let isOther = self.state.withLock { state in
+      let isOther = state.rules.digest != rules.digest
+      state = State(rules: rules, fingerprint: fingerprint)
+      return isOther
     }
-    return sources
+    if isOther {
+      self.logger.notice(
+        "Scan rules changed",
+        metadata: ["rules.digest": "\(rules.digest)", "rules.count": "\(rules.ruleCount)"])
+    }
+    return isOther
   }
 
-  private static func ruleFiles(in folder: String) throws(MemQError) -> [String]? {
-    guard let stream = opendir(folder) else {
-      guard errno == ENOENT else {
-        throw MemQError(.rulesInvalid, String(cString: strerror(errno)), subject: folder)
+  private func keepOld(because error: MemQError) {
+    let isNews = self.state.withLock { state in
+      defer { state.problem = "\(error)" }
+      return state.problem != "\(error)"
+    }
+    guard isNews else { return }
+    self.logger.error(
+      "New scan rules can't be used; the old ones stay", metadata: ["error": "\(error)"])
+  }
+
+  public func scan(bytes: [UInt8], name: String, timeout: Duration) async -> EngineAnswer {
+    await self.scan(.bytes(bytes), name, timeout)
+  }
+
+  public func scan(file path: String, name: String, timeout: Duration) async -> EngineAnswer {
+    await self.scan(.file(path), name, timeout)
+  }
+
+  private func scan(
+    _ content: YaraRules.Content, _ name: String, _ timeout: Duration
+  ) async -> EngineAnswer {
+    let rules = self.state.withLock { $0.rules }
+    do throws(MemQError) {
+      return try await self.threads.run { () throws(MemQError) in
+        let start = ContinuousClock.now
+        let (outcome, detail) = rules.scan(content, name: name, timeout: timeout)
+        return EngineAnswer(
+          outcome, engine: YaraRules.engineName, databaseVersion: rules.digest, detail: detail,
+          duration: .now - start)
       }
-      return nil
+    } catch {
+      return EngineAnswer(
+        .notScanned(.engineError), engine: YaraRules.engineName, databaseVersion: rules.digest,
+        detail: "\(error)")
     }
-    defer { closedir(stream) }
-    var names: [String] = []
-    while let entry = readdir(stream) {
-      let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
-        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      if name.hasSuffix(".yar") || name.hasSuffix(".yara") { names.append(name) }
-    }
-    guard names.count <= Self.ruleFilesMax else {
-      throw MemQError(
-        .rulesInvalid, "too many rule files", subject: folder, limit: Int64(Self.ruleFilesMax),
-        actual: Int64(names.count))
-    }
-    return names.sorted()
   }
 
-  private static func text(of path: String) throws(MemQError) -> String {
-    func failed(_ what: String) -> MemQError { MemQError(.rulesInvalid, what, subject: path) }
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw failed(String(cString: strerror(errno))) }
-    defer { close(descriptor) }
-    var bytes: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 1 << 16)
-    while true {
-      let count = read(descriptor, &chunk, chunk.count)
-      guard count >= 0 else { throw failed(String(cString: strerror(errno))) }
-      guard count > 0 else { break }
-      bytes += chunk[..<count]
-      guard bytes.count <= Self.ruleFileBytesMax else {
-        throw MemQError(
-          .rulesInvalid, "the rule file is too large", subject: path,
-          limit: Int64(Self.ruleFileBytesMax), actual: Int64(bytes.count))
+  /// Waits for the scans that run.
+  public func close() async {
+    let pools = [self.threads, self.compileThread]
+    await withCheckedContinuation { (done: CheckedContinuation<Void, Never>) in
+      _ = OwnThread(name: "yara-close") {
+        for pool in pools { pool.stop() }
+        done.resume()
       }
     }
-    guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
-      throw failed("the rule file is not UTF-8 text")
-    }
-    return text
   }
 }

@@ -5,140 +5,183 @@ import Glibc
 import MemQModel
 import MemQScreening
 import MemQSystem
-import Synchronization
 
-/// One rule file: where it came from and its text.
-struct RuleSource: Hashable, Sendable {
-  var name: String
-  var text: String
-
-  /// The harmless test signature that every scanner knows (eicar.org), wherever it stands in the bytes.
-  ///
-  /// The string is written in hexadecimal so that this program is not taken for the test file itself.
-  static let eicar = RuleSource(
-    name: "built-in",
-    text: """
-      rule EICAR_Test_File {
-        meta:
-          description = "EICAR standard antivirus test file"
-        strings:
-          $eicar = { \(hexText("X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR".utf8)) \
-      \(hexText("-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*".utf8)) }
-        condition:
-          $eicar
-      }
-      """)
-}
-
-/// Compiled rules; they are scanned with from several threads at once and freed with the last user.
+/// Compiled rules; freed with the last scan that uses them. Any number of threads may scan with them at a time.
 final class YaraRules: @unchecked Sendable {
-  private let rules: UnsafeMutablePointer<YR_RULES>
-  /// SHA-256 over names and texts of the sources.
-  let digest: String
+  /// "yara 4.2.3".
+  static let engineName =
+    "yara \(memq_yara_version_major()).\(memq_yara_version_minor()).\(memq_yara_version_micro())"
+  /// The library is initialised once and stays so.
+  private static let initialized = yr_initialize() == ERROR_SUCCESS
+
   let ruleCount: Int
+  /// SHA-256 over names and texts, hexadecimal.
+  let digest: String
+  private let rules: UnsafeMutablePointer<YR_RULES>
 
-  /// - Throws: `.rulesInvalid` naming file, line and what the compiler says.
-  init(compiling sources: [RuleSource]) throws(MemQError) {
-    guard Yara.isReady else {
-      throw MemQError(.internalError, "libyara could not be initialised")
+  /// Compiles; each source has a namespace of its own.
+  ///
+  /// - Throws: `.rulesInvalid` with file and line.
+  init(_ sources: [RuleFolder.Source]) throws(MemQError) {
+    guard Self.initialized else {
+      throw MemQError(.internalError, "libyara can't be initialised")
     }
-    var compiler: UnsafeMutablePointer<YR_COMPILER>?
-    guard yr_compiler_create(&compiler) == ERROR_SUCCESS, let compiler else {
-      throw MemQError(.resourceExhausted, "libyara has no memory for a compiler")
-    }
-    defer { yr_compiler_destroy(compiler) }
-    // Rules stand for themselves: `include` could read any file of the machine.
-    yr_compiler_set_include_callback(compiler, nil, nil, nil)
-
-    var hash = SHA256()
-    for source in sources {
-      let problems = CompilerProblems()
-      yr_compiler_set_callback(
-        compiler,
-        { level, _, line, _, message, context in
-          guard level == YARA_ERROR_LEVEL_ERROR, let message, let context else { return }
-          Unmanaged<CompilerProblems>.fromOpaque(context).takeUnretainedValue()
-            .add(line: Int(line), String(cString: message))
-        }, Unmanaged.passUnretained(problems).toOpaque())
-      let errors = withExtendedLifetime(problems) {
-        yr_compiler_add_string(compiler, source.text, source.name)
-      }
-      guard errors == 0 else {
-        throw MemQError(
-          .rulesInvalid, problems.first ?? "\(errors) errors", subject: source.name)
-      }
-      hash.update(Array("\(source.name)\u{0}\(source.text)\u{0}".utf8))
-    }
-    var rules: UnsafeMutablePointer<YR_RULES>?
-    guard yr_compiler_get_rules(compiler, &rules) == ERROR_SUCCESS, let rules else {
-      throw MemQError(.resourceExhausted, "libyara has no memory for the rules")
-    }
-    self.rules = rules
-    self.digest = hexText(hash.digest())
-    self.ruleCount = Int(memq_yara_rule_count(rules))
+    let compiler = try YaraCompiler()
+    for source in sources { try compiler.add(source) }
+    self.rules = try compiler.finish()
+    self.digest = Self.digest(of: sources)
+    self.ruleCount = Int(memq_yara_rule_count(self.rules))
   }
 
   deinit { yr_rules_destroy(self.rules) }
 
-  func scan(_ bytes: UnsafeRawBufferPointer, seconds: Int32) -> Finding {
-    // libyara wants a pointer even for no bytes.
-    var empty: UInt8 = 0
-    return self.judged { match in
-      guard let base = bytes.baseAddress, bytes.count > 0 else {
-        return yr_rules_scan_mem(self.rules, &empty, 0, Self.flags, Self.callback, match, seconds)
+  private static func digest(of sources: [RuleFolder.Source]) -> String {
+    var hash = SHA256()
+    for source in sources {
+      var writer = ByteWriter()
+      writer.text(source.name)
+      writer.integer(UInt64(source.text.count))
+      hash.update(writer.bytes)
+      hash.update(source.text)
+    }
+    return hexText(hash.digest())
+  }
+
+  enum Content {
+    case bytes([UInt8])
+    case file(String)
+  }
+
+  /// Judges the content whole. Blocking, for `timeout` at most (looked at every few KiB of input).
+  func scan(
+    _ content: Content, name: String, timeout: Duration
+  ) -> (outcome: ScreeningVerdict.Outcome, detail: String) {
+    var scanner: UnsafeMutablePointer<YR_SCANNER>?
+    guard yr_scanner_create(self.rules, &scanner) == ERROR_SUCCESS, let scanner else {
+      return (.notScanned(.engineError), "no scanner could be made")
+    }
+    defer { yr_scanner_destroy(scanner) }
+    let finding = Finding()
+    yr_scanner_set_callback(scanner, noteFinding, Unmanaged.passUnretained(finding).toOpaque())
+    yr_scanner_set_flags(scanner, SCAN_FLAGS_REPORT_RULES_MATCHING)
+    // The call takes whole seconds; the field is in nanoseconds. 0 would mean no limit.
+    scanner.pointee.timeout = UInt64(max(1, timeout.nanoseconds))
+    _ = yr_scanner_define_string_variable(scanner, "filename", name)
+    let result = withExtendedLifetime(finding) { () -> Int32 in
+      switch content {
+      case .file(let path): yr_scanner_scan_file(scanner, path)
+      case .bytes(let bytes):
+        // An empty array has no address; the library wants one.
+        (bytes.isEmpty ? [0] : bytes).withUnsafeBufferPointer {
+          yr_scanner_scan_mem(scanner, $0.baseAddress, bytes.count)
+        }
       }
-      return yr_rules_scan_mem(
-        self.rules, base.assumingMemoryBound(to: UInt8.self), bytes.count, Self.flags,
-        Self.callback, match, seconds)
     }
+    return Self.judge(result, finding)
   }
 
-  func scan(file path: String, seconds: Int32) -> Finding {
-    self.judged { match in
-      yr_rules_scan_file(self.rules, path, Self.flags, Self.callback, match, seconds)
+  private static func judge(
+    _ result: Int32, _ finding: Finding
+  ) -> (outcome: ScreeningVerdict.Outcome, detail: String) {
+    // What was found stays found, whatever happened to the rest of the scan.
+    if let signature = finding.signature { return (.infected(signature: signature), "") }
+    guard result != ERROR_SCAN_TIMEOUT else { return (.notScanned(.timedOut), "") }
+    guard result == ERROR_SUCCESS else {
+      return (.notScanned(.engineError), "libyara's error \(result)")
     }
-  }
-
-  private func judged(_ body: (UnsafeMutableRawPointer) -> Int32) -> Finding {
-    let match = Match()
-    let status = withExtendedLifetime(match) { body(Unmanaged.passUnretained(match).toOpaque()) }
-    // A match ends the scan early, so it counts whatever the status says.
-    if let name = match.name { return .infected(signature: name) }
-    switch status {
-    case ERROR_SUCCESS: return .clean
-    case ERROR_SCAN_TIMEOUT: return .notScanned(.timedOut)
-    default: return .notScanned(.engineError)
+    guard !finding.isIncomplete else {
+      return (.notScanned(.engineError), "a string of a rule matched too often to be judged")
     }
-  }
-
-  private static let flags = SCAN_FLAGS_REPORT_RULES_MATCHING
-
-  private static let callback: YR_CALLBACK_FUNC = { _, message, data, context in
-    guard message == CALLBACK_MSG_RULE_MATCHING, let data, let context else {
-      return CALLBACK_CONTINUE
+    guard finding.isFinished else {
+      return (.notScanned(.engineError), "the scan ended before the end of its input")
     }
-    let rule = data.assumingMemoryBound(to: YR_RULE.self)
-    Unmanaged<Match>.fromOpaque(context).takeUnretainedValue().name =
-      String(cString: memq_yara_rule_name(rule))
-    return CALLBACK_ABORT
+    return (.clean, "")
   }
 }
 
-/// Filled by libyara's callbacks, on the thread that scans.
-private final class Match {
-  var name: String?
+/// What the callback of one scan notes. Used on the scanning thread only.
+private final class Finding {
+  /// First rule that matched.
+  var signature: String?
+  /// A string was given up: rules that need it were not judged.
+  var isIncomplete = false
+  var isFinished = false
 }
 
-private final class CompilerProblems {
-  private(set) var first: String?
-  func add(line: Int, _ message: String) {
-    if self.first == nil { self.first = "line \(line): \(message)" }
+private func noteFinding(
+  _ context: UnsafeMutablePointer<YR_SCAN_CONTEXT>?, _ message: Int32,
+  _ data: UnsafeMutableRawPointer?, _ user: UnsafeMutableRawPointer?
+) -> Int32 {
+  let finding = Unmanaged<Finding>.fromOpaque(user!).takeUnretainedValue()
+  switch message {
+  case CALLBACK_MSG_RULE_MATCHING:
+    if finding.signature == nil, let rule = data?.assumingMemoryBound(to: YR_RULE.self) {
+      finding.signature = String(cString: memq_yara_rule_name(rule))
+    }
+  case CALLBACK_MSG_TOO_MANY_MATCHES: finding.isIncomplete = true
+  case CALLBACK_MSG_SCAN_FINISHED: finding.isFinished = true
+  default: break
+  }
+  return CALLBACK_CONTINUE
+}
+
+/// A compiler in use; freed with it.
+private final class YaraCompiler {
+  private let compiler: UnsafeMutablePointer<YR_COMPILER>
+  private var problem: MemQError?
+  private var sourceName = ""
+
+  init() throws(MemQError) {
+    var compiler: UnsafeMutablePointer<YR_COMPILER>?
+    guard yr_compiler_create(&compiler) == ERROR_SUCCESS, let compiler else {
+      throw MemQError(.internalError, "libyara gives no compiler")
+    }
+    self.compiler = compiler
+    // Rules read no files of this machine.
+    yr_compiler_set_include_callback(compiler, nil, nil, nil)
+    yr_compiler_define_string_variable(compiler, "filename", "")
+  }
+
+  deinit { yr_compiler_destroy(self.compiler) }
+
+  func add(_ source: RuleFolder.Source) throws(MemQError) {
+    guard !source.text.contains(0) else {
+      throw MemQError(.rulesInvalid, "a rule file holds text, no zero bytes", subject: source.name)
+    }
+    self.sourceName = source.name
+    yr_compiler_set_callback(
+      self.compiler, noteProblem, Unmanaged.passUnretained(self).toOpaque())
+    let text = (source.text + [0]).map { CChar(bitPattern: $0) }
+    let errors = withExtendedLifetime(self) {
+      yr_compiler_add_string(self.compiler, text, source.name)
+    }
+    if let problem = self.problem { throw problem }
+    guard errors == 0 else {
+      throw MemQError(.rulesInvalid, "the rules don't compile", subject: source.name)
+    }
+  }
+
+  func finish() throws(MemQError) -> UnsafeMutablePointer<YR_RULES> {
+    var rules: UnsafeMutablePointer<YR_RULES>?
+    let result = yr_compiler_get_rules(self.compiler, &rules)
+    guard result == ERROR_SUCCESS, let rules else {
+      throw MemQError(.rulesInvalid, "the rules can't be put together (libyara's error \(result))")
+    }
+    return rules
+  }
+
+  /// The first error is the one that counts; what follows is often its consequence.
+  func note(_ line: Int32, _ message: String) {
+    guard self.problem == nil else { return }
+    self.problem = MemQError(.rulesInvalid, message, subject: "\(self.sourceName):\(line)")
   }
 }
 
-enum Yara {
-  /// libyara is initialised once per process and never finalised: engines come and go.
-  static let isReady = yr_initialize() == ERROR_SUCCESS
-  static let version =
-    "\(memq_yara_version_major()).\(memq_yara_version_minor()).\(memq_yara_version_micro())"
+private func noteProblem(
+  _ level: Int32, _ file: UnsafePointer<CChar>?, _ line: Int32, _ rule: UnsafePointer<YR_RULE>?,
+  _ message: UnsafePointer<CChar>?, _ user: UnsafeMutableRawPointer?
+) {
+  guard level == YARA_ERROR_LEVEL_ERROR else { return }
+  Unmanaged<YaraCompiler>.fromOpaque(user!).takeUnretainedValue()
+    .note(line, message.map { String(cString: $0) } ?? "syntax error")
 }

@@ -6,16 +6,25 @@ import Synchronization
 
 /// Owns the admission of scans: who asks waits here for a place.
 final class ScanDesk: Sendable {
+  /// What became of the request for a place.
+  enum Admitted<Value: Sendable>: Sendable {
+    case done(Value)
+    /// It never fits the scratch disk.
+    case tooLarge
+  }
+
+  private typealias Waiter = CheckedContinuation<Result<Void, MemQError>, Never>
+
   private struct State {
     var admission: ScanAdmission
-    var waiting: [ScanAdmission.ScanID: CheckedContinuation<Result<Void, MemQError>, Never>] = [:]
+    var waiting: [ScanAdmission.ScanID: Waiter] = [:]
     var next: ScanAdmission.ScanID = 1
   }
 
   private let state: Mutex<State>
 
-  init(_ limits: ScanAdmission.Limits) {
-    self.state = Mutex(State(admission: ScanAdmission(limits)))
+  init(_ configuration: ScanAdmission.Configuration) {
+    self.state = Mutex(State(admission: ScanAdmission(configuration: configuration)))
   }
 
   var counts: (running: Int, waiting: Int, scratchBytes: Int64) {
@@ -29,60 +38,55 @@ final class ScanDesk: Sendable {
   /// - Throws: `.resourceExhausted` (queue or scratch disk), `.cancelled`, what `body` throws.
   func with<Value: Sendable>(
     scratchBytes: Int64, _ body: () async throws(MemQError) -> Value
-  ) async throws(MemQError) -> Value {
-    let id = self.state.withLock { state in
-      defer { state.next += 1 }
-      return state.next
+  ) async throws(MemQError) -> Admitted<Value> {
+    let (id, answer) = self.state.withLock { state in
+      let id = state.next
+      state.next += 1
+      return (id, state.admission.request(id, scratchBytes: scratchBytes))
     }
-    let admitted = await withTaskCancellationHandler {
-      await withCheckedContinuation { continuation in
-        self.decide(.arrived(id, scratchBytes: scratchBytes)) { state in
-          state.waiting[id] = continuation
+    switch answer {
+    case .start: break
+    case .wait: try await self.wait(id)
+    case .tooLarge: return .tooLarge
+    case .refuse(let error): throw error
+    }
+    defer { self.end(id) }
+    return .done(try await body())
+  }
+
+  /// Until `end` of another one names it.
+  private func wait(_ id: ScanAdmission.ScanID) async throws(MemQError) {
+    let result = await withTaskCancellationHandler {
+      await withCheckedContinuation { (waiter: Waiter) in
+        let hasStarted = self.state.withLock { state in
+          guard state.admission.isWaiting(id) else { return true }
+          state.waiting[id] = waiter
+          return false
         }
-        // A cancellation that came before the arrival found nobody waiting.
-        if Task.isCancelled { self.giveUp(id) }
+        if hasStarted {
+          waiter.resume(returning: .success(()))
+        } else if Task.isCancelled {
+          // The cancellation came before there was anybody to wake.
+          self.giveUp(id)
+        }
       }
     } onCancel: {
       self.giveUp(id)
     }
-    try admitted.get()
-    defer { self.decide(.finished(id)) }
-    return try await body()
+    try result.get()
   }
 
   private func giveUp(_ id: ScanAdmission.ScanID) {
-    let waiter = self.state.withLock { $0.waiting.removeValue(forKey: id) }
-    guard let waiter else { return }
-    self.decide(.abandoned(id))
+    guard let waiter = self.state.withLock({ $0.waiting.removeValue(forKey: id) }) else { return }
+    self.end(id)
     waiter.resume(returning: .failure(MemQError(.cancelled, "the caller gave up")))
   }
 
-  private func decide(
-    _ event: ScanAdmission.Event, before: (inout sending State) -> Void = { _ in }
-  ) {
-    typealias Answer = (CheckedContinuation<Result<Void, MemQError>, Never>, Result<Void, MemQError>)
-    let answers = self.state.withLock { state -> [Answer] in
-      before(&state)
-      var effects: [ScanAdmission.Effect] = []
-      state.admission.handle(event, into: &effects)
-      var answers: [Answer] = []
-      for effect in effects {
-        switch effect {
-        case .start(let id):
-          // Somebody who gave up in the same moment has no continuation any more; `giveUp` follows with `.abandoned`.
-          if let waiter = state.waiting.removeValue(forKey: id) {
-            answers.append((waiter, .success(())))
-          } else {
-            state.admission.handle(.finished(id), into: &effects)
-          }
-        case .refuse(let id, let error):
-          if let waiter = state.waiting.removeValue(forKey: id) {
-            answers.append((waiter, .failure(error)))
-          }
-        }
-      }
-      return answers
+  private func end(_ id: ScanAdmission.ScanID) {
+    // One that was started before its continuation came finds itself no longer waiting.
+    let started = self.state.withLock { state in
+      state.admission.end(id).compactMap { state.waiting.removeValue(forKey: $0) }
     }
-    for (waiter, result) in answers { waiter.resume(returning: result) }
+    for waiter in started { waiter.resume(returning: .success(())) }
   }
 }

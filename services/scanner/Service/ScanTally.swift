@@ -20,10 +20,10 @@ final class ScanTally: Sendable {
 
   var counts: Counts { self.state.withLock { $0 } }
 
-  func add(_ verdict: Verdict, byteCount: Int64) {
+  func add(_ verdict: ScreeningVerdict, byteCount: Int64) {
     let word: String
     var reason = ""
-    switch verdict.finding {
+    switch verdict.outcome {
     case .clean: word = "clean"
     case .infected: word = "infected"
     case .notScanned(let why):
@@ -31,7 +31,7 @@ final class ScanTally: Sendable {
       reason = why.rawValue
     }
     self.state.withLock { counts in
-      switch verdict.finding {
+      switch verdict.outcome {
       case .clean: counts.clean += 1
       case .infected: counts.infected += 1
       case .notScanned: counts.notScanned += 1

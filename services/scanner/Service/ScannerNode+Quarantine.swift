@@ -1,9 +1,11 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Logging
 import MemQAPI
 import MemQMetadata
 import MemQModel
 import MemQRPC
+import SwiftProtobuf
 import MemQRuntime
 
 extension ScannerNode {

@@ -1,17 +1,20 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Logging
 import MemQAPI
 import MemQEngines
 import MemQModel
 import MemQObjectStore
 import MemQRPC
+import SwiftProtobuf
 import MemQScreening
+import NIOCore
 
 extension ScannerNode {
   func registerScans(on router: inout RPCRouter) {
     router.handleHot(ScannerMethods.scanBytes) { request, _ in
       let verdict = try await self.scan(
-        request.payload.contiguous(), name: request.header.name)
+        Array(buffer: request.payload.contiguous()), name: request.header.name)
       return Self.response(verdict)
     }
     router.handle(ScannerMethods.scanBody) { request, _ in
@@ -19,7 +22,7 @@ extension ScannerNode {
     }
     router.handle(ScannerMethods.status) { _, _ in
       let running = try self.whileRunning()
-      return self.status(running.engine.identity)
+      return self.status(running.engine.status)
     }
   }
 
@@ -34,13 +37,13 @@ extension ScannerNode {
       byteCountMax: request.maxBytes, name: request.name, sha256: Array(request.sha256))
   }
 
-  private static func response(_ verdict: Verdict) -> Memq_V1_ScanResponse {
+  private static func response(_ verdict: ScreeningVerdict) -> Memq_V1_ScanResponse {
     .with {
       $0.verdict.engine = verdict.engine
       $0.verdict.databaseVersion = verdict.databaseVersion
       $0.verdict.sha256 = .init(verdict.sha256)
       $0.verdict.durationMs = verdict.duration.milliseconds
-      switch verdict.finding {
+      switch verdict.outcome {
       case .clean: $0.verdict.kind = .clean
       case .infected(let signature):
         $0.verdict.kind = .infected
@@ -52,7 +55,7 @@ extension ScannerNode {
     }
   }
 
-  private func status(_ engine: EngineIdentity) -> Memq_V1_ScanStatusResponse {
+  private func status(_ engine: EngineStatus) -> Memq_V1_ScanStatusResponse {
     let (running, waiting, scratch) = self.desk.counts
     let counts = self.tally.counts
     return .with {
@@ -60,9 +63,9 @@ extension ScannerNode {
         .with {
           $0.name = engine.name
           $0.databaseVersion = engine.databaseVersion
-          $0.rules = Int64(engine.ruleCount)
-          $0.ready = true
-          $0.problem = engine.problem ?? ""
+          $0.rules = Int64(engine.rules)
+          $0.ready = engine.isReady
+          $0.problem = engine.problem
         }
       ]
       $0.queued = Int64(waiting)

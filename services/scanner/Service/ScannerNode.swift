@@ -46,7 +46,7 @@ public final class ScannerNode: Sendable {
     self.logger = logger
     self.threads = NIOThreadPool(numberOfThreads: configuration.scansMax)
     self.desk = ScanDesk(
-      ScanAdmission.Limits(
+      .init(
         runningMax: configuration.scansMax, waitingMax: configuration.queueMax,
         scratchBytesMax: configuration.scratchBytesMax))
   }
@@ -59,20 +59,19 @@ public final class ScannerNode: Sendable {
   public func start() async throws(MemQError) {
     self.threads.start()
     let folder = self.configuration.scratchFolder
-    let rules = self.configuration.rulesFolder
-    let logger = self.logger
-    let engine = try await self.onThread { () throws(MemQError) in
-      try ScratchFile.prepare(folder: folder)
-      return try YaraEngine(folder: rules, logger: logger)
-    }
+    try await self.onThread { () throws(MemQError) in try ScratchFile.prepare(folder: folder) }
+    var rules = YaraEngine.Configuration()
+    rules.rulesFolder = self.configuration.rulesFolder
+    rules.threads = self.configuration.scansMax
+    let engine = try await YaraEngine.start(rules, logger: self.logger)
     let store = try await ObjectStores.make(
       self.configuration.objects, clock: self.clock, logger: self.logger)
     let interval = self.configuration.rulesReloadInterval
-    let reload = Task { [threads] in
+    let reload = Task {
       while !Task.isCancelled {
         try? await Task.sleep(for: interval)
         if Task.isCancelled { return }
-        _ = try? await threads.runIfActive { engine.reload() }
+        await engine.reloadIfChanged()
       }
     }
     self.running.withLock { $0 = Running(store: store, engine: engine, reload: reload) }
@@ -81,7 +80,7 @@ public final class ScannerNode: Sendable {
     self.logger.info(
       "Scanner ready",
       metadata: [
-        "engine": "\(engine.identity.name)", "rules": "\(engine.identity.ruleCount)",
+        "engine": "\(engine.status.name)", "rules": "\(engine.status.rules)",
         "store": "\(store.name)",
       ])
   }
@@ -92,7 +91,7 @@ public final class ScannerNode: Sendable {
       return [("engines", "the scanner has not started")]
     }
     return [
-      ("engines", nil), ("rules", running.engine.identity.problem),
+      ("engines", running.engine.status.isReady ? nil : running.engine.status.problem),
       ("draining", self.draining.load(ordering: .relaxed) ? "shutting down" : nil),
     ]
   }
@@ -111,6 +110,7 @@ public final class ScannerNode: Sendable {
       return running
     }
     running?.reload.cancel()
+    await running?.engine.close()
     await running?.store.close()
     try? await self.threads.shutdownGracefully()
   }
@@ -128,34 +128,24 @@ public final class ScannerNode: Sendable {
     return running
   }
 
-  func scan(_ content: ByteBuffer, name: String) async throws(MemQError) -> Verdict {
+  func scan(_ content: [UInt8], name: String) async throws(MemQError) -> ScreeningVerdict {
     let running = try self.whileRunning()
     let timeout = self.configuration.scanTimeout
-    let started = self.clock.monotonic
-    return try await self.desk.with(scratchBytes: 0) { () async throws(MemQError) in
-      let (finding, digest) = try await self.onThread {
-        content.withUnsafeReadableBytes { bytes in
-          var hash = SHA256()
-          hash.update(bytes)
-          return (running.engine.scan(bytes, timeout: timeout), hash.digest())
-        }
-      }
-      return self.verdict(
-        finding, by: running.engine, sha256: digest, byteCount: Int64(content.readableBytes),
-        since: started, name: name)
+    let admitted = try await self.desk.with(scratchBytes: 0) { () async throws(MemQError) in
+      let digest = try await self.onThread { SHA256.digest(of: content) }
+      let answer = await running.engine.scan(bytes: content, name: name, timeout: timeout)
+      return self.verdict(answer, sha256: digest, byteCount: Int64(content.count), name: name)
     }
+    return self.verdict(of: admitted, running, name)
   }
 
   /// Fetches the body to scratch disk, compares its digest with what was put, and scans the file whole.
-  func scan(_ request: BodyScan) async throws(MemQError) -> Verdict {
+  func scan(_ request: BodyScan) async throws(MemQError) -> ScreeningVerdict {
     let running = try self.whileRunning()
-    let started = self.clock.monotonic
     guard request.byteCount <= request.byteCountMax else {
-      return self.verdict(
-        .notScanned(.tooLarge), by: running.engine, sha256: [], byteCount: 0, since: started,
-        name: request.name)
+      return self.verdict(of: .tooLarge, running, request.name)
     }
-    return try await self.desk.with(scratchBytes: request.byteCount) {
+    let admitted = try await self.desk.with(scratchBytes: request.byteCount) {
       () async throws(MemQError) in
       let folder = self.configuration.scratchFolder
       let fileName = "scan-" + UniqueID(random: self.entropy.next(), self.entropy.next()).description
@@ -164,56 +154,84 @@ public final class ScannerNode: Sendable {
       }
       let result = await self.judge(file, request, running)
       _ = try? await self.threads.runIfActive { file.remove() }
-      let (finding, digest) = try result.get()
       return self.verdict(
-        finding, by: running.engine, sha256: digest, byteCount: request.byteCount,
-        since: started, name: request.name)
+        try result.get(), sha256: request.sha256, byteCount: request.byteCount, name: request.name)
     }
+    return self.verdict(of: admitted, running, request.name)
   }
 
   private func judge(
     _ file: ScratchFile, _ request: BodyScan, _ running: Running
-  ) async -> Result<(Finding, [UInt8]), MemQError> {
+  ) async -> Result<EngineAnswer, MemQError> {
     do throws(MemQError) {
-      var position: Int64 = 0
-      while position < request.byteCount {
-        // 4 MiB: a few requests per second at disk speed, little memory.
-        let end = min(position + 4 << 20, request.byteCount)
-        let piece = try await running.store.get(
-          request.key, range: position..<end, timeout: .seconds(30))
-        try await self.onThread { () throws(MemQError) in try file.write(piece) }
-        position = end
-      }
-      let timeout = self.configuration.scanTimeout
-      return .success(
-        try await self.onThread { () throws(MemQError) in
-          let digest = file.finish()
-          guard digest == request.sha256 else {
-            throw MemQError(
-              .objectCorrupt,
-              "the body's SHA-256 is \(hexText(digest)), \(hexText(request.sha256)) was put",
-              subject: request.key.text)
-          }
-          return (running.engine.scan(file: file.path, timeout: timeout), digest)
-        })
+      try await self.fetch(request, into: file, from: running.store)
+      let answer = await running.engine.scan(
+        file: file.path, name: request.name, timeout: self.configuration.scanTimeout)
+      return .success(answer)
     } catch {
       return .failure(error)
     }
   }
 
+  /// - Throws: `.objectNotFound`, `.digestMismatch` when other bytes stand under the key than were put.
+  private func fetch(
+    _ request: BodyScan, into file: ScratchFile, from store: any ObjectStore
+  ) async throws(MemQError) {
+    let head = try await store.head(request.key, timeout: .seconds(30))
+    guard head.byteCount == request.byteCount else {
+      throw MemQError(
+        .digestMismatch, "the body has another size than was put", subject: request.key.text,
+        limit: request.byteCount, actual: head.byteCount)
+    }
+    var position: Int64 = 0
+    while position < request.byteCount {
+      // 4 MiB: a few requests per second at disk speed, little memory.
+      let end = min(position + (4 << 20), request.byteCount)
+      let piece = try await store.get(request.key, range: position..<end, timeout: .seconds(30))
+      try await self.onThread { () throws(MemQError) in try file.write(piece) }
+      position = end
+    }
+    let digest = try await self.onThread { file.finish() }
+    guard digest == request.sha256 else {
+      throw MemQError(
+        .digestMismatch,
+        "the body's SHA-256 is \(hexText(digest)), \(hexText(request.sha256)) was put",
+        subject: request.key.text)
+    }
+  }
+
   private func verdict(
-    _ finding: Finding, by engine: YaraEngine, sha256: [UInt8], byteCount: Int64,
-    since started: MonotonicInstant, name: String
-  ) -> Verdict {
-    let identity = engine.identity
-    let verdict = Verdict(
-      finding: finding, engine: identity.name, databaseVersion: identity.databaseVersion,
-      sha256: sha256, duration: self.clock.monotonic - started)
+    of admitted: ScanDesk.Admitted<ScreeningVerdict>, _ running: Running, _ name: String
+  ) -> ScreeningVerdict {
+    switch admitted {
+    case .done(let verdict): return verdict
+    case .tooLarge:
+      let engine = running.engine.status
+      let answer = EngineAnswer(
+        .notScanned(.tooLarge), engine: engine.name, databaseVersion: engine.databaseVersion)
+      return self.verdict(answer, sha256: [], byteCount: 0, name: name)
+    }
+  }
+
+  private func verdict(
+    _ answer: EngineAnswer, sha256: [UInt8], byteCount: Int64, name: String
+  ) -> ScreeningVerdict {
+    let verdict = ScreeningVerdict(
+      answer.outcome, engine: answer.engine, databaseVersion: answer.databaseVersion,
+      sha256: sha256, duration: answer.duration)
     self.tally.add(verdict, byteCount: byteCount)
-    if case .infected(let signature) = finding {
+    switch answer.outcome {
+    case .clean: break
+    case .infected(let signature):
       self.logger.notice(
         "Malware found",
         metadata: ["name": "\(name)", "signature": "\(signature)", "sha256": "\(hexText(sha256))"])
+    case .notScanned(let reason):
+      self.logger.warning(
+        "Not scanned",
+        metadata: [
+          "name": "\(name)", "reason": "\(reason.rawValue)", "engine.detail": "\(answer.detail)",
+        ])
     }
     return verdict
   }
