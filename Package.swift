@@ -105,6 +105,9 @@ let modules: [Module] = [
   // Testing: the simulator, and what tests share.
   Module("MemQDiskSimulation", .testing, "Sources/Testing/MemQDiskSimulation",
     uses: ["MemQModel", "MemQRecords", "MemQLog"]),
+  Module("memq-volume-stress", .testing, "Sources/Testing/memq-volume-stress", kind: .executable,
+    uses: ["MemQModel", "MemQLog", "MemQStorage", "MemQSystem", "MemQDiskSimulation"],
+    packages: ["Logging", "NIOCore"]),
   Module("MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQDiskSimulation"]),
   Module("MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
@@ -122,7 +125,7 @@ let modules: [Module] = [
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQMetadata", "MemQStorage",
       "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
-    ], packages: ["Logging", "Metrics", "NIOCore", "SwiftProtobuf", "DequeModule"]),
+    ], packages: nio + ["Logging", "Metrics", "SwiftProtobuf", "DequeModule"]),
   Module("MemQIngestService", .services, "services/ingest/Service",
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQScreening", "MemQObjectStore",
@@ -222,6 +225,12 @@ let modules: [Module] = [
       "MemQTestSupport", "MemQRuntime",
     ],
     packages: nio + ["Logging", "SwiftProtobuf"]),
+  Module("MemQRebalancerTests", .test, "Tests/MemQRebalancerTests", kind: .test,
+    uses: [
+      "MemQModel", "MemQMetadata", "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime",
+      "MemQRebalancerService",
+    ],
+    packages: ["Logging", "NIOPosix", "SwiftProtobuf"]),
   Module("MemQEmbeddedTests", .test, "Tests/MemQEmbeddedTests", kind: .test,
     uses: [
       "MemQModel", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime", "MemQMetadataService",
