@@ -25,6 +25,22 @@ let package = Package(
         .swiftLanguageMode(.v6),
         .enableUpcomingFeature("ExistentialAny"),
         .enableUpcomingFeature("MemberImportVisibility"),
-      ])
+      ]),
+    .executableTarget(
+      name: "bench-storage",
+      dependencies: [
+        .product(name: "MemQModel", package: "memq"),
+        .product(name: "MemQRecords", package: "memq"),
+        .product(name: "MemQStorage", package: "memq"),
+        .product(name: "MemQSystem", package: "memq"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      path: "storage",
+      swiftSettings: [
+        .swiftLanguageMode(.v6),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+      ]),
   ]
 )

@@ -42,9 +42,13 @@ enum MemQ {
       let pings = Pings(workload, method, channel, done)
       channel.eventLoop.execute { pings.fill() }
     } else {
-      let source = Source(workload, done)
-      let call = channel.start(method, handler: source)
-      call.execute { source.begin(call) }
+      var source: Source?
+      let call = channel.start(method) { call in
+        let made = Source(workload, call, done)
+        source = made
+        return made
+      }
+      call.execute { [source] in source!.fill() }
     }
     try await done.futureResult.get()
     await channel.close(deadline: .seconds(1))
@@ -100,39 +104,34 @@ private final class Source: RPCClientHandler, @unchecked Sendable {
   private let workload: Workload
   private let payload: RPCMessage
   private let done: EventLoopPromise<Void>
-  private var call: RPCClientCall?
+  private let call: RPCClientCall
   private var sent = 0
   private var acked = 0
 
-  init(_ workload: Workload, _ done: EventLoopPromise<Void>) {
+  init(_ workload: Workload, _ call: RPCClientCall, _ done: EventLoopPromise<Void>) {
     self.workload = workload
+    self.call = call
     self.payload = RPCMessage(Workload.payload(workload.messageBytes))
     self.done = done
   }
 
-  func begin(_ call: RPCClientCall) {
-    self.call = call
-    self.fill()
-  }
-
   func received(_ message: RPCMessage) {
     self.acked += 1
-    self.call?.consumed(message.byteCount)
+    self.call.consumed(message.byteCount)
     self.fill()
   }
 
-  private func fill() {
+  func fill() {
     while self.sent < self.workload.messages, self.sent - self.acked < self.workload.inFlight {
       self.sent += 1
-      self.call?.send(self.payload)
+      self.call.send(self.payload)
     }
-    if self.acked == self.workload.messages { self.call?.halfClose() }
+    if self.acked == self.workload.messages { self.call.halfClose() }
   }
 
   func writable() {}
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
-    self.call = nil
     if status.isOK { self.done.succeed() } else { self.done.fail(status) }
   }
 }

@@ -89,9 +89,13 @@ import Testing
   func `senders off the loop are told of room`(transport: Transport) async throws {
     try await withBed(transport, .standard()) { bed in
       let done = Signal<RPCStatus>()
-      let handler = CountingEcho(done)
-      let call = bed.channel.start(.chat, handler: handler)
-      call.execute { handler.call = call }
+      var made: CountingEcho?
+      let call = bed.channel.start(.chat) { call in
+        let handler = CountingEcho(call, done)
+        made = handler
+        return handler
+      }
+      let handler = try #require(made)
       // From this thread, in bursts: stop at every false, go on at `writable`.
       let total = 200
       for _ in 0..<total {
@@ -139,16 +143,16 @@ private final class CountingEcho: RPCClientHandler, @unchecked Sendable {
   private let done: Signal<RPCStatus>
   private let waiting = Mutex<(hasRoom: Bool, waiter: CheckedContinuation<Void, Never>?)>(
     (false, nil))
-  /// Touched on the call's loop.
-  var call: RPCClientCall?
+  private let call: RPCClientCall
 
-  init(_ done: Signal<RPCStatus>) {
+  init(_ call: RPCClientCall, _ done: Signal<RPCStatus>) {
+    self.call = call
     self.done = done
   }
 
   func received(_ message: RPCMessage) {
     self.messages.add(1)
-    self.call?.consumed(message.byteCount)
+    self.call.consumed(message.byteCount)
   }
 
   func writable() {

@@ -54,7 +54,7 @@ import Testing
 
   @Test func `a connection without a preface is closed in time`() async throws {
     var configuration = RPCServer.Configuration()
-    configuration.prefaceTimeout = .milliseconds(100)
+    configuration.prefaceTimeout = .seconds(2)
     try await self.withServer(configuration) { _, peer in
       await peer.send("PR")
       #expect(await peer.rest().isEmpty)

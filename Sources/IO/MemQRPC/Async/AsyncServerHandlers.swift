@@ -117,8 +117,7 @@ final class AsyncStreamHandler: RPCServerHandler, @unchecked Sendable {
   private var task: Task<Void, Never>?
 
   init(_ call: RPCServerCall, _ body: @escaping Body) {
-    let inbound = InboundQueue(driver: call.core.driver)
-    inbound.core = call.core
+    let inbound = InboundQueue(core: call.core, cancelsCall: false)
     let gate = OutboundGate(core: call.core)
     self.inbound = inbound
     self.gate = gate

@@ -58,41 +58,39 @@ final class ClientStreamState: Sendable {
   }
 }
 
-/// The handler of a client stream. Gets its state right after the start, before anything can arrive.
+/// The handler of a client stream.
 final class StreamCollector: RPCClientHandler, @unchecked Sendable {
-  private var inbound: InboundQueue?
-  private var gate: OutboundGate?
+  private let inbound: InboundQueue
+  private let gate: OutboundGate
   private weak var state: ClientStreamState?
 
-  func attach(_ call: RPCClientCall) -> ClientStreamState {
-    let inbound = InboundQueue(driver: call.core.driver)
-    let gate = OutboundGate(core: call.core)
-    inbound.core = call.core
-    inbound.cancelsCall = true
-    let state = ClientStreamState(call: call, inbound: inbound, gate: gate)
-    call.core.onLoop {
-      self.inbound = inbound
-      self.gate = gate
-      self.state = state
-    }
+  init(_ call: RPCClientCall) {
+    self.inbound = InboundQueue(core: call.core, cancelsCall: true)
+    self.gate = OutboundGate(core: call.core)
+  }
+
+  /// Before the call begins.
+  func makeState(_ call: RPCClientCall) -> ClientStreamState {
+    let state = ClientStreamState(call: call, inbound: self.inbound, gate: self.gate)
+    self.state = state
     return state
   }
 
   func received(_ message: RPCMessage) {
-    self.inbound?.received(message)
+    self.inbound.received(message)
   }
 
   func writable() {
-    self.gate?.writable()
+    self.gate.writable()
   }
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
     self.state?.trailers.withLock { $0 = trailers }
     if status.isOK {
-      self.inbound?.close(nil)
+      self.inbound.close(nil)
     } else {
-      self.inbound?.closeAfterQueued(status)
+      self.inbound.closeAfterQueued(status)
     }
-    self.gate?.end(status)
+    self.gate.end(status)
   }
 }

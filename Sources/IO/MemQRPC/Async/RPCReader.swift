@@ -48,24 +48,25 @@ final class InboundQueue: @unchecked Sendable {
 
   private typealias Waiter = UnsafeContinuation<RPCMessage?, any Error>
 
-  let driver: LoopDriver
-  /// Set on the loop before the first message can come.
-  var core: CallCore?
+  private let core: CallCore
   /// Client: a cancelled consumer cancels the call.
-  var cancelsCall = false
+  private let cancelsCall: Bool
   private var messages = Deque<RPCMessage>()
   private var end = End.open
   private var waiter: Waiter?
 
-  init(driver: LoopDriver) {
-    self.driver = driver
+  init(core: CallCore, cancelsCall: Bool) {
+    self.core = core
+    self.cancelsCall = cancelsCall
   }
+
+  private var loop: any EventLoop { self.core.driver.loop }
 
   // MARK: The call's side, on the loop
 
   func received(_ message: RPCMessage) {
     if let waiter = self.waiter.take() {
-      self.core?.consume(message.byteCount)
+      self.core.consume(message.byteCount)
       waiter.resume(returning: message)
     } else {
       self.messages.append(message)
@@ -105,17 +106,17 @@ final class InboundQueue: @unchecked Sendable {
   // MARK: The consumer's side
 
   func next() async throws -> RPCMessage? {
-    if self.driver.loop.inEventLoop, let ready = self.ready() { return try ready.get() }
+    if self.loop.inEventLoop, let ready = self.ready() { return try ready.get() }
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { (waiter: Waiter) in
-        if self.driver.loop.inEventLoop {
+        if self.loop.inEventLoop {
           self.wait(waiter)
         } else {
-          self.driver.loop.execute { self.wait(waiter) }
+          self.loop.execute { self.wait(waiter) }
         }
       }
     } onCancel: {
-      self.driver.loop.execute { self.giveUp() }
+      self.loop.execute { self.giveUp() }
     }
   }
 
@@ -128,7 +129,7 @@ final class InboundQueue: @unchecked Sendable {
 
   private func ready() -> Result<RPCMessage?, any Error>? {
     if let message = self.messages.popFirst() {
-      self.core?.consume(message.byteCount)
+      self.core.consume(message.byteCount)
       return .success(message)
     }
     switch self.end {
@@ -144,6 +145,6 @@ final class InboundQueue: @unchecked Sendable {
   /// The consumer's task was cancelled while, or before, it waits here.
   private func giveUp() {
     if let waiter = self.waiter.take() { waiter.resume(throwing: RPCStatus.cancelled) }
-    if self.cancelsCall { self.core?.abort(.cancelled) }
+    if self.cancelsCall { self.core.abort(.cancelled) }
   }
 }

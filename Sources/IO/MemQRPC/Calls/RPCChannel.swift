@@ -9,13 +9,16 @@ public protocol RPCChannel: Sendable {
   /// Where callback calls started from elsewhere run; calls started on one of the channel's loops may stay there.
   var eventLoop: any EventLoop { get }
 
-  /// Starts a call on the callback face. From any thread; `handler` is used on `call.eventLoop` only, and
-  /// first after this turn of the loop.
+  /// Starts a call on the callback face. From any thread.
   ///
-  /// - Parameter request: sent at once, followed by a half-close, when given.
+  /// - Parameters:
+  ///   - request: sent at once, followed by a half-close, when given.
+  ///   - make: called before `start` returns, and before anything happens to the call, with the call its handler will need
+  ///     for `consumed` and `send`. The handler is then used on `call.eventLoop` only, and never from inside a method
+  ///     of the call.
   func start(
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
-    handler: any RPCClientHandler
+    make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall
 
   /// Lets calls in flight end for at most `deadline`, then ends them with `UNAVAILABLE`; new ones fail at once.
@@ -26,9 +29,18 @@ extension RPCChannel {
   /// Starts a call whose messages are sent later.
   public func start(
     _ method: RPCMethod, _ options: RPCCallOptions = RPCCallOptions(),
-    handler: any RPCClientHandler
+    make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
-    self.start(method, options, request: nil, handler: handler)
+    self.start(method, options, request: nil, make: make)
+  }
+
+  /// Starts a call for a handler that exists already. It can't rely on knowing the call before the first message comes,
+  /// unless this is called on the channel's loop.
+  public func start(
+    _ method: RPCMethod, _ options: RPCCallOptions = RPCCallOptions(),
+    request: RPCMessage? = nil, handler: any RPCClientHandler
+  ) -> RPCClientCall {
+    self.start(method, options, request: request) { _ in handler }
   }
 
   public func unary(
@@ -62,8 +74,12 @@ extension RPCChannel {
   private func open(
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?
   ) -> RPCClientStream {
-    let handler = StreamCollector()
-    let call = self.start(method, options, request: request, handler: handler)
-    return RPCClientStream(handler.attach(call))
+    var state: ClientStreamState?
+    _ = self.start(method, options, request: request) { call in
+      let handler = StreamCollector(call)
+      state = handler.makeState(call)
+      return handler
+    }
+    return RPCClientStream(state!)
   }
 }

@@ -173,15 +173,12 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
 
 /// The caller's side.
 final class LocalClientSide: LocalSide, @unchecked Sendable {
-  private var handler: (any RPCClientHandler)?
+  /// Set before the call begins.
+  var handler: (any RPCClientHandler)?
   private let channel: RPCInProcessChannel
   private let receiveMaxBytes: Int
 
-  init(
-    driver: LoopDriver, channel: RPCInProcessChannel, handler: any RPCClientHandler,
-    maxMessageBytes: Int
-  ) {
-    self.handler = handler
+  init(driver: LoopDriver, channel: RPCInProcessChannel, maxMessageBytes: Int) {
     self.channel = channel
     self.receiveMaxBytes = maxMessageBytes
     super.init(driver: driver, sendMaxBytes: maxMessageBytes)

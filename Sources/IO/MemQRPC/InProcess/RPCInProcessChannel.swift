@@ -38,15 +38,17 @@ public final class RPCInProcessChannel: RPCChannel {
 
   public func start(
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
-    handler: any RPCClientHandler
+    make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let near = self.leases.first { $0.driver.loop.inEventLoop }
     let driver = (near ?? self.leases[0]).driver
     let client = LocalClientSide(
-      driver: driver, channel: self, handler: handler, maxMessageBytes: options.maxMessageBytes)
+      driver: driver, channel: self, maxMessageBytes: options.maxMessageBytes)
+    let call = RPCClientCall(core: client)
+    client.handler = make(call)
     let refusal = self.admit(client)
     client.onLoop { self.begin(client, method, options, request, refusal) }
-    return RPCClientCall(core: client)
+    return call
   }
 
   /// On the loop.

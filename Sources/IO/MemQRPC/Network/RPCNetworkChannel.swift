@@ -59,13 +59,14 @@ public final class RPCNetworkChannel: RPCChannel {
 
   public func start(
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
-    handler: any RPCClientHandler
+    make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let slot = self.pickSlot()
     let stream = NetStream(
       driver: slot.driver, windowBytes: slot.profile.settings.windowBytes,
       maxMessageBytes: options.maxMessageBytes)
-    stream.handler = .client(handler)
+    let call = RPCClientCall(core: stream)
+    stream.handler = .client(make(call))
     stream.deadline = options.timeout.map { .after($0) }
     stream.start = ClientStart(
       slot: slot, path: method.path, metadata: options.metadata,
@@ -78,7 +79,7 @@ public final class RPCNetworkChannel: RPCChannel {
       }
       slot.begin(stream)
     }
-    return RPCClientCall(core: stream)
+    return call
   }
 
   /// One of this thread's loop when there is, else in turn.

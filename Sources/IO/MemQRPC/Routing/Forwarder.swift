@@ -19,11 +19,11 @@ final class Forwarder: RPCServerHandler, @unchecked Sendable {
     let context = call.context
     do {
       let options = RPCCallOptions(timeout: context.remaining, metadata: context.metadata)
-      let responses = ForwardedResponses(call: call, forwarder: self)
-      let outgoing = try channel().start(context.method, options, handler: responses)
-      outgoing.execute { responses.outgoing = outgoing }
-      self.outgoing = outgoing
-      self.responses = responses
+      self.outgoing = try channel().start(context.method, options) { outgoing in
+        let responses = ForwardedResponses(call: call, outgoing: outgoing, forwarder: self)
+        self.responses = responses
+        return responses
+      }
     } catch {
       call.finish(call.environment.status(for: error, in: context.method))
     }
@@ -66,12 +66,13 @@ final class Forwarder: RPCServerHandler, @unchecked Sendable {
 private final class ForwardedResponses: RPCClientHandler, @unchecked Sendable {
   private let call: RPCServerCall
   private let forwarder: Forwarder
-  fileprivate var outgoing: RPCClientCall?
+  private let outgoing: RPCClientCall
   private var withheldBytes = 0
   private var isFull = false
 
-  init(call: RPCServerCall, forwarder: Forwarder) {
+  init(call: RPCServerCall, outgoing: RPCClientCall, forwarder: Forwarder) {
     self.call = call
+    self.outgoing = outgoing
     self.forwarder = forwarder
   }
 
@@ -88,7 +89,6 @@ private final class ForwardedResponses: RPCClientHandler, @unchecked Sendable {
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
     self.call.finish(status)
-    self.outgoing = nil
   }
 
   func callerHasRoom() {
@@ -99,6 +99,6 @@ private final class ForwardedResponses: RPCClientHandler, @unchecked Sendable {
   private func release() {
     let bytes = self.withheldBytes
     self.withheldBytes = 0
-    self.outgoing?.consumed(bytes)
+    self.outgoing.consumed(bytes)
   }
 }
