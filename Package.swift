@@ -169,8 +169,8 @@ let modules: [Module] = [
     ], packages: ["Logging", "NIOCore", "NIOPosix", "ServiceLifecycle"]),
   Module("MemQCommands", .memq, "services/memq/Commands",
     uses: [
-      "MemQModel", "MemQRecords", "MemQStorage", "MemQStore", "MemQSystem", "MemQTelemetry",
-      "MemQClient",
+      "MemQModel", "MemQRecords", "MemQLog", "MemQMetadata", "MemQSystem", "MemQTelemetry",
+      "MemQStorage", "MemQStore", "MemQClient",
     ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
   Module("memq", .memq, "services/memq/Main", kind: .executable,
     uses: ["MemQEmbedded", "MemQCommands"]),

@@ -107,7 +107,8 @@ private struct Opening: Sendable {
         subject: self.configuration.path)
     }
     let identity = VolumeIdentity(
-      cluster: self.configuration.clusterID, volume: SystemEntropy().identifier(),
+      cluster: self.configuration.clusterID,
+      volume: self.configuration.volumeID ?? SystemEntropy().identifier(),
       segmentBytes: self.configuration.segmentBytes)
     let header = VolumeHeader(
       identity: identity, incarnation: self.configuration.incarnation,

@@ -9,6 +9,8 @@ extension Volume {
     /// The volume's own folder; made when missing.
     public var path: String
     public var clusterID: ClusterID
+    /// The identity of a volume that this open makes; nil: a random one. One that is there keeps its own.
+    public var volumeID: VolumeID?
     /// The cluster's, as metadata states it. A volume refuses to be opened by a lower one, or by another of the same number.
     public var incarnation: Incarnation
     public var incarnationID: UniqueID

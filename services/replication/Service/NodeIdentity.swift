@@ -1,6 +1,5 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import Glibc
 import MemQModel
 import MemQRecords
 import MemQSystem
@@ -64,43 +63,28 @@ struct NodeIdentity: Hashable {
 
   // MARK: - The file
 
-  /// Nil when there is none yet.
+  /// 64 volumes with the longest paths stay far below this.
+  private static let byteCountMax = 1 << 20
+
+  /// Nil when there is none yet. Blocks.
   static func load(from folder: String) throws(MemQError) -> NodeIdentity? {
     let path = "\(folder)/\(Self.fileName)"
-    let file = open(path, O_RDONLY | O_CLOEXEC)
-    guard file >= 0 else {
-      if errno == ENOENT { return nil }
-      throw Self.failed("open", path)
+    let bytes: [UInt8]?
+    do throws(FileError) {
+      bytes = try Files.contents(path, byteCountMax: Self.byteCountMax)
+    } catch {
+      throw error.memqError(.volumeFailed)
     }
-    defer { close(file) }
-    // 64 volumes with the longest paths stay far below this.
-    var bytes = [UInt8](repeating: 0, count: 1 << 20)
-    let count = read(file, &bytes, bytes.count)
-    guard count >= 0 else { throw Self.failed("read", path) }
-    return try NodeIdentity(
-      parsing: String(decoding: bytes.prefix(count), as: UTF8.self), path: path)
+    guard let bytes else { return nil }
+    return try NodeIdentity(parsing: String(decoding: bytes, as: UTF8.self), path: path)
   }
 
-  /// Writes it beside and renames, so that there is always a whole one.
+  /// There is always a whole one. Blocks.
   func save(to folder: String) throws(MemQError) {
-    let path = "\(folder)/\(Self.fileName)"
-    let temporary = path + ".new"
-    let file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-    guard file >= 0 else { throw Self.failed("create", temporary) }
-    var bytes = Array(self.text.utf8)
-    let written = write(file, &bytes, bytes.count)
-    let isSynced = fsync(file) == 0
-    close(file)
-    guard written == bytes.count, isSynced else { throw Self.failed("write", temporary) }
-    guard rename(temporary, path) == 0 else { throw Self.failed("rename", temporary) }
-    let directory = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard directory >= 0 else { throw Self.failed("open", folder) }
-    defer { close(directory) }
-    guard fsync(directory) == 0 else { throw Self.failed("sync", folder) }
-  }
-
-  private static func failed(_ what: String, _ path: String) -> MemQError {
-    MemQError(
-      .volumeFailed, "could not \(what) it: \(String(cString: strerror(errno)))", subject: path)
+    do throws(FileError) {
+      try Files.replace("\(folder)/\(Self.fileName)", with: Array(self.text.utf8))
+    } catch {
+      throw error.memqError(.volumeFailed)
+    }
   }
 }

@@ -9,7 +9,7 @@ extension ReplicationNode.Configuration {
   public static let keys: [ConfigurationKey] = [
     ConfigurationKey(
       "segment.bytes", .size, default: "256MiB",
-      "Size of a volume's segment files, 16MiB to 4GiB; they are made once and recycled."),
+      "Size of a volume's segment files, 16MiB to 1GiB; they are made once and recycled."),
     ConfigurationKey(
       "volume.capacity.bytes", .size,
       "Bytes the segments of a volume may take; by default what its file system has."),

@@ -51,10 +51,12 @@ extension ReplicationNode {
       guard (1...64).contains(self.shards) else {
         throw refuse("shards", "1 to 64", limit: 64, actual: Int64(self.shards))
       }
-      guard self.segmentBytes >= 16 << 20, self.segmentBytes <= 4 << 30 else {
+      guard self.segmentBytes >= 16 << 20, self.segmentBytes <= 1 << 30,
+        self.segmentBytes % 4_096 == 0
+      else {
         throw refuse(
-          "segment.bytes", "a segment has 16 MiB to 4 GiB: a largest batch must fit well",
-          limit: 4 << 30, actual: self.segmentBytes)
+          "segment.bytes", "a segment has 16 MiB to 1 GiB in blocks of 4 KiB",
+          limit: 1 << 30, actual: self.segmentBytes)
       }
     }
   }

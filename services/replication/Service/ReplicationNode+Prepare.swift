@@ -1,6 +1,5 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import Glibc
 public import MemQModel
 import MemQStorage
 import MemQSystem
@@ -45,14 +44,10 @@ extension ReplicationNode {
   }
 
   private static func makeFolder(_ path: String) throws(MemQError) {
-    var partial = ""
-    for part in path.split(separator: "/", omittingEmptySubsequences: false) {
-      partial += partial.isEmpty && !path.hasPrefix("/") ? part : "/" + part
-      if part.isEmpty { partial = path.hasPrefix("/") && partial == "/" ? "" : partial }
-      guard !partial.isEmpty, mkdir(partial, 0o755) != 0, errno != EEXIST else { continue }
-      throw MemQError(
-        .volumeFailed, "could not make the folder: \(String(cString: strerror(errno)))",
-        subject: partial)
+    do throws(FileError) {
+      try Files.makeFolder(path)
+    } catch {
+      throw error.memqError(.volumeFailed)
     }
   }
 }

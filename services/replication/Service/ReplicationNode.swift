@@ -2,6 +2,7 @@
 
 public import Logging
 import MemQAPI
+import MemQLog
 import MemQMetadata
 public import MemQModel
 public import MemQRPC
@@ -88,12 +89,14 @@ public final class ReplicationNode: Sendable {
   }
 
   private func openVolumes() async throws(MemQError) -> [Volume] {
-    let prepared = try Self.prepare(self.configuration)
+    let prepared = try await self.prepared()
+    let image = self.cluster.image
     var volumes: [Volume] = []
     do throws(MemQError) {
       for (settings, id) in zip(self.configuration.volumes, prepared.volumeIDs) {
         var configuration = Volume.Configuration(
-          path: settings.path, clusterID: self.cluster.clusterID)
+          path: settings.path, clusterID: self.cluster.clusterID,
+          incarnation: image.incarnation, incarnationID: image.incarnationID)
         configuration.volumeID = id
         configuration.segmentBytes = self.configuration.segmentBytes
         configuration.capacityBytes = settings.capacityBytes
@@ -104,6 +107,17 @@ public final class ReplicationNode: Sendable {
       throw error
     }
     return volumes
+  }
+
+  private func prepared() async throws(MemQError) -> Prepared {
+    let configuration = self.configuration
+    do {
+      return try await NIOThreadPool.singleton.runIfActive {
+        try Self.prepare(configuration)
+      }
+    } catch {
+      throw error as? MemQError ?? MemQError(.internalError, "\(error)")
+    }
   }
 
   private func makeShards() -> [PartitionShard] {

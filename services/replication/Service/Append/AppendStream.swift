@@ -5,7 +5,9 @@ import MemQModel
 import MemQRPC
 import MemQReplication
 import MemQRuntime
+import MemQSystem
 import NIOCore
+import SwiftProtobuf
 
 /// The Append call on its connection's loop: batches in, answers out.
 ///
@@ -38,15 +40,15 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
   func received(_ message: RPCMessage) {
     self.inFlight += 1
     let hot: Hot<Memq_V1_AppendRequest>
-    do {
+    do throws(MemQError) {
       hot = try Hot(decoding: message)
     } catch {
       // Without a request id there is nobody to answer: the stream is not what it should be.
       self.isEnded = true
       return self.call.finish(RPCStatus(error))
     }
-    do {
-      self.node.submit(try self.inbound(hot, messageBytes: message.byteCount))
+    do throws(MemQError) {
+      try self.node.submit(try self.inbound(hot, messageBytes: message.byteCount))
     } catch {
       self.call.consumed(message.byteCount)
       self.refuse(hot.header, error)

@@ -5,6 +5,7 @@ import MemQModel
 import MemQRecords
 import MemQReplication
 import NIOCore
+import SwiftProtobuf
 
 /// One batch on its way in: checked, not yet decided on.
 struct InboundAppend: Sendable {

@@ -4,6 +4,7 @@ import MemQAPI
 import MemQModel
 import MemQReplication
 import MemQRuntime
+import SwiftProtobuf
 
 /// Where a leader's ISR proposals go.
 protocol MetadataProposals: Sendable {

@@ -3,8 +3,11 @@
 import Logging
 import MemQAPI
 import MemQModel
+import MemQRecords
 import MemQReplication
 import MemQStorage
+import MemQSystem
+import SwiftProtobuf
 
 /// One partition of this node. Lives on its shard's loop: asks the rules and carries out what they say, nothing between.
 final class PartitionOwner {
@@ -79,7 +82,7 @@ final class PartitionOwner {
   }
 
   func decide(_ append: InboundAppend) {
-    do {
+    do throws(MemQError) {
       try self.check(append)
     } catch {
       return self.shard.refuse(append, error)
@@ -206,7 +209,7 @@ final class PartitionOwner {
       Volume, TopicPartition, @escaping @Sendable (Result<Void, MemQError>) -> Void
     ) -> Void
   ) {
-    let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox)
+    let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox!)
     self.lane.inOrder {
       body(volume, partition) { result in
         switch result {

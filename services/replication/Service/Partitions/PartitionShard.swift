@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import Logging
+import MemQLog
 import MemQModel
 import MemQReplication
 import MemQStorage
@@ -36,7 +37,7 @@ final class PartitionShard: @unchecked Sendable {
   private(set) var mailbox: Mailbox<Event>!
   private var lanes: [VolumeID: VolumeLane] = [:]
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
-  private var recovered: [TopicPartition: RecoveredPartition] = [:]
+  private var recovered: [TopicPartition: Volume.RecoveredPartition] = [:]
   /// Being opened on, or dropped from, a volume; with what is wanted once that is done.
   private var changing: [TopicPartition: DesiredPartition?] = [:]
   private var ticks: RepeatedTask?
@@ -60,7 +61,7 @@ final class PartitionShard: @unchecked Sendable {
   // MARK: - Life
 
   /// On the loop, once, before anything else.
-  func start(_ volumes: [Volume], recovered: [TopicPartition: RecoveredPartition]) {
+  func start(_ volumes: [Volume], recovered: [TopicPartition: Volume.RecoveredPartition]) {
     for volume in volumes { self.lanes[volume.id] = VolumeLane(volume, shard: self) }
     self.recovered = recovered
     self.ticks = self.loop.scheduleRepeatedTask(
@@ -172,20 +173,23 @@ final class PartitionShard: @unchecked Sendable {
     }
     // An empty disk: what was uploaded is the object tier's, the log goes on from there.
     self.changing[desired.id] = .some(desired)
-    let (mailbox, id) = (self.mailbox!, desired.id)
+    let (mailbox, volume, id) = (self.mailbox!, lane.volume, desired.id)
     lane.inOrder {
-      lane.volume.openPartition(id, logStart: desired.uploadedOffset, epochs: []) { result in
-        mailbox.post(.opened(id, lane.volume.id, result))
+      volume.openPartition(id, logStart: desired.uploadedOffset, epochs: []) { result in
+        mailbox.post(.opened(id, volume.id, result))
       }
     }
   }
 
-  private func resume(_ desired: DesiredPartition, _ found: RecoveredPartition, _ lane: VolumeLane) {
+  private func resume(
+    _ desired: DesiredPartition, _ found: Volume.RecoveredPartition, _ lane: VolumeLane
+  ) {
     guard found.end >= desired.uploadedOffset else {
       return self.skipToUploaded(desired, from: found.end, lane)
     }
     do {
-  XX = ReplicaLog(
+  let rules = self.configuration.rules
+      let log = ReplicaLog(
         start: found.logStart, end: found.end, highWatermark: found.highWatermark,
         uploadedOffset: found.uploadedOffset, epochs: try EpochCache(found.epochs),
         producers: try ProducerState(
@@ -209,10 +213,10 @@ final class PartitionShard: @unchecked Sendable {
         "partition": "\(desired.name)", "end": "\(end)", "uploaded": "\(desired.uploadedOffset)",
       ])
     self.changing[desired.id] = .some(desired)
-    let (mailbox, id) = (self.mailbox!, desired.id)
+    let (mailbox, volume, id) = (self.mailbox!, lane.volume, desired.id)
     lane.inOrder {
-      lane.volume.setLogStart(id, to: desired.uploadedOffset) {
-        mailbox.post(.opened(id, lane.volume.id, $0))
+      volume.setLogStart(id, to: desired.uploadedOffset) {
+        mailbox.post(.opened(id, volume.id, $0))
       }
     }
   }

@@ -69,9 +69,9 @@ final class VolumeLane {
   private func give(
     _ appends: [Volume.Append], _ numbers: [(partition: TopicPartition, number: WriteNumber)]
   ) -> Bool {
-    let mailbox = self.shard.mailbox
+    let mailbox = self.shard.mailbox!
     let id = self.volume.id
-    do {
+    do throws(MemQError) {
       try self.volume.append(appends) { result in
         switch result {
         case .success: mailbox.post(.durable(numbers))

@@ -1,10 +1,14 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQAPI
+import MemQLog
 import MemQModel
 import MemQRecords
+import MemQReplication
 import MemQRuntime
 import MemQStorage
+import NIOCore
+import SwiftProtobuf
 
 extension ReplicationNode {
   /// Partitions one request may name.
@@ -107,8 +111,9 @@ extension ReplicationNode {
         return .with {
           $0.volumeID = open.volume.id.wire
           $0.path = settings.path
-          $0.capacityBytes = stats.capacityBytes
-          $0.usedBytes = stats.usedBytes
+          $0.capacityBytes =
+            Int64(stats.log.segmentsUsed + stats.log.segmentsFree) * stats.segmentBytes
+          $0.usedBytes = Int64(stats.log.segmentsUsed) * stats.segmentBytes
           $0.healthy = open.problem == nil
         }
       }

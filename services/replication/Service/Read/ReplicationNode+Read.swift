@@ -6,6 +6,8 @@ import MemQRPC
 import MemQReplication
 import MemQRuntime
 import MemQStorage
+import MemQSystem
+import SwiftProtobuf
 import Synchronization
 
 /// Numbers the readers of this process.
