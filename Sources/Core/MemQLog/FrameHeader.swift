@@ -31,8 +31,8 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
 /// The 80 bytes before each payload. Big-endian. See docs/formats/volume.md.
 public struct FrameHeader: Hashable, Sendable {
   public static let byteCount = 80
-  /// "MQFR".
-  public static let magic: UInt32 = 0x4D51_4652
+  /// "MQLF".
+  public static let magic: UInt32 = 0x4D51_4C46
   /// No frame is larger: a largest batch, or one part of a checkpoint or footer.
   public static let payloadBytesMax = 16 << 20
 
