@@ -1,2 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
-print("x")
+
+import Glibc
+import MemQCommands
+import MemQEmbedded
+
+exit(await MemQTool.main(Array(CommandLine.arguments.dropFirst())) { await MemQServer.main($0) })

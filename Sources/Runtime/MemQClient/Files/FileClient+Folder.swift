@@ -115,7 +115,7 @@ private final class FolderRun: Sendable {
 }
 
 extension FileClient.FolderSummary {
-  mutating func count(_ event: FileClient.FolderEvent) {
+  public mutating func count(_ event: FileClient.FolderEvent) {
     switch event {
     case .published(let info):
       self.published += 1

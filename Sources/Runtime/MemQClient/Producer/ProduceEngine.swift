@@ -179,7 +179,6 @@ final class ProduceEngine: @unchecked Sendable {
     self.reconnectAt = nil
     let (address, channel) = self.servers.channel(.produce)
     self.generation += 1
-    self.hasRoom = true
     self.callAddress = address
     let handler = StreamHandler(engine: self, generation: self.generation)
     let call = channel.start(IngestMethods.produce.rpc, RPCCallOptions(), handler: handler)
@@ -232,6 +231,7 @@ final class ProduceEngine: @unchecked Sendable {
   fileprivate func ended(_ status: RPCStatus, generation: Int) {
     guard generation == self.generation, self.call != nil else { return }
     self.call = nil
+    self.hasRoom = true
     self.requests = [:]
     self.onStreamEnd?(status)
     self.onStreamEnd = nil

@@ -1,0 +1,113 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQClient
+import MemQModel
+import MemQRecords
+import Synchronization
+import Testing
+
+@Suite(.timeLimit(.minutes(2))) struct ConsumerTests {
+  static func filled(_ server: FakeServer, _ count: Int) async throws -> MemQClient {
+    let client = server.client()
+    var configuration = Producer.Configuration()
+    configuration.batchBytes = 500
+    configuration.batchBytesMax = 500
+    let producer = try await client.producer(FakeServer.topic, configuration: configuration)
+    for number in 0..<count { try await producer.send(ProducerRecord("\(number)")) }
+    try await producer.close()
+    return client
+  }
+
+  static func numbers(_ consumer: Consumer) async throws -> [PartitionIndex: [Int]] {
+    var values: [PartitionIndex: [Int]] = [:]
+    while let piece = try await consumer.next() {
+      values[piece.partition, default: []] += piece.records.map {
+        Int(String(decoding: $0.value!, as: UTF8.self))!
+      }
+    }
+    return values
+  }
+
+  @Test func `everything below the high watermarks at the start comes once and in order`() async throws {
+    let server = FakeServer(partitions: 3)
+    let client = try await Self.filled(server, 5_000)
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let producer = try await client.producer(FakeServer.topic)
+    try await producer.send(ProducerRecord("9999"))
+    try await producer.close()
+    let values = try await Self.numbers(consumer)
+    #expect(values.values.flatMap { $0 }.sorted() == Array(0..<5_000))
+    for partition in values.values { #expect(partition == partition.sorted()) }
+    try await consumer.close()
+  }
+
+  @Test func `a broken fetch goes on where it stood`() async throws {
+    let server = FakeServer(fetchFault: { $0 % 3 == 2 ? MemQError(.unavailable, "gone") : nil })
+    let client = try await Self.filled(server, 1_000)
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    #expect(try await Self.numbers(consumer)[PartitionIndex(0)] == Array(0..<1_000))
+  }
+
+  @Test func `a group goes on at what it has committed, whatever the start`() async throws {
+    let server = FakeServer()
+    let client = try await Self.filled(server, 1_000)
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    configuration.group = "g"
+    configuration.marksAutomatically = false
+    let first = try await client.consumer(FakeServer.topic, configuration: configuration)
+    _ = try await first.next()
+    await first.markConsumed(PartitionIndex(0), below: Offset(123))
+    try await first.close()
+    #expect(server.state.withLock { $0.committed[0] } == 123)
+    let second = try await client.consumer(FakeServer.topic, configuration: configuration)
+    #expect(try await Self.numbers(second)[PartitionIndex(0)] == Array(123..<1_000))
+    await second.markConsumed(PartitionIndex(0), below: Offset(1_000))
+    // A third member takes over: the second is fenced.
+    let third = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let error = await #expect(throws: MemQError.self) { try await second.commit() }
+    #expect(error?.code == .groupMemberFenced)
+    try await third.close()
+  }
+
+  @Test func `automatic marks count what was handed out before`() async throws {
+    let server = FakeServer()
+    let client = try await Self.filled(server, 500)
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    configuration.group = "g"
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    _ = try await Self.numbers(consumer)
+    try await consumer.close()
+    #expect(server.state.withLock { $0.committed[0] } == 500)
+  }
+
+  @Test func `an offset that is gone is refused or the nearest taken`() async throws {
+    let server = FakeServer()
+    let client = try await Self.filled(server, 500)
+    server.state.withLock { $0.partitions[0].logStart = 100 }
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    configuration.start = .offset(.zero)
+    let nearest = try await client.consumer(FakeServer.topic, configuration: configuration)
+    #expect(try await Self.numbers(nearest)[PartitionIndex(0)] == Array(100..<500))
+    configuration.reset = .fail
+    let strict = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let error = await #expect(throws: MemQError.self) { _ = try await strict.next() }
+    #expect(error?.code == .offsetOutOfRange && error?.limit == 100)
+  }
+
+  @Test func `cancelling the reader ends its wait`() async throws {
+    let client = FakeServer().client()
+    let consumer = try await client.consumer(FakeServer.topic)
+    let reading = Task { try await consumer.next() }
+    reading.cancel()
+    let error = await #expect(throws: MemQError.self) { _ = try await reading.value }
+    #expect(error?.code == .cancelled)
+    try await consumer.close()
+  }
+}

@@ -1,0 +1,307 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import FoundationEssentials
+import MemQAPI
+import MemQClient
+import MemQModel
+import MemQRPC
+import MemQRecords
+import MemQSystem
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// A server of one topic in memory, strict about sequences, with faults on order.
+final class FakeServer: Sendable {
+  enum Fault {
+    /// Answered with this error; nothing is appended.
+    case refuse(MemQError)
+    /// The stream breaks before the append.
+    case dropBefore
+    /// The stream breaks after the append: the client does not know.
+    case dropAfter
+  }
+
+  struct Producer {
+    var epoch: Int32 = -1
+    var last: Int32 = -1
+  }
+
+  struct Partition {
+    var records: [Record] = []
+    var batches: [(base: Int64, end: Int64, bytes: [UInt8])] = []
+    var producers: [Int64: Producer] = [:]
+    var logStart: Int64 = 0
+  }
+
+  struct State {
+    var partitions: [Partition]
+    var produceRequests = 0
+    var epoch: Int32 = 0
+    var largestBatch = 0
+    var messageBytesMax = Limits.recordBatchBytesDefault
+    var committed: [Int32: Int64] = [:]
+    var groupEpoch: Int64 = 0
+    var fetches = 0
+    var uploads: [[UInt8]: Upload] = [:]
+    var files: [String: (info: Memq_V1_FileInfo, bytes: [UInt8])] = [:]
+    var putStreams = 0
+    var getStreams = 0
+  }
+
+  struct Upload {
+    var bytes: [UInt8] = []
+    var durable = 0
+  }
+
+  static let topic = "events"
+  static let topicID = TopicID(UniqueID(high: 1, low: 2))
+
+  let state: Mutex<State>
+  /// By the number of the produce request, from 1.
+  let fault: @Sendable (Int) -> Fault?
+  /// By the number of the fetch, from 1.
+  let fetchFault: @Sendable (Int) -> MemQError?
+  /// Chunks of a put after which its stream breaks, by the number of the stream, from 1.
+  let putBreak: @Sendable (Int) -> Int?
+  /// The same for a get.
+  let getBreak: @Sendable (Int) -> Int?
+
+  init(
+    partitions: Int = 1, fault: @escaping @Sendable (Int) -> Fault? = { _ in nil },
+    fetchFault: @escaping @Sendable (Int) -> MemQError? = { _ in nil },
+    putBreak: @escaping @Sendable (Int) -> Int? = { _ in nil },
+    getBreak: @escaping @Sendable (Int) -> Int? = { _ in nil }
+  ) {
+    self.state = Mutex(State(partitions: (0..<partitions).map { _ in Partition() }))
+    self.fault = fault
+    self.fetchFault = fetchFault
+    self.putBreak = putBreak
+    self.getBreak = getBreak
+  }
+
+  /// A client of this server.
+  func client() -> MemQClient {
+    let router = self.router()
+    return MemQClient(servers: ["in-process"]) { _, _ in
+      RPCInProcessChannel(router: router, group: MultiThreadedEventLoopGroup.singleton)
+    }
+  }
+
+  func values(_ partition: Int = 0) -> [String] {
+    self.state.withLock { state in
+      state.partitions[partition].records.map { String(decoding: $0.value ?? [], as: UTF8.self) }
+    }
+  }
+
+  func router() -> RPCRouter {
+    var router = RPCRouter()
+    router.handle(MetadataMethods.describeTopic) { request, _ in try self.describe(request) }
+    router.handle(IngestMethods.initProducer) { request, _ in
+      self.state.withLock { state in
+        if request.producerID > 0 { state.epoch += 1 }
+        var response = Memq_V1_InitProducerResponse()
+        response.producerID = 77
+        response.producerEpoch = state.epoch
+        return response
+      }
+    }
+    router.handleHotBidirectional(IngestMethods.produce) { requests, _, writer in
+      while let request = try await requests.next() {
+        if let response = try self.produce(request) { try await writer.send(response) }
+      }
+    }
+    self.addReads(&router)
+    self.addGroups(&router)
+    self.addFiles(&router)
+    return router
+  }
+
+  private func describe(
+    _ request: Memq_V1_DescribeTopicRequest
+  ) throws -> Memq_V1_DescribeTopicResponse {
+    guard request.name == Self.topic else {
+      throw MemQError(.topicNotFound, "there is no such topic", subject: request.name)
+    }
+    return self.state.withLock { state in
+      var response = Memq_V1_DescribeTopicResponse()
+      response.topic.name = Self.topic
+      response.topic.topicID = Data(Self.topicID.bytes)
+      response.topic.partitionCount = Int32(state.partitions.count)
+      response.effectiveSettings["max.message.bytes"] = String(state.messageBytesMax)
+      return response
+    }
+  }
+
+  // MARK: Produce
+
+  private func produce(_ request: Hot<Memq_V1_ProduceRequest>) throws -> Memq_V1_ProduceResponse? {
+    var response = Memq_V1_ProduceResponse()
+    response.requestID = request.header.requestID
+    response.partition = request.header.partition
+    let number = self.state.withLock { state in
+      state.produceRequests += 1
+      return state.produceRequests
+    }
+    let fault = self.fault(number)
+    if case .dropBefore? = fault { throw RPCStatus(.unavailable, "the connection broke") }
+    if case .refuse(let error)? = fault {
+      response.error = Memq_V1_ErrorDetail(error)
+      return response
+    }
+    do {
+      let (base, isDuplicate) = try self.append(
+        Int(request.header.partition), Array(buffer: request.payload.contiguous()))
+      response.baseOffset = base
+      response.duplicate = isDuplicate
+    } catch let error as MemQError {
+      response.error = Memq_V1_ErrorDetail(error)
+      response.baseOffset = -1
+    }
+    if case .dropAfter? = fault { throw RPCStatus(.unavailable, "the connection broke") }
+    return request.header.acks == .none ? nil : response
+  }
+
+  private func append(_ index: Int, _ bytes: [UInt8]) throws -> (Int64, Bool) {
+    let header = try bytes.withUnsafeBytes { raw in
+      try RecordBatchHeader.validate(raw, maxBytes: self.state.withLock { $0.messageBytesMax })
+    }
+    let records = try bytes.withUnsafeBytes { try RecordBatch.records($0) }
+    return try self.state.withLock { state in
+      var partition = state.partitions[index]
+      defer { state.partitions[index] = partition }
+      if header.isIdempotent {
+        var known = partition.producers[header.producerID.rawValue] ?? Producer()
+        let epoch = Int32(header.producerEpoch.rawValue)
+        if epoch > known.epoch { known = Producer(epoch: epoch, last: -1) }
+        guard epoch == known.epoch else { throw MemQError(.producerFenced, "an old epoch") }
+        if header.lastSequence <= known.last { return (-1, true) }
+        guard header.baseSequence == known.last + 1 else {
+          throw MemQError(
+            .outOfOrderSequence, "a gap", limit: Int64(known.last + 1),
+            actual: Int64(header.baseSequence))
+        }
+        known.last = header.lastSequence
+        partition.producers[header.producerID.rawValue] = known
+      }
+      state.largestBatch = max(state.largestBatch, bytes.count)
+      let base = Int64(partition.records.count)
+      var stamped = bytes
+      stamped.withUnsafeMutableBytes {
+        RecordBatchHeader.stamp($0, baseOffset: Offset(base), leaderEpoch: LeaderEpoch(1))
+      }
+      partition.batches.append((base, base + Int64(records.count), stamped))
+      partition.records += records
+      return (base, false)
+    }
+  }
+
+  // MARK: Fetch
+
+  private func addReads(_ router: inout RPCRouter) {
+    router.handleHotServerStream(IngestMethods.fetch) { request, _, writer in
+      let number = self.state.withLock { state in
+        state.fetches += 1
+        return state.fetches
+      }
+      if let error = self.fetchFault(number) { throw error }
+      for position in request.positions {
+        try await writer.send(self.fetch(position))
+      }
+      // An idle server holds the call; this one answers at once but not in a busy loop.
+      if !self.hasMore(request) { try await Task.sleep(for: .milliseconds(20)) }
+    }
+    router.handle(IngestMethods.offsets) { request, _ in
+      self.state.withLock { state in
+        var response = Memq_V1_ListOffsetsResponse()
+        let wanted = request.partitions.isEmpty ? Array(0..<Int32(state.partitions.count)) : request.partitions
+        for partition in wanted {
+          var answer = Memq_V1_PartitionOffset()
+          answer.topicPartition.partition = partition
+          let log = state.partitions[Int(partition)]
+          answer.offset = request.spec == .earliest ? log.logStart : Int64(log.records.count)
+          response.offsets.append(answer)
+        }
+        return response
+      }
+    }
+  }
+
+  private func hasMore(_ request: Memq_V1_FetchRequest) -> Bool {
+    self.state.withLock { state in
+      request.positions.contains {
+        $0.offset < Int64(state.partitions[Int($0.partition)].records.count)
+      }
+    }
+  }
+
+  private func fetch(_ position: Memq_V1_FetchPosition) -> Hot<Memq_V1_FetchResponse> {
+    self.state.withLock { state in
+      let log = state.partitions[Int(position.partition)]
+      var header = Memq_V1_FetchResponse()
+      header.partition = position.partition
+      header.highWatermark = Int64(log.records.count)
+      header.logStartOffset = log.logStart
+      header.nextOffset = position.offset
+      guard position.offset >= log.logStart, position.offset <= header.highWatermark else {
+        header.error = Memq_V1_ErrorDetail(
+          MemQError(
+            .offsetOutOfRange, "no such offset",
+            limit: position.offset < log.logStart ? log.logStart : header.highWatermark,
+            actual: position.offset))
+        return Hot(header)
+      }
+      // Two batches at a time: several fetches are needed.
+      let batches = log.batches.filter { $0.end > position.offset }.prefix(2)
+      header.nextOffset = batches.last?.end ?? position.offset
+      return Hot(header, payload: RPCMessage(bytes: batches.flatMap(\.bytes)))
+    }
+  }
+
+  // MARK: Groups
+
+  private func addGroups(_ router: inout RPCRouter) {
+    router.handle(IngestMethods.joinGroup) { _, _ in
+      self.state.withLock { state in
+        state.groupEpoch += 1
+        var response = Memq_V1_JoinGroupResponse()
+        response.memberID = "member-\(state.groupEpoch)"
+        response.groupEpoch = state.groupEpoch
+        return response
+      }
+    }
+    router.handle(IngestMethods.heartbeatGroup) { request, _ in
+      try self.checkMember(request.groupEpoch)
+      return Memq_V1_HeartbeatGroupResponse()
+    }
+    router.handle(IngestMethods.leaveGroup) { _, _ in Memq_V1_LeaveGroupResponse() }
+    router.handle(IngestMethods.commitOffsets) { request, _ in
+      try self.checkMember(request.groupEpoch)
+      self.state.withLock { state in
+        for offset in request.offsets {
+          state.committed[offset.topicPartition.partition] = offset.offset
+        }
+      }
+      return Memq_V1_CommitOffsetsResponse()
+    }
+    router.handle(IngestMethods.fetchOffsets) { request, _ in
+      self.state.withLock { state in
+        var response = Memq_V1_FetchOffsetsResponse()
+        for wanted in request.partitions {
+          guard let offset = state.committed[wanted.partition] else { continue }
+          var answer = Memq_V1_GroupOffset()
+          answer.topicPartition = wanted
+          answer.offset = offset
+          response.offsets.append(answer)
+        }
+        return response
+      }
+    }
+  }
+
+  private func checkMember(_ epoch: Int64) throws {
+    guard epoch == self.state.withLock({ $0.groupEpoch }) else {
+      throw MemQError(.groupMemberFenced, "another member took over")
+    }
+  }
+}
