@@ -225,6 +225,11 @@ let modules: [Module] = [
       "MemQTestSupport", "MemQRuntime",
     ],
     packages: nio + ["Logging", "SwiftProtobuf"]),
+  Module("MemQReplicationServiceTests", .test, "Tests/MemQReplicationServiceTests", kind: .test,
+    uses: [
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQReplication", "MemQSystem", "MemQRPC", "MemQAPI",
+      "MemQRuntime", "MemQMetadataService", "MemQReplicationService",
+    ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module("MemQRebalancerTests", .test, "Tests/MemQRebalancerTests", kind: .test,
     uses: [
       "MemQModel", "MemQMetadata", "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime",
