@@ -55,6 +55,10 @@ public struct RPCMessage: Sendable {
     index == 0 ? self.first : self.more[index - 1]
   }
 
+  func byteCount(ofSlice index: Int) -> Int {
+    index == 0 ? self.first.readableBytes : self.more[index - 1].readableBytes
+  }
+
   mutating func reserveSlices(_ count: Int) {
     self.more.reserveCapacity(count - 1)
   }

@@ -30,7 +30,7 @@ struct MessageDeframer: Sendable {
   var isMidMessage: Bool { self.prefixBytes > 0 }
 
   /// Payload bytes of the message in progress that are held here.
-  var heldBytes: Int { self.partial?.byteCount ?? 0 }
+  private(set) var heldBytes = 0
 
   /// Size of the message in progress; 0 when its prefix is not whole.
   var messageBytes: Int { self.prefixBytes == 5 ? self.expectedBytes : 0 }
@@ -51,6 +51,7 @@ struct MessageDeframer: Sendable {
     if input.readableBytes > 0 {
       if self.partial == nil { self.partial = PartialMessage(expectedBytes: self.expectedBytes) }
       self.partial!.append(input)
+      self.heldBytes += input.readableBytes
       input.moveReaderIndex(to: input.writerIndex)
     }
     return nil
@@ -68,6 +69,7 @@ struct MessageDeframer: Sendable {
   private mutating func close(with rest: ByteBuffer) -> RPCMessage {
     self.prefix = 0
     self.prefixBytes = 0
+    self.heldBytes = 0
     if var partial = self.partial.take() {
       partial.append(rest)
       return partial.takeMessage()
@@ -82,7 +84,6 @@ private struct PartialMessage: Sendable {
   private var slices = RPCMessage()
   /// Small pieces since the last large one.
   private var tail: ByteBuffer?
-  private(set) var byteCount = 0
 
   /// Room for pieces of 64 KiB: reads and frames cut most messages about so. At most 256 entries on a peer's word.
   init(expectedBytes: Int) {
@@ -90,7 +91,6 @@ private struct PartialMessage: Sendable {
   }
 
   mutating func append(_ piece: ByteBuffer) {
-    self.byteCount += piece.readableBytes
     if piece.readableBytes < RPCMessage.copyBelowBytes {
       if var tail = self.tail.take() {
         tail.writeImmutableBuffer(piece)

@@ -38,36 +38,37 @@ struct MessageQueue: Sendable {
 
   /// Takes up to `limit` bytes that are contiguous in memory; nil when nothing is left.
   mutating func take(upTo limit: Int) -> Piece? {
-    guard let message = self.current, limit > 0 else { return nil }
-    if self.prefixTaken < 5 { return self.takePrefix(message.byteCount, limit) }
-    let slice = message.slice(self.sliceIndex)
+    guard self.current != nil, limit > 0 else { return nil }
+    if self.prefixTaken < 5 { return self.takePrefix(limit) }
+    let slice = self.current!.slice(self.sliceIndex)
     let count = min(limit, slice.readableBytes - self.sliceOffset)
     let piece = slice.getSlice(at: slice.readerIndex + self.sliceOffset, length: count)!
     self.sliceOffset += count
     self.byteCount -= count
-    self.skipFinished(message)
+    self.skipFinished()
     return .payload(piece)
   }
 
-  private mutating func takePrefix(_ messageBytes: Int, _ limit: Int) -> Piece {
+  private mutating func takePrefix(_ limit: Int) -> Piece {
     let count = min(limit, 5 - self.prefixTaken)
     let behind = 5 - self.prefixTaken - count
-    let bits = (UInt64(messageBytes) >> UInt64(8 * behind)) & (1 << UInt64(8 * count) - 1)
+    let length = UInt64(self.current!.byteCount)
+    let bits = (length >> UInt64(8 * behind)) & (1 << UInt64(8 * count) - 1)
     self.prefixTaken += count
     self.byteCount -= count
-    if self.prefixTaken == 5 { self.skipFinished(self.current!) }
+    if self.prefixTaken == 5 { self.skipFinished() }
     return .prefix(bits: bits, count: count)
   }
 
   /// Moves past slices, and a message, that have nothing left.
-  private mutating func skipFinished(_ message: RPCMessage) {
-    while self.sliceIndex < message.sliceCount,
-      self.sliceOffset >= message.slice(self.sliceIndex).readableBytes
+  private mutating func skipFinished() {
+    while self.sliceIndex < self.current!.sliceCount,
+      self.sliceOffset >= self.current!.byteCount(ofSlice: self.sliceIndex)
     {
       self.sliceIndex += 1
       self.sliceOffset = 0
     }
-    guard self.sliceIndex == message.sliceCount else { return }
+    guard self.sliceIndex == self.current!.sliceCount else { return }
     self.current = self.rest.popFirst()
     self.prefixTaken = 0
     self.sliceIndex = 0
