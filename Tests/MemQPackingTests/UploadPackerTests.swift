@@ -212,11 +212,22 @@ import Testing
     var second = ExampleRun(Examples.partition(1), from: 5)
     try second.add(records: 10)
     let footer = try ExampleObject(Examples.identity(), [first, second]).plan.footer
+    func standing(_ logStart: Int64?, _ expiry: Int64?) -> CollectionPlanner.Standing {
+      CollectionPlanner.Standing(
+        logStart: logStart.map { Offset($0) },
+        expiresBefore: expiry.map { Timestamp(milliseconds: $0) })
+    }
+    let late: Int64 = 1_700_000_000_010
     let (p0, p1) = (Examples.partition(0), Examples.partition(1))
-    #expect(!CollectionPlanner.isDead(footer, [p0: .at(Offset(10)), p1: .at(Offset(14))]))
-    #expect(CollectionPlanner.isDead(footer, [p0: .at(Offset(10)), p1: .at(Offset(15))]))
-    #expect(!CollectionPlanner.isDead(footer, [p0: .at(Offset(10)), p1: .unknown]))
-    #expect(CollectionPlanner.isDead(footer, [p0: .at(Offset(10))]))
+    let gone = standing(10, late)
+    #expect(CollectionPlanner.isDead(footer, [p0: gone, p1: standing(15, late)]))
+    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(14, late)]))
+    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(nil, late)]))
+    // Below a log start, but younger than the topic keeps its records, or kept for ever.
+    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(15, late - 1)]))
+    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(15, nil)]))
+    // Deleted topics.
+    #expect(CollectionPlanner.isDead(footer, [p0: gone]))
     #expect(CollectionPlanner.isDead(footer, [:]))
   }
 }

@@ -1,2 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
-print("x")
+
+import Glibc
+import MemQUploaderService
+import MemQRuntime
+
+exit(await UploaderProgram.main(Array(CommandLine.arguments.dropFirst())))

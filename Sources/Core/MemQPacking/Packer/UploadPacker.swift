@@ -210,6 +210,14 @@ public struct UploadPacker: Sendable {
     return self.waitingSince.map { max($0 + self.configuration.lingerMax, self.pausedUntil) }
   }
 
+  /// Whether reads are under way or about to be.
+  public var isFilling: Bool {
+    switch self.phase {
+    case .filling: true
+    case .idle, .committing: false
+    }
+  }
+
   /// Bytes that wait for their object, by estimate.
   public var waitingBytes: Int64 {
     self.partitions.values.reduce(0) { total, partition in

@@ -112,6 +112,30 @@ extension MetricCatalogue {
       "Puts that nobody drove any more and this ingest took over, by how they ended."),
   ]
 
+  static let uploader: [MetricDefinition] = [
+    MetricDefinition("memq_uploader_objects_total", .counter, "Objects announced."),
+    MetricDefinition("memq_uploader_object_bytes_total", .counter, "Bytes of announced objects."),
+    MetricDefinition("memq_uploader_records_total", .counter, "Records in accepted ranges."),
+    MetricDefinition(
+      "memq_uploader_refused_ranges_total", .counter,
+      "Ranges that metadata refused: their bytes are dead."),
+    MetricDefinition(
+      "memq_uploader_upload_duration_seconds", .histogram,
+      "Time from a gathered object to its announcement, in seconds."),
+    MetricDefinition(
+      "memq_uploader_failures_total", .counter, labels: ["step"],
+      "Attempts that failed and are tried again: read, put, commit, lease, collect."),
+    MetricDefinition("memq_uploader_leases", .gauge, "Upload groups held."),
+    MetricDefinition(
+      "memq_uploader_waiting_bytes", .gauge,
+      "Committed bytes that wait for their object, by estimate."),
+    MetricDefinition("memq_uploader_bodies_total", .counter, "File bodies made whole."),
+    MetricDefinition("memq_uploader_body_bytes_total", .counter, "Bytes of file bodies written."),
+    MetricDefinition(
+      "memq_uploader_collected_total", .counter, labels: ["kind"],
+      "Things deleted from the object store: object, orphan, body."),
+  ]
+
   static let scanner: [MetricDefinition] = [
     MetricDefinition("memq_scanner_scanned_bytes_total", .counter, "Bytes judged."),
     MetricDefinition(

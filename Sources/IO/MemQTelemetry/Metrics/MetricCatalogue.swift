@@ -3,7 +3,7 @@
 /// Every metric there is. docs/operations/metrics.md is made from it, and a test finds metrics that are missing here.
 public enum MetricCatalogue {
   public static let all: [MetricDefinition] =
-    process + runtime + storage + metadata + replication + ingest + scanner + rebalancer
+    process + runtime + storage + metadata + replication + ingest + uploader + scanner + rebalancer
 
   static let process: [MetricDefinition] = [
     MetricDefinition(
