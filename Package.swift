@@ -243,6 +243,8 @@ let modules: [Module] = [
       "MemQRebalancerService", "MemQEmbedded", "memq-metadata", "memq-rebalancer",
     ],
     packages: nio + ["Logging", "SwiftProtobuf"]),
+  Module("MemQCommandsTests", .test, "Tests/MemQCommandsTests", kind: .test,
+    uses: ["MemQModel", "MemQRecords", "MemQClient", "MemQCommands"], packages: ["ArgumentParser"]),
   Module("LayoutTests", .test, "Tests/LayoutTests", kind: .test),
 ]
 
