@@ -52,7 +52,8 @@ private func withChannel<R>(
       clusterIDs.insert(cluster.clusterID)
       let live = cluster.nodes.filter { $0.state == .ready }
       #expect(Set(live.map(\.service)).count == 6, "round \(round): \(cluster.nodes)")
-      let url = try #require(URL(string: "http://\(try #require(server.adminAddress))/readyz"))
+      let admin = try #require(server.adminAddress)
+      let url = try #require(URL(string: "http://\(admin)/readyz"))
       let (body, response) = try await URLSession.shared.data(from: url)
       #expect((response as? HTTPURLResponse)?.statusCode == 200, "\(String(decoding: body, as: UTF8.self))")
       await server.stop(deadline: .seconds(5))

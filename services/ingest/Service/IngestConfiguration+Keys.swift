@@ -17,6 +17,9 @@ extension IngestNode.Configuration {
       "produce.timeout", .duration, default: "30s",
       "Deadline of a produce request that names none; at most 300s."),
     ConfigurationKey(
+      "produce.checks.records", .flag, default: "true",
+      "Walk the records of encoded batches before taking them; false trusts producers and saves processor time."),
+    ConfigurationKey(
       "fetch.reads.max", .integer(1...1_000), default: "16",
       "Partitions of one fetch that are read at a time."),
     ConfigurationKey(
@@ -32,6 +35,12 @@ extension IngestNode.Configuration {
       "file.finisher.interval", .duration, default: "2s",
       "How often puts that nobody drives any more are looked for and finished."),
     ConfigurationKey(
+      "file.finisher.puts.max", .integer(1...1_000), default: "16",
+      "Such puts finished at a time."),
+    ConfigurationKey(
+      "scan.requests.max", .integer(1...10_000), default: "64",
+      "Scans this ingest asks for at a time, records and files together."),
+    ConfigurationKey(
       "scan.bytes.timeout", .duration, default: "30s",
       "How long an ingest waits for the verdict on something small."),
     ConfigurationKey(
@@ -41,7 +50,12 @@ extension IngestNode.Configuration {
 
   /// - Throws: `.configurationInvalid` naming the key.
   public init(_ loaded: LoadedConfiguration, objects folder: String) throws(MemQError) {
-    self.init(objects: ObjectStoreConfiguration(folder: folder))
+    self.init(
+      objects: ObjectStoreConfiguration(
+        folder: folder, threads: loaded.integer("object.threads")))
+    self.checksRecords = loaded.flag("produce.checks.records")
+    self.finisherPutsMax = loaded.integer("file.finisher.puts.max")
+    self.scansMax = loaded.integer("scan.requests.max")
     self.streamBytesMax = Int(loaded.bytes("produce.stream.bytes.max"))
     self.produceBytesMax = Int(loaded.bytes("produce.bytes.max"))
     self.produceTimeout = loaded.duration("produce.timeout")

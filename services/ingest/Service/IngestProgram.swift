@@ -11,7 +11,8 @@ public enum IngestProgram {
   public static let table = ConfigurationTable(
     program: "memq-ingest",
     summary: "The public door of a MemQ cluster: produce, fetch, files, groups.",
-    keys: CommonKeys.node(.ingest) + [CommonKeys.objects] + IngestNode.Configuration.keys
+    keys: CommonKeys.node(.ingest) + [CommonKeys.objects, CommonKeys.objectThreads]
+      + IngestNode.Configuration.keys
       + CommonKeys.process)
 
   /// - Parameter arguments: without the program's name.

@@ -15,7 +15,7 @@ extension MemQServer {
   public static let table = ConfigurationTable(
     program: "memq serve",
     summary: "Runs MemQ: all six services in this process, on one data folder.",
-    keys: Self.ownKeys + Self.metadataKeys + ReplicationNode.Configuration.keys
+    keys: MemQServer.ownKeys + MemQServer.metadataKeys + ReplicationNode.Configuration.keys
       + UploaderNode.Configuration.keys + ScannerNode.Configuration.keys
       + IngestNode.Configuration.keys + RebalancerNode.Configuration.keys + CommonKeys.process)
 
@@ -27,6 +27,7 @@ extension MemQServer {
     CommonKeys.rack,
     ConfigurationKey(
       "objects", .path, "Folder of the object store; by default objects in the data folder."),
+    CommonKeys.objectThreads,
     ConfigurationKey(
       "scratch", .path,
       "Folder for bodies while they are scanned, emptied at the start; by default scratch in the data folder."),

@@ -10,10 +10,11 @@ import MemQRebalancerService
 import MemQReplicationService
 public import MemQRuntime
 import MemQScannerService
+import MemQSystem
 import MemQTelemetry
 import MemQUploaderService
 public import NIOCore
-import NIOPosix
+public import NIOPosix
 import Synchronization
 
 /// All six services in one process, replication factor 1: `memq serve`, and what tests start.
@@ -89,7 +90,17 @@ public final class MemQServer: ProcessBody {
       publicAddress: try NodeProcess.advertised(configuration, reservation.address),
       adminAddress: admin.address.description)
     for kind in EmbeddedBuilder.order { try await self.start(kind, builder) }
+    try await self.waitUntilReady()
     try await self.serve(reservation, builder)
+  }
+
+  /// Until the cluster itself sees all services ready: the first client must not meet one that is still starting.
+  private func waitUntilReady() async throws(MemQError) {
+    let sessions = self.running.withLock { $0.services.compactMap(\.session) }
+    let nodes = sessions.map(\.nodeID)
+    _ = try await sessions.last?.waitForImage(
+      timeout: self.context.configuration.duration("start.timeout")
+    ) { image in nodes.allSatisfy { image.nodes[$0]?.state == .ready } }
   }
 
   private func startAdmin(_ listen: ListenAddress) async throws(MemQError) -> AdminServer {
@@ -146,7 +157,7 @@ public final class MemQServer: ProcessBody {
     let checks = services.flatMap { service in
       service.node.readiness.map { ("\(service.kind.name).\($0.check)", $0.problem) }
     }
-    return [("serving", isServing ? nil : "starting or stopping")] + checks
+    return [("listening", isServing ? nil : "starting or stopping")] + checks
   }
 
   // MARK: Stop

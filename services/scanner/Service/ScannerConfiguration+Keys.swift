@@ -30,7 +30,9 @@ extension ScannerNode.Configuration {
     _ loaded: LoadedConfiguration, objects: String, scratch: String, rules: String?
   ) throws(MemQError) {
     self.init(
-      objects: ObjectStoreConfiguration(folder: objects), scratchFolder: scratch)
+      objects: ObjectStoreConfiguration(
+        folder: objects, threads: loaded.integer("object.threads")),
+      scratchFolder: scratch)
     self.rulesFolder = rules
     self.scansMax = loaded.integer("scan.max")
     self.queueMax = loaded.integer("scan.queue.max")

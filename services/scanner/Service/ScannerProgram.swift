@@ -12,7 +12,7 @@ public enum ScannerProgram {
     program: "memq-scanner",
     summary: "Judges what topics with a scan policy take: bytes in, verdict out.",
     keys: CommonKeys.node(.scanner) + [
-      CommonKeys.objects,
+      CommonKeys.objects, CommonKeys.objectThreads,
       ConfigurationKey(
         "scratch", .path, isRequired: true,
         "Folder for bodies while they are scanned; emptied at the start."),

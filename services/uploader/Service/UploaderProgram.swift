@@ -11,8 +11,8 @@ public enum UploaderProgram {
   public static let table = ConfigurationTable(
     program: "memq-uploader",
     summary: "Moves committed records into large objects, and file bodies into the object store.",
-    keys: CommonKeys.node(.uploader) + [CommonKeys.objects] + UploaderNode.Configuration.keys
-      + CommonKeys.process)
+    keys: CommonKeys.node(.uploader) + [CommonKeys.objects, CommonKeys.objectThreads]
+      + UploaderNode.Configuration.keys + CommonKeys.process)
 
   /// - Parameter arguments: without the program's name.
   /// - Returns: the exit status.

@@ -44,6 +44,11 @@ extension MetricCatalogue {
       "Members of consumer groups that were taken out for their silence."),
     MetricDefinition(
       "memq_metadata_full_images_total", .counter, "Whole cluster images sent to watchers."),
+    MetricDefinition(
+      "memq_metadata_store_syncs_total", .counter, "Syncs of the metadata store."),
+    MetricDefinition(
+      "memq_metadata_store_transactions_total", .counter,
+      "Transactions of the metadata store; many share one sync."),
     MetricDefinition("memq_metadata_watchers", .gauge, "Open watches of the cluster image."),
     MetricDefinition("memq_metadata_nodes", .gauge, "Nodes of the cluster."),
     MetricDefinition("memq_metadata_topics", .gauge, "Topics of the cluster."),

@@ -48,6 +48,9 @@ public enum CommonKeys {
     "objects", .path, isRequired: true,
     "Folder of the object store; every ingest, uploader and scanner must see the same one.")
 
+  public static let objectThreads = ConfigurationKey(
+    "object.threads", .integer(1...64), default: "4", "Threads for the object store's file work.")
+
   /// How a process runs, whatever it does.
   public static let process: [ConfigurationKey] = [
     ConfigurationKey(

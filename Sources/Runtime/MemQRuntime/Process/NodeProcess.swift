@@ -190,8 +190,8 @@ public final class NodeProcess: ProcessBody {
 
   var readiness: [AdminServer.Check] {
     let (node, isServing) = self.running.withLock { ($0.node, $0.isServing) }
-    let serving: AdminServer.Check = ("serving", isServing ? nil : "starting or stopping")
-    return [serving] + (node?.readiness ?? [])
+    let listening: AdminServer.Check = ("listening", isServing ? nil : "starting or stopping")
+    return [listening] + (node?.readiness ?? [])
   }
 
   // MARK: Stop
