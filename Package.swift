@@ -11,7 +11,9 @@ enum Layer: Int {
 
 /// One row of the module table: everything the manifest knows about a target.
 struct Module {
-  enum Kind { case library, executable, test, cLibrary, systemLibrary(package: String, apt: String) }
+  enum Kind {
+    case library, executable, test, cLibrary, systemLibrary(package: String, apt: String)
+  }
 
   let name: String
   let layer: Layer
@@ -37,60 +39,80 @@ let nio = ["NIOCore", "NIOPosix"]
 
 let modules: [Module] = [
   // System libraries, from apt.
-  Module("CNghttp2", .system, "Sources/IO/CNghttp2",
+  Module(
+    "CNghttp2", .system, "Sources/IO/CNghttp2",
     kind: .systemLibrary(package: "libnghttp2", apt: "libnghttp2-dev")),
-  Module("CYara", .system, "Sources/IO/CYara",
+  Module(
+    "CYara", .system, "Sources/IO/CYara",
     kind: .systemLibrary(package: "yara", apt: "libyara-dev")),
-  Module("CCrypto", .system, "Sources/IO/CCrypto",
+  Module(
+    "CCrypto", .system, "Sources/IO/CCrypto",
     kind: .systemLibrary(package: "libcrypto", apt: "libssl-dev")),
-  Module("CZlib", .system, "Sources/Model/CZlib",
+  Module(
+    "CZlib", .system, "Sources/Model/CZlib",
     kind: .systemLibrary(package: "zlib", apt: "zlib1g-dev")),
-  Module("CZstd", .system, "Sources/Model/CZstd",
+  Module(
+    "CZstd", .system, "Sources/Model/CZstd",
     kind: .systemLibrary(package: "libzstd", apt: "libzstd-dev")),
-  Module("CLz4", .system, "Sources/Model/CLz4",
+  Module(
+    "CLz4", .system, "Sources/Model/CLz4",
     kind: .systemLibrary(package: "liblz4", apt: "liblz4-dev")),
-  Module("CSnappy", .system, "Sources/Model/CSnappy",
+  Module(
+    "CSnappy", .system, "Sources/Model/CSnappy",
     kind: .systemLibrary(package: "", apt: "libsnappy-dev")),
   Module("CMemQSystem", .system, "Sources/IO/CMemQSystem", kind: .cLibrary),
   Module("CMemQChecksum", .system, "Sources/Model/CMemQChecksum", kind: .cLibrary),
 
   // Model: values, and bytes in, bytes out.
   Module("MemQModel", .model, "Sources/Model/MemQModel"),
-  Module("MemQRecords", .model, "Sources/Model/MemQRecords",
+  Module(
+    "MemQRecords", .model, "Sources/Model/MemQRecords",
     uses: ["CMemQChecksum", "CZlib", "CZstd", "CLz4", "CSnappy", "MemQModel"]),
 
   // Core: pure rules. No I/O, no clock, no concurrency.
   Module("MemQLog", .core, "Sources/Core/MemQLog", uses: ["MemQModel", "MemQRecords"]),
-  Module("MemQReplication", .core, "Sources/Core/MemQReplication",
+  Module(
+    "MemQReplication", .core, "Sources/Core/MemQReplication",
     uses: ["MemQModel", "MemQRecords"]),
-  Module("MemQMetadata", .core, "Sources/Core/MemQMetadata",
+  Module(
+    "MemQMetadata", .core, "Sources/Core/MemQMetadata",
     uses: ["MemQModel", "MemQRecords"]),
-  Module("MemQPlacement", .core, "Sources/Core/MemQPlacement",
+  Module(
+    "MemQPlacement", .core, "Sources/Core/MemQPlacement",
     uses: ["MemQModel", "MemQMetadata"]),
   Module("MemQPacking", .core, "Sources/Core/MemQPacking", uses: ["MemQModel", "MemQRecords"]),
   Module("MemQScreening", .core, "Sources/Core/MemQScreening", uses: ["MemQModel"]),
 
   // IO: the outside world, each part behind a small interface.
-  Module("MemQSystem", .io, "Sources/IO/MemQSystem", uses: ["CMemQSystem", "CCrypto", "MemQModel"]),
-  Module("MemQTelemetry", .io, "Sources/IO/MemQTelemetry", uses: ["MemQModel"],
+  Module(
+    "MemQSystem", .io, "Sources/IO/MemQSystem", uses: ["CMemQSystem", "CCrypto", "MemQModel"]),
+  Module(
+    "MemQTelemetry", .io, "Sources/IO/MemQTelemetry", uses: ["MemQModel"],
     packages: ["Logging", "CoreMetrics", "Metrics"]),
-  Module("MemQRPC", .io, "Sources/IO/MemQRPC",
+  Module(
+    "MemQRPC", .io, "Sources/IO/MemQRPC",
     uses: ["CNghttp2", "MemQModel"], packages: nio + ["DequeModule", "Logging"]),
-  Module("MemQAPI", .io, "Sources/IO/MemQAPI",
+  Module(
+    "MemQAPI", .io, "Sources/IO/MemQAPI",
     uses: ["MemQModel", "MemQRPC"], packages: ["SwiftProtobuf", "NIOCore"]),
-  Module("MemQStorage", .io, "Sources/IO/MemQStorage",
+  Module(
+    "MemQStorage", .io, "Sources/IO/MemQStorage",
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQSystem", "MemQTelemetry"],
     packages: ["Logging", "Metrics", "DequeModule", "NIOCore"]),
-  Module("MemQStore", .io, "Sources/IO/MemQStore", uses: ["MemQModel", "MemQMetadata", "MemQSystem"],
+  Module(
+    "MemQStore", .io, "Sources/IO/MemQStore", uses: ["MemQModel", "MemQMetadata", "MemQSystem"],
     packages: ["GRDB", "Logging", "DequeModule"]),
-  Module("MemQObjectStore", .io, "Sources/IO/MemQObjectStore",
+  Module(
+    "MemQObjectStore", .io, "Sources/IO/MemQObjectStore",
     uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQSystem"],
     packages: ["Logging", "NIOCore", "NIOPosix", "Metrics"]),
-  Module("MemQEngines", .io, "Sources/IO/MemQEngines",
+  Module(
+    "MemQEngines", .io, "Sources/IO/MemQEngines",
     uses: ["CYara", "MemQModel", "MemQScreening", "MemQSystem"], packages: ["Logging"]),
 
   // Runtime: what every service process needs, and the SDK.
-  Module("MemQRuntime", .runtime, "Sources/Runtime/MemQRuntime",
+  Module(
+    "MemQRuntime", .runtime, "Sources/Runtime/MemQRuntime",
     uses: [
       "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
     ],
@@ -98,152 +120,199 @@ let modules: [Module] = [
       "Logging", "Metrics", "Configuration", "Hummingbird", "ServiceLifecycle", "UnixSignals",
       "SwiftProtobuf", "Yams",
     ]),
-  Module("MemQClient", .runtime, "Sources/Runtime/MemQClient",
+  Module(
+    "MemQClient", .runtime, "Sources/Runtime/MemQClient",
     uses: ["MemQModel", "MemQRecords", "MemQRPC", "MemQAPI", "MemQSystem"],
     packages: nio + ["Logging", "SwiftProtobuf", "DequeModule"]),
 
   // Testing: the simulator, and what tests share.
-  Module("MemQDiskSimulation", .testing, "Sources/Testing/MemQDiskSimulation",
+  Module(
+    "MemQDiskSimulation", .testing, "Sources/Testing/MemQDiskSimulation",
     uses: ["MemQModel", "MemQRecords", "MemQLog"]),
-  Module("memq-volume-stress", .testing, "Sources/Testing/memq-volume-stress", kind: .executable,
+  Module(
+    "memq-volume-stress", .testing, "Sources/Testing/memq-volume-stress", kind: .executable,
     uses: ["MemQModel", "MemQLog", "MemQStorage", "MemQSystem", "MemQDiskSimulation"],
     packages: ["Logging", "NIOCore"]),
-  Module("MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
+  Module(
+    "MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQDiskSimulation"]),
-  Module("MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
+  Module(
+    "MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
     uses: ["MemQModel", "MemQSystem", "MemQRPC", "MemQAPI"], packages: nio),
-  Module("memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
+  Module(
+    "memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
     uses: ["MemQModel", "MemQSimulation"], packages: ["ArgumentParser"]),
 
   // Services: a library and a thin executable each.
-  Module("MemQMetadataService", .services, "services/metadata/Service",
+  Module(
+    "MemQMetadataService", .services, "services/metadata/Service",
     uses: [
       "MemQModel", "MemQMetadata", "MemQStore", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
       "MemQRuntime",
     ], packages: ["Logging", "CoreMetrics", "Metrics", "NIOCore", "SwiftProtobuf", "DequeModule"]),
-  Module("MemQReplicationService", .services, "services/replication/Service",
+  Module(
+    "MemQReplicationService", .services, "services/replication/Service",
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQMetadata", "MemQStorage",
       "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
     ], packages: nio + ["Logging", "Metrics", "SwiftProtobuf", "DequeModule"]),
-  Module("MemQIngestService", .services, "services/ingest/Service",
+  Module(
+    "MemQIngestService", .services, "services/ingest/Service",
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQScreening", "MemQObjectStore",
       "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
     ], packages: ["Logging", "Metrics", "NIOCore", "NIOPosix", "SwiftProtobuf", "DequeModule"]),
-  Module("MemQUploaderService", .services, "services/uploader/Service",
+  Module(
+    "MemQUploaderService", .services, "services/uploader/Service",
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQObjectStore", "MemQSystem",
       "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
     ], packages: ["Logging", "Metrics", "NIOCore", "SwiftProtobuf", "DequeModule"]),
-  Module("MemQScannerService", .services, "services/scanner/Service",
+  Module(
+    "MemQScannerService", .services, "services/scanner/Service",
     uses: [
       "MemQModel", "MemQMetadata", "MemQScreening", "MemQEngines", "MemQObjectStore", "MemQSystem",
       "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime",
     ], packages: ["Logging", "Metrics", "NIOCore", "NIOPosix", "SwiftProtobuf"]),
-  Module("MemQRebalancerService", .services, "services/rebalancer/Service",
+  Module(
+    "MemQRebalancerService", .services, "services/rebalancer/Service",
     uses: [
       "MemQModel", "MemQMetadata", "MemQPlacement", "MemQSystem", "MemQTelemetry", "MemQRPC",
       "MemQAPI", "MemQRuntime",
     ], packages: ["Logging", "Metrics", "NIOCore", "SwiftProtobuf"]),
 
-  Module("memq-metadata", .services, "services/metadata/Main", kind: .executable,
+  Module(
+    "memq-metadata", .services, "services/metadata/Main", kind: .executable,
     uses: ["MemQMetadataService", "MemQRuntime"]),
-  Module("memq-replication", .services, "services/replication/Main", kind: .executable,
+  Module(
+    "memq-replication", .services, "services/replication/Main", kind: .executable,
     uses: ["MemQReplicationService", "MemQRuntime"]),
-  Module("memq-ingest", .services, "services/ingest/Main", kind: .executable,
+  Module(
+    "memq-ingest", .services, "services/ingest/Main", kind: .executable,
     uses: ["MemQIngestService", "MemQRuntime"]),
-  Module("memq-uploader", .services, "services/uploader/Main", kind: .executable,
+  Module(
+    "memq-uploader", .services, "services/uploader/Main", kind: .executable,
     uses: ["MemQUploaderService", "MemQRuntime"]),
-  Module("memq-scanner", .services, "services/scanner/Main", kind: .executable,
+  Module(
+    "memq-scanner", .services, "services/scanner/Main", kind: .executable,
     uses: ["MemQScannerService", "MemQRuntime"]),
-  Module("memq-rebalancer", .services, "services/rebalancer/Main", kind: .executable,
+  Module(
+    "memq-rebalancer", .services, "services/rebalancer/Main", kind: .executable,
     uses: ["MemQRebalancerService", "MemQRuntime"]),
 
   // memq: everything in one process, and the command line.
-  Module("MemQEmbedded", .memq, "services/memq/Embedded",
+  Module(
+    "MemQEmbedded", .memq, "services/memq/Embedded",
     uses: [
       "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime",
       "MemQMetadataService", "MemQReplicationService", "MemQIngestService", "MemQUploaderService",
       "MemQScannerService", "MemQRebalancerService",
     ], packages: ["Logging", "NIOCore", "NIOPosix", "ServiceLifecycle"]),
-  Module("MemQCommands", .memq, "services/memq/Commands",
+  Module(
+    "MemQCommands", .memq, "services/memq/Commands",
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQMetadata", "MemQSystem", "MemQTelemetry",
       "MemQStorage", "MemQStore", "MemQClient",
     ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
-  Module("memq", .memq, "services/memq/Main", kind: .executable,
+  Module(
+    "memq", .memq, "services/memq/Main", kind: .executable,
     uses: ["MemQEmbedded", "MemQCommands"]),
 
   // Tests.
   Module("MemQModelTests", .test, "Tests/MemQModelTests", kind: .test, uses: ["MemQModel"]),
-  Module("MemQRecordsTests", .test, "Tests/MemQRecordsTests", kind: .test,
+  Module(
+    "MemQRecordsTests", .test, "Tests/MemQRecordsTests", kind: .test,
     uses: ["MemQModel", "MemQRecords"]),
-  Module("MemQLogTests", .test, "Tests/MemQLogTests", kind: .test,
+  Module(
+    "MemQLogTests", .test, "Tests/MemQLogTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQDiskSimulation"]),
-  Module("MemQStorageTests", .test, "Tests/MemQStorageTests", kind: .test,
+  Module(
+    "MemQStorageTests", .test, "Tests/MemQStorageTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQStorage", "MemQSystem", "MemQDiskSimulation",
     ],
     packages: ["Logging", "NIOCore"]),
-  Module("MemQReplicationTests", .test, "Tests/MemQReplicationTests", kind: .test,
+  Module(
+    "MemQReplicationTests", .test, "Tests/MemQReplicationTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQReplication"]),
-  Module("MemQSimulationTests", .test, "Tests/MemQSimulationTests", kind: .test,
+  Module(
+    "MemQSimulationTests", .test, "Tests/MemQSimulationTests", kind: .test,
     uses: ["MemQModel", "MemQSimulation"]),
-  Module("MemQMetadataTests", .test, "Tests/MemQMetadataTests", kind: .test,
+  Module(
+    "MemQMetadataTests", .test, "Tests/MemQMetadataTests", kind: .test,
     uses: [
       "MemQModel", "MemQMetadata", "MemQStore", "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime",
       "MemQMetadataService",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
-  Module("MemQPackingTests", .test, "Tests/MemQPackingTests", kind: .test,
+  Module(
+    "MemQPackingTests", .test, "Tests/MemQPackingTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQObjectStore", "MemQSystem"],
     packages: ["NIOCore", "Logging"]),
-  Module("MemQScreeningTests", .test, "Tests/MemQScreeningTests", kind: .test,
+  Module(
+    "MemQScreeningTests", .test, "Tests/MemQScreeningTests", kind: .test,
     uses: [
       "MemQModel", "MemQMetadata", "MemQScreening", "MemQEngines", "MemQPlacement", "MemQSystem",
     ],
     packages: ["Logging"]),
-  Module("MemQPlacementTests", .test, "Tests/MemQPlacementTests", kind: .test,
+  Module(
+    "MemQPlacementTests", .test, "Tests/MemQPlacementTests", kind: .test,
     uses: ["MemQModel", "MemQPlacement"]),
-  Module("MemQRPCTests", .test, "Tests/MemQRPCTests", kind: .test,
+  Module(
+    "MemQRPCTests", .test, "Tests/MemQRPCTests", kind: .test,
     uses: ["CNghttp2", "MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
     packages: nio + ["NIOEmbedded", "Logging", "SwiftProtobuf"]),
-  Module("MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
+  Module(
+    "MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
     uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRuntime"],
     packages: ["Logging", "CoreMetrics", "Metrics"]),
-  Module("MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
+  Module(
+    "MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQObjectStore", "MemQSystem", "MemQRPC",
       "MemQAPI", "MemQRuntime", "MemQIngestService",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
-  Module("MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,
+  Module(
+    "MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQRPC", "MemQAPI", "MemQClient", "MemQSystem"],
     packages: nio + ["Logging", "SwiftProtobuf", "DequeModule"]),
-  Module("MemQServiceTests", .test, "Tests/MemQServiceTests", kind: .test,
+  Module(
+    "MemQServiceTests", .test, "Tests/MemQServiceTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQSystem", "MemQRPC", "MemQAPI", "MemQClient", "MemQEmbedded",
       "MemQTestSupport", "MemQRuntime",
     ],
     packages: nio + ["Logging", "SwiftProtobuf"]),
-  Module("MemQReplicationServiceTests", .test, "Tests/MemQReplicationServiceTests", kind: .test,
+  Module(
+    "MemQReplicationServiceTests", .test, "Tests/MemQReplicationServiceTests", kind: .test,
     uses: [
-      "MemQModel", "MemQRecords", "MemQMetadata", "MemQReplication", "MemQSystem", "MemQRPC", "MemQAPI",
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQReplication", "MemQSystem", "MemQRPC",
+      "MemQAPI",
       "MemQRuntime", "MemQMetadataService", "MemQReplicationService",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
-  Module("MemQRebalancerTests", .test, "Tests/MemQRebalancerTests", kind: .test,
+  Module(
+    "MemQUploaderTests", .test, "Tests/MemQUploaderTests", kind: .test,
+    uses: [
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQObjectStore", "MemQSystem",
+      "MemQRPC", "MemQAPI", "MemQRuntime", "MemQMetadataService", "MemQReplicationService",
+      "MemQUploaderService", "MemQScannerService",
+    ], packages: nio + ["Logging", "SwiftProtobuf"]),
+  Module(
+    "MemQRebalancerTests", .test, "Tests/MemQRebalancerTests", kind: .test,
     uses: [
       "MemQModel", "MemQMetadata", "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime",
       "MemQRebalancerService",
     ],
     packages: ["Logging", "NIOPosix", "SwiftProtobuf"]),
-  Module("MemQEmbeddedTests", .test, "Tests/MemQEmbeddedTests", kind: .test,
+  Module(
+    "MemQEmbeddedTests", .test, "Tests/MemQEmbeddedTests", kind: .test,
     uses: [
       "MemQModel", "MemQTelemetry", "MemQRPC", "MemQAPI", "MemQRuntime", "MemQMetadataService",
       "MemQReplicationService", "MemQIngestService", "MemQUploaderService", "MemQScannerService",
       "MemQRebalancerService", "MemQEmbedded", "memq-metadata", "memq-rebalancer",
     ],
     packages: nio + ["Logging", "SwiftProtobuf"]),
-  Module("MemQCommandsTests", .test, "Tests/MemQCommandsTests", kind: .test,
+  Module(
+    "MemQCommandsTests", .test, "Tests/MemQCommandsTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQClient", "MemQCommands"], packages: ["ArgumentParser"]),
   Module("LayoutTests", .test, "Tests/LayoutTests", kind: .test),
 ]
@@ -289,7 +358,8 @@ for (index, module) in modules.enumerated() {
   for used in module.uses {
     guard let at = position[used] else { fatalError("\(module.name) uses unknown module \(used)") }
     let below = modules[at]
-    guard below.layer.rawValue < module.layer.rawValue || (below.layer == module.layer && at < index)
+    guard
+      below.layer.rawValue < module.layer.rawValue || (below.layer == module.layer && at < index)
     else {
       fatalError(
         "\(module.name) (\(module.layer)) may not use \(used) (\(below.layer)): dependencies point down"

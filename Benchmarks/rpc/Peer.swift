@@ -35,7 +35,9 @@ final class Peer {
 
   func say(_ line: String) {
     let bytes = Array((line + "\n").utf8)
-    guard write(self.toChild, bytes, bytes.count) == bytes.count else { fatalError("write: \(errno)") }
+    guard write(self.toChild, bytes, bytes.count) == bytes.count else {
+      fatalError("write: \(errno)")
+    }
   }
 
   func hear() -> String {

@@ -63,7 +63,8 @@ struct Rounds {
     print(
       "\(self.workload.messages) messages of \(self.workload.messageBytes) B,",
       "\(self.workload.inFlight) in flight, \(self.rounds) rounds, medians; CPU in \(unit)")
-    print("stack", "MB/s or calls/s", "server user", "system", "total", "client user", "total",
+    print(
+      "stack", "MB/s or calls/s", "server user", "system", "total", "client user", "total",
       "server peak MiB", separator: "\t")
     for stack in self.stacks {
       let all = self.samples[stack]!
@@ -75,9 +76,11 @@ struct Rounds {
         stack, Self.text(rate, 0),
         Self.text(Self.median(all.map { $0.server.userSeconds * scale }), 4),
         Self.text(Self.median(all.map { $0.server.systemSeconds * scale }), 4),
-        Self.text(Self.median(all.map { ($0.server.userSeconds + $0.server.systemSeconds) * scale }), 4),
+        Self.text(
+          Self.median(all.map { ($0.server.userSeconds + $0.server.systemSeconds) * scale }), 4),
         Self.text(Self.median(all.map { $0.client.userSeconds * scale }), 4),
-        Self.text(Self.median(all.map { ($0.client.userSeconds + $0.client.systemSeconds) * scale }), 4),
+        Self.text(
+          Self.median(all.map { ($0.client.userSeconds + $0.client.systemSeconds) * scale }), 4),
         Self.text(Self.median(all.map { Double($0.server.peakKiB) / 1024 }), 1), separator: "\t")
     }
     guard let floor = self.stacks.first else { return }

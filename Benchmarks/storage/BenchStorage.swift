@@ -19,6 +19,8 @@ struct BenchStorage {
     var groupBytes = 4 << 20
     /// Appends of the latency part.
     var lone = 200
+    /// Batches under way, in groups.
+    var windowGroups = 3
 
     init(_ arguments: [String]) {
       var rest = arguments.dropFirst()
@@ -36,6 +38,7 @@ struct BenchStorage {
         case "--partitions": self.partitions = number
         case "--group-kib": self.groupBytes = number << 10
         case "--lone": self.lone = number
+        case "--window-groups": self.windowGroups = number
         default: Self.usage("\(name) is not known")
         }
       }
@@ -43,7 +46,7 @@ struct BenchStorage {
 
     private static func usage(_ why: String) -> Never {
       print(
-        "\(why)\nbench-storage [--folder PATH] [--rounds N] [--mib N] [--batch-kib N] [--partitions N] [--group-kib N] [--lone N]"
+        "\(why)\nbench-storage [--folder PATH] [--rounds N] [--mib N] [--batch-kib N] [--partitions N] [--group-kib N] [--lone N] [--window-groups N]"
       )
       exit(2)
     }
@@ -57,7 +60,7 @@ struct BenchStorage {
       let raw = try RawFiles.run(options)
       let volume = try await VolumeRun.run(options)
       print(
-        "round \(round): raw \(raw.text), volume \(volume.text), \(volume.groups) groups of \(volume.bytes / max(1, volume.groups) >> 10) KiB"
+        "round \(round): raw \(raw.text), volume \(volume.text), \(volume.groups) groups of \((volume.bytes / max(1, volume.groups)) >> 10) KiB"
       )
       fflush(nil)
       raws.append(raw)
@@ -84,11 +87,15 @@ struct Measure {
   var bytes: Int
   var seconds: Double
   var cpuSeconds: Double
+  var userSeconds: Double
   var groups = 0
 
   var megabytesPerSecond: Double { Double(self.bytes) / self.seconds / 1_000_000 }
   var cpuPerGiB: Double { self.cpuSeconds / (Double(self.bytes) / Double(1 << 30)) }
-  var text: String { "\(Int(self.megabytesPerSecond)) MB/s, \(rounded(self.cpuPerGiB)) CPU-s/GiB" }
+  var userPerGiB: Double { self.userSeconds / (Double(self.bytes) / Double(1 << 30)) }
+  var text: String {
+    "\(Int(self.megabytesPerSecond)) MB/s, \(rounded(self.cpuPerGiB)) CPU-s/GiB (user \(rounded(self.userPerGiB)))"
+  }
 
   static func median(_ measures: [Measure]) -> Measure {
     measures.sorted { $0.megabytesPerSecond < $1.megabytesPerSecond }[measures.count / 2]
@@ -114,17 +121,18 @@ struct Stopwatch {
     return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
   }
 
-  static var cpuSeconds: Double {
+  static var cpuSeconds: (all: Double, user: Double) {
     var usage = rusage()
-    getrusage(RUSAGE_SELF, &usage)
+    getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
     func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
-    return seconds(usage.ru_utime) + seconds(usage.ru_stime)
+    return (seconds(usage.ru_utime) + seconds(usage.ru_stime), seconds(usage.ru_utime))
   }
 
   func measure(_ bytes: Int, groups: Int = 0) -> Measure {
-    Measure(
-      bytes: bytes, seconds: Self.wallSeconds - self.wall, cpuSeconds: Self.cpuSeconds - self.cpu,
-      groups: groups)
+    let cpu = Self.cpuSeconds
+    return Measure(
+      bytes: bytes, seconds: Self.wallSeconds - self.wall, cpuSeconds: cpu.all - self.cpu.all,
+      userSeconds: cpu.user - self.cpu.user, groups: groups)
   }
 
   var microseconds: Int { Int((Self.wallSeconds - self.wall) * 1e6) }

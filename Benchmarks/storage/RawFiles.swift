@@ -14,15 +14,18 @@ enum RawFiles {
     let watch = Stopwatch()
     var written = 0
     var groups = 0
-    var file = 0
-    while written < options.bytes {
-      let path = folder + "/\(file)"
-      let descriptor = try open(path)
-      defer {
-        close(descriptor)
-        unlink(path)
+    // All files stay until the end, as a volume's do: both sides take the same page cache.
+    var files: [(path: String, descriptor: Int32)] = []
+    defer {
+      for file in files {
+        close(file.descriptor)
+        unlink(file.path)
       }
-      file += 1
+    }
+    while written < options.bytes {
+      let path = folder + "/\(files.count)"
+      let descriptor = try open(path)
+      files.append((path, descriptor))
       var position = 0
       while position + group.count <= fileBytes, written < options.bytes {
         try write(group, to: descriptor, at: position)
@@ -36,14 +39,16 @@ enum RawFiles {
 
   static func open(_ path: String) throws -> Int32 {
     let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o640)
-    guard descriptor >= 0, fallocate(descriptor, 0, 0, fileBytes) == 0, fsync(descriptor) == 0 else {
+    guard descriptor >= 0, posix_fallocate(descriptor, 0, fileBytes) == 0, fsync(descriptor) == 0
+    else {
       throw RawError(number: errno)
     }
     return descriptor
   }
 
   static func write(_ bytes: [UInt8], to descriptor: Int32, at position: Int) throws {
-    guard pwrite(descriptor, bytes, bytes.count, position) == bytes.count, fdatasync(descriptor) == 0
+    guard pwrite(descriptor, bytes, bytes.count, position) == bytes.count,
+      fdatasync(descriptor) == 0
     else { throw RawError(number: errno) }
   }
 

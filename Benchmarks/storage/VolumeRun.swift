@@ -16,7 +16,10 @@ enum VolumeRun {
     let watch = Stopwatch()
     try await withCheckedThrowingContinuation { (done: CheckedContinuation<Void, any Error>) in
       _ = OwnThread(name: "bench-append") {
-        done.resume(with: Result { try bench.append(total, window: 3 * options.groupBytes) })
+        done.resume(
+          with: Result {
+            try bench.append(total, window: options.windowGroups * options.groupBytes)
+          })
       }
     }
     let measure = watch.measure(total * options.batchBytes, groups: Int(bench.volume.stats.groups))
@@ -106,7 +109,7 @@ final class BenchVolume: Sendable {
   /// Appends `count` batches, round robin, and waits until all are durable.
   func append(_ count: Int, window limit: Int) throws {
     for _ in 0..<count {
-      let (partition, base) = self.window.await { window in
+      let (partition, base): (TopicPartition, Offset) = self.window.await { window in
         guard window.failure != nil || window.bytes <= limit else { return .wait(until: nil) }
         let index = window.next % self.partitions.count
         window.next += 1

@@ -28,7 +28,9 @@ import Testing
     return values
   }
 
-  @Test func `everything below the high watermarks at the start comes once and in order`() async throws {
+  @Test func `everything below the high watermarks at the start comes once and in order`()
+    async throws
+  {
     let server = FakeServer(partitions: 3)
     let client = try await Self.filled(server, 5_000)
     var configuration = Consumer.Configuration()

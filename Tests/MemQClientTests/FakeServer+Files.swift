@@ -120,7 +120,8 @@ extension FakeServer {
       throw MemQError(.fileNotFound, "there is no such file", subject: request.name)
     }
     var position = Int(request.offset)
-    let end = request.length == 0 ? file.bytes.count : min(file.bytes.count, position + Int(request.length))
+    let end =
+      request.length == 0 ? file.bytes.count : min(file.bytes.count, position + Int(request.length))
     try await writer.send(Hot(.with { $0.file = file.info }))
     var chunks = 0
     while position < end {

@@ -214,7 +214,8 @@ final class FakeServer: Sendable {
     router.handle(IngestMethods.offsets) { request, _ in
       self.state.withLock { state in
         var response = Memq_V1_ListOffsetsResponse()
-        let wanted = request.partitions.isEmpty ? Array(0..<Int32(state.partitions.count)) : request.partitions
+        let wanted =
+          request.partitions.isEmpty ? Array(0..<Int32(state.partitions.count)) : request.partitions
         for partition in wanted {
           var answer = Memq_V1_PartitionOffset()
           answer.topicPartition.partition = partition

@@ -30,7 +30,9 @@ import Testing
   }
 
   /// Sends what may leave; the sequences that left.
-  static func send(_ lane: inout PartitionLane, from request: UInt64, at now: NIODeadline) -> [Int32] {
+  static func send(
+    _ lane: inout PartitionLane, from request: UInt64, at now: NIODeadline
+  ) -> [Int32] {
     var sequences: [Int32] = []
     while let batch = lane.send(request: request + UInt64(sequences.count), at: now) {
       sequences.append(batch.sequence)
@@ -45,7 +47,9 @@ import Testing
     #expect(Self.send(&lane, from: 6, at: Self.start) == [50])
   }
 
-  @Test func `after a failure nothing leaves until all answers are there, then all goes again in order`() {
+  @Test
+  func `after a failure nothing leaves until all answers are there, then all goes again in order`()
+  {
     var lane = Self.lane(batches: 4)
     _ = Self.send(&lane, from: 1, at: Self.start)
     let gap = MemQError(.outOfOrderSequence, "a gap")

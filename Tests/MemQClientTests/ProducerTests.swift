@@ -51,7 +51,8 @@ import Testing
     }
   }
 
-  @Test(arguments: 0..<8) func `order holds and nothing is doubled over broken streams and refusals`(
+  @Test(arguments: 0..<8)
+  func `order holds and nothing is doubled over broken streams and refusals`(
     seed: Int
   ) async throws {
     let server = FakeServer(fault: { request in
@@ -91,7 +92,8 @@ import Testing
   }
 
   @Test func `a record without a handler fails the flush`() async throws {
-    let server = FakeServer(fault: { _ in .refuse(MemQError(.recordBatchTooLarge, "no", limit: 10)) })
+    let server = FakeServer(fault: { _ in .refuse(MemQError(.recordBatchTooLarge, "no", limit: 10))
+      })
     let producer = try await server.client().producer(FakeServer.topic)
     try await producer.send(ProducerRecord("x"))
     let error = await #expect(throws: MemQError.self) { try await producer.flush() }
@@ -105,7 +107,8 @@ import Testing
     configuration.batchBytes = 10_000
     configuration.batchBytesMax = 10_000
     configuration.bufferBytesMax = 20_000
-    let producer = try await server.client().producer(FakeServer.topic, configuration: configuration)
+    let producer = try await server.client().producer(
+      FakeServer.topic, configuration: configuration)
     let value = [UInt8](repeating: 0x78, count: 1_000)
     var refused = 0
     for _ in 0..<500 {
@@ -119,11 +122,13 @@ import Testing
     #expect(refused > 0)
   }
 
-  @Test func `keys choose partitions as Kafka does, and acks none waits for nothing`() async throws {
+  @Test func `keys choose partitions as Kafka does, and acks none waits for nothing`() async throws
+  {
     let server = FakeServer(partitions: 5)
     var configuration = Producer.Configuration()
     configuration.acks = .none
-    let producer = try await server.client().producer(FakeServer.topic, configuration: configuration)
+    let producer = try await server.client().producer(
+      FakeServer.topic, configuration: configuration)
     for number in 0..<200 {
       try await producer.send(
         ProducerRecord(key: Array("key-\(number % 20)".utf8), value: Array("\(number)".utf8)))
@@ -133,7 +138,8 @@ import Testing
     for partition in 0..<5 {
       for record in server.state.withLock({ $0.partitions[partition].records }) {
         let key = try #require(record.key)
-        #expect(key.withUnsafeBytes { KeyHash.partition(of: $0, among: 5) }.rawValue == Int32(partition))
+        #expect(
+          key.withUnsafeBytes { KeyHash.partition(of: $0, among: 5) }.rawValue == Int32(partition))
         count += 1
       }
     }

@@ -47,7 +47,9 @@ import Testing
   @Test func `JSON is quoted`() {
     let value: JSON = ["a\"\\\n\u{1}": .array([1, true, .null, "ü☃"]), "b": .object([]), "c": []]
     #expect(value.line == #"{"a\"\\\n\u0001": [1, true, null, "ü☃"], "b": {}, "c": []}"#)
-    #expect(JSON.array([["x": 1], ["x": 2]]).text == "[\n  {\n    \"x\": 1\n  },\n  {\n    \"x\": 2\n  }\n]")
+    #expect(
+      JSON.array([["x": 1], ["x": 2]]).text
+        == "[\n  {\n    \"x\": 1\n  },\n  {\n    \"x\": 2\n  }\n]")
     var list = JSONList()
     #expect(list.end == "[]\n")
     #expect(list.next(1) + list.next(2) + list.end == "[\n  1,\n  2\n]\n")
@@ -62,7 +64,9 @@ import Testing
     #expect(TimeText.parse(text)?.milliseconds == want)
   }
 
-  @Test(arguments: ["", "2023", "2023-02-29", "2023-13-01", "2023-11-14T25:00", "2023-11-14T22:13:20X", "now"])
+  @Test(arguments: [
+    "", "2023", "2023-02-29", "2023-13-01", "2023-11-14T25:00", "2023-11-14T22:13:20X", "now",
+  ])
   func `what is no time is refused`(text: String) {
     #expect(TimeText.parse(text) == nil)
   }

@@ -19,8 +19,10 @@ import Testing
     "topic create cold --set local.retention.bytes=0 --set retention.ms=-1",
     "consume events --from beginning --max 100000 --format %v",
     "consume events --from beginning --until-end --group g1 --format %p",
-    "file put media --recursive /usr/include", "file list media -o json", "file put media eicar.com",
-    "file get media NAME -o /tmp/out", "file get media NAME -o - --output json --offset 3 --length 4",
+    "file put media --recursive /usr/include", "file list media -o json",
+    "file put media eicar.com",
+    "file get media NAME -o /tmp/out",
+    "file get media NAME -o - --output json --offset 3 --length 4",
     "quarantine list media -o json", "upload status -o json", "upload flush events",
     "log dump --data /tmp/mq --live --partition events/0", "produce events --acks 0 --print-acked",
     "cluster status", "cluster nodes -o json --server 127.0.0.1:1", "rebalance plan",
@@ -31,9 +33,11 @@ import Testing
   }
 
   @Test(arguments: [
-    "topic frobnicate", "topic create", "topic create a --scan maybe", "topic create a --set novalue",
+    "topic frobnicate", "topic create", "topic create a --scan maybe",
+    "topic create a --set novalue",
     "topic alter a", "produce t --acks 2", "consume t --from yesterday", "consume t --from -1",
-    "consume t --format %x", "consume t --max -1", "file put t a b --name x", "file get t n --length 0",
+    "consume t --format %x", "consume t --max -1", "file put t a b --name x",
+    "file get t n --length 0",
     "file put t a --concurrency 0", "cluster status --connect-timeout -1", "nonsense",
   ])
   func `usage errors are usage errors`(line: String) {

@@ -53,7 +53,8 @@ import Testing
 
       """
     try self.check(
-      "docs/operations/configuration.md", head + Self.tables.map(\.markdown).joined(separator: "\n"))
+      "docs/operations/configuration.md", head + Self.tables.map(\.markdown).joined(separator: "\n")
+    )
   }
 
   @Test func `the page of metrics is made from the catalogue`() throws {
@@ -86,7 +87,7 @@ import Testing
       for case let file as URL in try #require(files) where file.pathExtension == "swift" {
         if file.lastPathComponent.hasPrefix("MetricCatalogue") { continue }
         let text = try String(contentsOf: file, encoding: .utf8)
-        for match in text.matches(of: /"((?:memq|process)_[a-z0-9]+(?:_[a-z0-9]+)+)"/) {
+        for match in text.matches(of: /"((?:memq_[a-z0-9]+|process)(?:_[a-z0-9]+)+)"/) {
           used.insert(String(match.1))
         }
       }
@@ -104,7 +105,8 @@ import Testing
       let path = Self.root.appendingPathComponent("services/\(service)/config.example.yaml").path
       #expect(throws: Never.self) {
         try ConfigurationLoader(
-          table, arguments: ["--config", path] + (table.key("data") == nil ? [] : ["--data", "/d"]),
+          table,
+          arguments: ["--config", path] + (table.key("data") == nil ? [] : ["--data", "/d"]),
           environment: [:]
         ).load()
       }

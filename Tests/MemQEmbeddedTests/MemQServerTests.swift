@@ -38,7 +38,9 @@ private func withChannel<R>(
 }
 
 @Suite(.serialized) struct MemQServerTests {
-  @Test func `six services start, are ready, stop, and start again on the same folder`() async throws {
+  @Test func `six services start, are ready, stop, and start again on the same folder`()
+    async throws
+  {
     let folder = TestFolder()
     var clusterIDs: Set<Data> = []
     for round in 0..<2 {
@@ -55,14 +57,18 @@ private func withChannel<R>(
       let admin = try #require(server.adminAddress)
       let url = try #require(URL(string: "http://\(admin)/readyz"))
       let (body, response) = try await URLSession.shared.data(from: url)
-      #expect((response as? HTTPURLResponse)?.statusCode == 200, "\(String(decoding: body, as: UTF8.self))")
+      #expect(
+        (response as? HTTPURLResponse)?.statusCode == 200,
+        "\(String(decoding: body, as: UTF8.self))")
       await server.stop(deadline: .seconds(5))
       #expect(server.address == nil)
     }
     #expect(clusterIDs.count == 1)
   }
 
-  @Test func `a second server on the folder, or on the port, is refused and disturbs nothing`() async throws {
+  @Test func `a second server on the folder, or on the port, is refused and disturbs nothing`()
+    async throws
+  {
     let folder = TestFolder()
     let first = try server(folder.path)
     try await first.start()

@@ -24,8 +24,10 @@ private final class Child {
   private let output = Pipe()
 
   init(_ program: String, _ arguments: [String], environment: [String: String] = [:]) throws {
-    let folder = URL(fileURLWithPath: try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
-      .deletingLastPathComponent()
+    let folder = URL(
+      fileURLWithPath: try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    )
+    .deletingLastPathComponent()
     self.process.executableURL = folder.appendingPathComponent(program)
     self.process.arguments = arguments
     self.process.environment = environment
@@ -78,7 +80,8 @@ private final class Child {
   }
 
   @Test func `a signal ends a start that still waits for the cluster`() throws {
-    let child = try Child("memq-rebalancer", ["--metadata", "127.0.0.1:1", "--log-level", "debug"] + Self.port0)
+    let child = try Child(
+      "memq-rebalancer", ["--metadata", "127.0.0.1:1", "--log-level", "debug"] + Self.port0)
     // Trapped before anything starts: the log's first line is after it.
     usleep(500_000)
     child.signal(SIGTERM)
@@ -92,7 +95,8 @@ private final class Child {
     let child = try Child(
       "memq-metadata", ["--data", folder.path + "/d", "--config", file] + Self.port0)
     _ = child.waits(for: "Serving")
-    try "log.level: notice\nlease.timeout: 11s\n".write(toFile: file, atomically: true, encoding: .utf8)
+    try "log.level: notice\nlease.timeout: 11s\n".write(
+      toFile: file, atomically: true, encoding: .utf8)
     child.signal(SIGHUP)
     let lines = child.waits(for: "key=log.level")
     #expect(lines.contains("Configuration changes at the next start key=lease.timeout value=11s"))
@@ -119,7 +123,9 @@ private final class Child {
     #expect(first.end().status == 0)
   }
 
-  @Test func `a wrong configuration is status 2, and help and print are for standard output`() throws {
+  @Test func `a wrong configuration is status 2, and help and print are for standard output`()
+    throws
+  {
     let wrong = try Child("memq-metadata", ["--nonsense"]).end()
     #expect(wrong.status == 2)
     #expect(wrong.errors.contains("--nonsense"))
@@ -128,7 +134,8 @@ private final class Child {
     let version = try Child("memq-metadata", ["--version"]).end()
     #expect(version.output.hasPrefix("memq-metadata "))
     let printed = try Child(
-      "memq-metadata", ["config", "print", "--data", "/d"], environment: ["MEMQ_LEASE_TIMEOUT": "20s"]
+      "memq-metadata", ["config", "print", "--data", "/d"],
+      environment: ["MEMQ_LEASE_TIMEOUT": "20s"]
     ).end()
     #expect(printed.status == 0)
     #expect(printed.output.contains("# environment MEMQ_LEASE_TIMEOUT"))

@@ -60,10 +60,14 @@ import Testing
 }
 
 @Suite struct FileNameTests {
-  @Test(arguments: ["a", "include/linux/ab.h", "ü/日本 語.txt", "...", "a.", String(repeating: "x", count: 1024)])
+  @Test(arguments: [
+    "a", "include/linux/ab.h", "ü/日本 語.txt", "...", "a.", String(repeating: "x", count: 1024),
+  ])
   func `good names pass`(name: String) throws { try FileRules.check(name: name) }
 
-  @Test(arguments: ["", "/a", "a/", "a//b", ".", "a/../b", "./a", "a\0b", String(repeating: "x", count: 1025)])
+  @Test(arguments: [
+    "", "/a", "a/", "a//b", ".", "a/../b", "./a", "a\0b", String(repeating: "x", count: 1025),
+  ])
   func `bad names are refused`(name: String) {
     let error = #expect(throws: MemQError.self) { try FileRules.check(name: name) }
     #expect(error?.code == .fileNameInvalid)
@@ -103,7 +107,8 @@ import Testing
   @Test func `verdicts lead where the policy says, and not scanned is never clean`() {
     #expect(UploadPlan.after(.clean, settings: self.settings()) == .judge(.scanned))
     #expect(
-      UploadPlan.after(.infected(signature: "x"), settings: self.settings { $0.scanNotScanned = .passMarked })
+      UploadPlan.after(
+        .infected(signature: "x"), settings: self.settings { $0.scanNotScanned = .passMarked })
         == .quarantine(.scanned))
     let unread = ScanOutcome.notScanned(reason: "timed out")
     guard case .hold = UploadPlan.after(unread, settings: self.settings()) else {
@@ -118,7 +123,9 @@ import Testing
   }
 
   @Test func `a put has one driver, and a dead or silent one is replaced`() {
-    func may(_ driver: Int32?, here: Bool = false, idle: Duration = .zero, live: Bool = true) -> Bool {
+    func may(
+      _ driver: Int32?, here: Bool = false, idle: Duration = .zero, live: Bool = true
+    ) -> Bool {
       UploadOwnership.mayTake(
         driver: driver.map { NodeID($0) }, me: NodeID(1), isDrivenHere: here, idle: idle,
         isLive: { _ in live })

@@ -31,7 +31,10 @@ import Testing
     #expect(self.take(&line) == [66])
   }
 
-  @Test func `after a failure everything in flight settles first, then they go again in order, one by one`() {
+  @Test
+  func
+    `after a failure everything in flight settles first, then they go again in order, one by one`()
+  {
     var line = self.line(5)
     _ = self.take(&line)
     line.settle(1, succeeded: true)
@@ -145,7 +148,8 @@ import Testing
     let key = Array("21".utf8)
     let none: [UInt8]? = nil
     #expect(
-      try partitioner.choose(wanted: -1, key: key, among: 7, topic: "t").rawValue == 1_173_551_340 % 7)
+      try partitioner.choose(wanted: -1, key: key, among: 7, topic: "t").rawValue == 1_173_551_340
+        % 7)
     let turns = try (0..<4).map { _ in
       try partitioner.choose(wanted: -1, key: none, among: 3, topic: "t").rawValue
     }

@@ -232,7 +232,8 @@ struct Fixture {
     let whole = try fixture.recover()
     #expect(whole.segmentsReadThrough == 0)
     let slot = try #require(fixture.volume.disk.slots.first)
-    fixture.volume.disk.flip(bit: 1, at: Int(fixture.volume.identity.segmentBytes) - 4_090, of: slot)
+    fixture.volume.disk.flip(
+      bit: 1, at: Int(fixture.volume.identity.segmentBytes) - 4_090, of: slot)
     let rebuilt = try fixture.recover()
     #expect(rebuilt.segmentsReadThrough == 1)
     #expect(rebuilt.partitions == whole.partitions)

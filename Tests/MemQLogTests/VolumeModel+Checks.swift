@@ -91,7 +91,8 @@ extension VolumeModel {
     let actual = found.batchesAfterSnapshot.filter { $0.endOffset > start }
     guard expected == actual else {
       throw ModelViolation(
-        description: "\(found.partition): producer batches \(actual.count), expected \(expected.count)")
+        description:
+          "\(found.partition): producer batches \(actual.count), expected \(expected.count)")
     }
     if let snapshot = found.producerSnapshot {
       let text = "producers below \(found.producerSnapshotEnd)"
@@ -106,12 +107,17 @@ extension VolumeModel {
     let partition = self.partitions[index]
     let version = partition.now
     guard version.exists, let state = self.volume.core?.state(of: partition.id) else { return }
-    guard state.end == version.end, state.logStart == version.logStart, state.epochs == version.epochs
-    else { throw ModelViolation(description: "\(partition.id) is \(state), not \(version.logStart)..<\(version.end)") }
+    guard state.end == version.end, state.logStart == version.logStart,
+      state.epochs == version.epochs
+    else {
+      throw ModelViolation(
+        description: "\(partition.id) is \(state), not \(version.logStart)..<\(version.end)")
+    }
     // What is gone must have been uploaded (or lie below the log start).
     guard state.localStart <= max(partition.uploaded, version.logStart) else {
       throw ModelViolation(
-        description: "\(partition.id) begins at \(state.localStart), uploaded \(partition.uploaded)")
+        description: "\(partition.id) begins at \(state.localStart), uploaded \(partition.uploaded)"
+      )
     }
     let expected = version.batches.filter { $0.summary.endOffset > state.localStart }
     var offset = state.localStart
@@ -126,7 +132,8 @@ extension VolumeModel {
         throw ModelViolation(description: "\(partition.id) from \(offset): \(error)")
       }
       guard let last = batches.last else {
-        throw ModelViolation(description: "\(partition.id) has nothing at \(offset) below \(version.end)")
+        throw ModelViolation(
+          description: "\(partition.id) has nothing at \(offset) below \(version.end)")
       }
       found += batches
       let count = found.count

@@ -243,7 +243,8 @@ struct VolumeModel {
     guard durable.exists, self.partitions[partition].now.exists else { return }
     // Only what every state from the durable one on has in common counts as committed.
     let committed = self.partitions[partition].versions.map(\.end).min()!
-    guard committed > self.partitions[partition].uploaded, self.partitions[partition].versions.allSatisfy(\.exists)
+    guard committed > self.partitions[partition].uploaded,
+      self.partitions[partition].versions.allSatisfy(\.exists)
     else { return }
     self.partitions[partition].uploaded = committed
     self.send(.setUploadedOffset(self.partitions[partition].id, committed))
@@ -254,7 +255,8 @@ struct VolumeModel {
     let version = self.partitions[partition].now
     guard version.exists else { return }
     let text = "producers below \(version.end)"
-    self.send(.setProducerSnapshot(self.partitions[partition].id, Array(text.utf8), at: version.end))
+    self.send(
+      .setProducerSnapshot(self.partitions[partition].id, Array(text.utf8), at: version.end))
   }
 
   // MARK: - Completions
@@ -262,7 +264,9 @@ struct VolumeModel {
   mutating func noteCompletions() {
     for (request, result) in self.volume.takeCompletions() {
       for partition in self.partitions.indices {
-        guard let index = self.partitions[partition].requests.firstIndex(of: request) else { continue }
+        guard let index = self.partitions[partition].requests.firstIndex(of: request) else {
+          continue
+        }
         switch result {
         case .success:
           // Acknowledged: no earlier state may come back.

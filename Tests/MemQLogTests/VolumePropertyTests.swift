@@ -21,14 +21,14 @@ import Testing
     }
   }
 
-  @Test(arguments: 1...60 as ClosedRange<UInt64>)
+  @Test(arguments: 1...32 as ClosedRange<UInt64>)
   func `acknowledged state survives crashes byte for byte`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed)
     try self.run(&model, rounds: 25)
     #expect(model.appends > 100)
   }
 
-  @Test(arguments: 101...120 as ClosedRange<UInt64>)
+  @Test(arguments: 101...112 as ClosedRange<UInt64>)
   func `a full disk refuses, keeps what it took, and goes on after uploads`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed, slotsMax: 8)
     try self.run(&model, rounds: 20, steps: 300)
@@ -49,15 +49,15 @@ import Testing
 
   @Test func `a disk that lies about syncs is noticed`() throws {
     var noticed = 0
-    for seed in 1...30 as ClosedRange<UInt64> {
+    for seed in 1...16 as ClosedRange<UInt64> {
       var model = VolumeModel(seed: seed)
       model.volume.disk.skipsSyncs = true
       do { try self.run(&model, rounds: 8) } catch { noticed += 1 }
     }
-    #expect(noticed > 20)
+    #expect(noticed > 10)
   }
 
-  @Test(arguments: 201...230 as ClosedRange<UInt64>)
+  @Test(arguments: 201...216 as ClosedRange<UInt64>)
   func `a failed write or sync is final and acknowledges nothing`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed)
     try model.open()

@@ -4,7 +4,8 @@ import MemQModel
 import Testing
 
 @Suite struct SortedMapTests {
-  @Test(arguments: 0..<20) func `it behaves like a dictionary that iterates in order`(seed: UInt64) {
+  @Test(arguments: 0..<20) func `it behaves like a dictionary that iterates in order`(seed: UInt64)
+  {
     var state = seed &* 0x9E37_79B9_7F4A_7C15 | 1
     func next() -> UInt64 {
       state ^= state << 13
@@ -30,7 +31,9 @@ import Testing
     }
     #expect(map.map { $0.0 } == model.keys.sorted())
     #expect(map.map { $0.1 } == model.keys.sorted().map { model[$0]! })
-    #expect(map.entries(in: 10..<30).map { $0.0 } == model.keys.filter { (10..<30).contains($0) }.sorted())
+    #expect(
+      map.entries(in: 10..<30).map { $0.0 } == model.keys.filter { (10..<30).contains($0) }.sorted()
+    )
   }
 }
 
@@ -84,7 +87,8 @@ import Testing
     let error = MemQError(
       .recordBatchTooLarge, "the batch is too large", subject: "t/0", limit: 10, actual: 20)
     #expect(
-      error.description == "t/0: the batch is too large (limit 10, actual 20) [RECORD_BATCH_TOO_LARGE]")
+      error.description
+        == "t/0: the batch is too large (limit 10, actual 20) [RECORD_BATCH_TOO_LARGE]")
     #expect(MemQError(.notLeader, "x").description == "x [NOT_LEADER, may be retried]")
   }
 

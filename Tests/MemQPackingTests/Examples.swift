@@ -74,7 +74,8 @@ struct ExampleRun {
   ) throws {
     try self.add(
       try Examples.batch(
-        at: self.builder.endOffset.rawValue, records: records, size: size, epoch: epoch, time: time))
+        at: self.builder.endOffset.rawValue, records: records, size: size, epoch: epoch, time: time)
+    )
   }
 }
 

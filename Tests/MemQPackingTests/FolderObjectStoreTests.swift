@@ -33,7 +33,9 @@ import Testing
       crc32c: CRC32C.checksum(bytes), timeout: Self.timeout)
   }
 
-  private func get(_ store: any ObjectStore, _ key: String, _ range: Range<Int64>) async throws
+  private func get(
+    _ store: any ObjectStore, _ key: String, _ range: Range<Int64>
+  ) async throws
     -> [UInt8]
   {
     Array(buffer: try await store.get(try ObjectKey(key), range: range, timeout: Self.timeout))
@@ -119,7 +121,8 @@ import Testing
           var found: [String] = []
           while true {
             let page = try await store.list(
-              prefix: prefix, after: try found.last.map { last throws(MemQError) in try ObjectKey(last) },
+              prefix: prefix,
+              after: try found.last.map { last throws(MemQError) in try ObjectKey(last) },
               limit: limit, timeout: Self.timeout)
             found += page.objects.map(\.key.text)
             #expect(page.objects.count <= limit)
@@ -131,7 +134,9 @@ import Testing
     }
   }
 
-  @Test func `leftovers of a crashed put go at the next open; one being written stays`() async throws {
+  @Test func `leftovers of a crashed put go at the next open; one being written stays`()
+    async throws
+  {
     try await self.withStore { store, folder in
       let put = folder + "/.partial/put/"
       try Data([1, 2]).write(to: URL(fileURLWithPath: put + "left-behind"))

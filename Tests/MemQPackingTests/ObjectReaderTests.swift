@@ -155,7 +155,9 @@ import Testing
     let (bucket, _) = try await self.filled()
     defer { bucket.remove() }
     let reader = bucket.reader()
-    for (time, wanted) in [(0, 0), (1_001_000, 100), (1_002_500, 300), (1_004_004, 400)] as [(Int64, Int64)] {
+    for (time, wanted) in [(0, 0), (1_001_000, 100), (1_002_500, 300), (1_004_004, 400)]
+      as [(Int64, Int64)]
+    {
       let offset = try await reader.offset(
         self.partition, group: 3, atOrAfter: Timestamp(milliseconds: time))
       #expect(offset == Offset(wanted), "time \(time)")

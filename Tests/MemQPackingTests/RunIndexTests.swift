@@ -7,7 +7,9 @@ import Testing
 @Suite struct RunIndexTests {
   private let partition = Examples.partition(0)
 
-  private func run(_ base: Int64, _ end: Int64, history: Int64 = 0, lease: Int64 = 1) throws
+  private func run(
+    _ base: Int64, _ end: Int64, history: Int64 = 0, lease: Int64 = 1
+  ) throws
     -> ObjectRun
   {
     var run = ExampleRun(self.partition, from: base, history: history, lease: lease)

@@ -25,7 +25,9 @@ import Testing
       return effects
     }
 
-    mutating func lease(_ next: [Int64], epoch: Int64 = 1, history: Int64 = 0) -> [UploadPacker.Effect] {
+    mutating func lease(
+      _ next: [Int64], epoch: Int64 = 1, history: Int64 = 0
+    ) -> [UploadPacker.Effect] {
       self.send(
         .leased(
           LeaseEpoch(epoch),

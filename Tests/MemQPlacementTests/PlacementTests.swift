@@ -131,9 +131,13 @@ private func plan(_ snapshot: PlacementSnapshot, executing: Bool = true) -> Plac
       partition(0, leader: 1, on: [1, 3]), partition(1, leader: 1, on: [1, 3]),
       partition(2, leader: 3, on: [3, 2]),
     ]
-    let plan = plan(PlacementSnapshot(nodes: nodes("", "", ""), partitions: partitions), executing: false)
+    let plan = plan(
+      PlacementSnapshot(nodes: nodes("", "", ""), partitions: partitions), executing: false)
     #expect(plan.balance.map(\.leadersAfter) == [1, 1, 1])
-    #expect(lines(plan).filter { $0.hasPrefix("leadership") } == ["leadership t/0 1->3", "leadership t/2 3->2"])
+    #expect(
+      lines(plan).filter { $0.hasPrefix("leadership") } == [
+        "leadership t/0 1->3", "leadership t/2 3->2",
+      ])
   }
 
   @Test func `a node that leaves gives its leaderships away, and what it cannot give is said`() {
@@ -184,7 +188,9 @@ private func plan(_ snapshot: PlacementSnapshot, executing: Bool = true) -> Plac
     return PlacementSnapshot(nodes: nodes, partitions: partitions)
   }
 
-  @Test(arguments: 0..<200) func `plans are the same each time, legal, and leave nothing to do`(seed: Int) {
+  @Test(arguments: 0..<200) func `plans are the same each time, legal, and leave nothing to do`(
+    seed: Int
+  ) {
     let snapshot = Self.snapshot(seed: UInt64(seed))
     let made = plan(snapshot, executing: false)
     #expect(made == plan(snapshot, executing: false))
@@ -201,7 +207,8 @@ private func plan(_ snapshot: PlacementSnapshot, executing: Bool = true) -> Plac
     #expect(Set(led).count == led.count)
   }
 
-  @Test func `when replica moves are not executed leaders are spread over the replicas there are`() {
+  @Test func `when replica moves are not executed leaders are spread over the replicas there are`()
+  {
     let partitions = (0..<4).map { partition(Int32($0), leader: 1, on: [1, 2]) }
     let plan = plan(
       PlacementSnapshot(nodes: nodes("a", "a", "b"), partitions: partitions), executing: false)

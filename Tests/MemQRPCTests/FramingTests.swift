@@ -63,7 +63,8 @@ struct SeededGenerator: RandomNumberGenerator {
     while wire.readableBytes > 0 {
       let cut = min(
         wire.readableBytes,
-        Bool.random(using: &random) ? Int.random(in: 1...10, using: &random)
+        Bool.random(using: &random)
+          ? Int.random(in: 1...10, using: &random)
           : Int.random(in: 1...50_000, using: &random))
       var chunk = wire.readSlice(length: cut)!
       while chunk.readableBytes > 0 {
@@ -90,7 +91,9 @@ struct SeededGenerator: RandomNumberGenerator {
     #expect(small.backingBytes < 1024)
   }
 
-  @Test func `a message in one-byte pieces takes few slices and no more than twice its memory`() throws {
+  @Test func `a message in one-byte pieces takes few slices and no more than twice its memory`()
+    throws
+  {
     var deframer = MessageDeframer(maxMessageBytes: 1 << 20)
     var prefix = ByteBuffer(bytes: [0, 0, 4, 0, 0])
     #expect(try deframer.next(from: &prefix) == nil)
@@ -134,7 +137,8 @@ struct SeededGenerator: RandomNumberGenerator {
     var nghttp2Held = 0
     var waiting: [Int] = []
     var sizes = (0..<60).map { _ in
-      Bool.random(using: &random) ? Int.random(in: 0...300, using: &random)
+      Bool.random(using: &random)
+        ? Int.random(in: 0...300, using: &random)
         : Int.random(in: 0...messageMax, using: &random)
     }
     var left = 0

@@ -66,7 +66,8 @@ import Testing
     router.handleHotServerStream(IngestMethods.fetch) { request, _, writer in
       for number in 0..<3 {
         try await writer.send(
-          Hot(Memq_V1_FetchResponse(), payload: .pattern(Int(request.maxBytes), seed: UInt8(number))))
+          Hot(
+            Memq_V1_FetchResponse(), payload: .pattern(Int(request.maxBytes), seed: UInt8(number))))
       }
       throw MemQError(.offsetOutOfRange, "that was all")
     }
@@ -169,7 +170,8 @@ import Testing
     var bytes: [UInt8] = try request.serializedBytes()
     for _ in 0..<Int.random(in: 1...4, using: &random) where !bytes.isEmpty {
       switch Int.random(in: 0..<3, using: &random) {
-      case 0: bytes[bytes.indices.randomElement(using: &random)!] ^=
+      case 0:
+        bytes[bytes.indices.randomElement(using: &random)!] ^=
           1 << UInt8.random(in: 0...7, using: &random)
       case 1: bytes.removeLast(Int.random(in: 1...bytes.count, using: &random))
       default: bytes.append(UInt8.random(in: 0...255, using: &random))

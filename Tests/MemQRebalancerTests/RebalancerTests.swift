@@ -159,7 +159,8 @@ private struct Bed {
 }
 
 @Suite struct RebalancerTests {
-  @Test func `a dry run shows moves with reasons and the balance, and moves nothing`() async throws {
+  @Test func `a dry run shows moves with reasons and the balance, and moves nothing`() async throws
+  {
     let bed = try await Bed(lopsided(partitions: 4))
     let plan = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(10))
     #expect(plan.moves.count == 2)
@@ -206,7 +207,10 @@ private struct Bed {
     #expect(try await bed.start().planID > started.planID)
   }
 
-  @Test func `what has changed since the plan is skipped, and a failed move does not stop the others`() async throws {
+  @Test
+  func `what has changed since the plan is skipped, and a failed move does not stop the others`()
+    async throws
+  {
     let bed = try await Bed(lopsided(partitions: 6))
     bed.cluster.hold()
     bed.cluster.refuse(1)
@@ -252,7 +256,9 @@ private struct Bed {
     #expect(bed.cluster.transfers.isEmpty)
   }
 
-  @Test func `a drain ends the plan after the move in hand, and later calls are refused`() async throws {
+  @Test func `a drain ends the plan after the move in hand, and later calls are refused`()
+    async throws
+  {
     let bed = try await Bed(lopsided(partitions: 8))
     bed.cluster.hold()
     _ = try await bed.start()

@@ -16,7 +16,8 @@ import Testing
   @Test func `instruction, tables and a bitwise loop agree at every length and alignment`() {
     var random = TestRandom(seed: 1)
     let bytes = random.bytes(100_000)
-    let lengths = Array(0..<80) + [255, 767, 768, 769, 775, 1536, 24_575, 24_576, 24_577, 50_000, 99_000]
+    let lengths =
+      Array(0..<80) + [255, 767, 768, 769, 775, 1536, 24_575, 24_576, 24_577, 50_000, 99_000]
     for length in lengths {
       for start in [0, 1, 3, 7] {
         bytes.withUnsafeBytes { all in

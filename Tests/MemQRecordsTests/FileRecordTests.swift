@@ -42,7 +42,9 @@ import Testing
     var random = TestRandom(seed: 21)
     for _ in 0..<5000 {
       var bytes = good
-      for _ in 0...random.below(3) { bytes[random.below(bytes.count - 4)] = UInt8(random.below(256)) }
+      for _ in 0...random.below(3) {
+        bytes[random.below(bytes.count - 4)] = UInt8(random.below(256))
+      }
       let crc = CRC32C.checksum(bytes.dropLast(4))
       for i in 0..<4 {
         bytes[bytes.count - 4 + i] = UInt8(truncatingIfNeeded: crc >> UInt32(24 - 8 * i))

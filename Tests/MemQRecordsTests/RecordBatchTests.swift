@@ -162,7 +162,8 @@ import Testing
   @Test func `varints take every value`() {
     var random = TestRandom(seed: 16)
     let values: [Int64] = [0, 1, -1, 63, -64, 64, 8191, -8192, .max, .min]
-    for value in values + (0..<500).map({ _ in Int64(bitPattern: random.next()) >> random.below(64) })
+    for value in values
+      + (0..<500).map({ _ in Int64(bitPattern: random.next()) >> random.below(64) })
     {
       var bytes: [UInt8] = []
       Varint.write(value, onto: &bytes)

@@ -41,8 +41,9 @@ import Testing
         let read = try await cluster.read(partition, from: 0)
         let found = try records(read.bytes)
         #expect(found.map(\.offset.rawValue) == Array(0..<100))
-        #expect(found.compactMap(\.value).map { String(decoding: $0, as: UTF8.self) }
-          == (0..<50).flatMap { ["a\($0)", "b\($0)"] })
+        #expect(
+          found.compactMap(\.value).map { String(decoding: $0, as: UTF8.self) }
+            == (0..<50).flatMap { ["a\($0)", "b\($0)"] })
         #expect(read.next == 100)
         #expect(read.highWatermark == 100)
         // The producer is known after the restart, too.
@@ -69,7 +70,9 @@ import Testing
       var transactional = try batch(["x"])
       transactional[22] |= 0x10
       let crc = CRC32C.checksum(transactional[21...])
-      for at in 0..<4 { transactional[17 + at] = UInt8(truncatingIfNeeded: crc >> UInt32(24 - 8 * at)) }
+      for at in 0..<4 {
+        transactional[17 + at] = UInt8(truncatingIfNeeded: crc >> UInt32(24 - 8 * at))
+      }
       let answers = try await cluster.append(
         [
           damaged, large, Array(damaged.prefix(30)), transactional, [], try batch(["good"]),

@@ -137,7 +137,9 @@ extension AppendOutcome {
 }
 
 /// A log with the given (epoch, start, end) runs, all durable.
-func log(_ runs: [(epoch: Int64, start: Int64)], end: Int64, highWatermark: Int64 = 0) throws
+func log(
+  _ runs: [(epoch: Int64, start: Int64)], end: Int64, highWatermark: Int64 = 0
+) throws
   -> ReplicaLog
 {
   ReplicaLog(

@@ -5,7 +5,9 @@ import MemQReplication
 import Testing
 
 @Suite struct PartitionFollowerTests {
-  func answer(_ result: OpenAnswer.Result, number: Int64, epoch: Int64)
+  func answer(
+    _ result: OpenAnswer.Result, number: Int64, epoch: Int64
+  )
     -> PartitionReplica.Event
   {
     .follower(

@@ -58,7 +58,8 @@ import Testing
         == [1: .refused(.notEnoughReplicasAfterAppend(inSync: 1, minimum: 2))])
   }
 
-  @Test func `a lagging member is proposed out and still holds the watermark until that is committed`()
+  @Test
+  func `a lagging member is proposed out and still holds the watermark until that is committed`()
     throws
   {
     var leader = leader()
@@ -120,7 +121,9 @@ import Testing
     #expect(
       leader.open(from: 2, end: 15, lastEpoch: 2, epoch: 5).answer
         == .diverged(EpochEnd(epoch: LeaderEpoch(1), end: Offset(10))))
-    #expect(leader.open(from: 2, 2, end: 10, lastEpoch: 1, epoch: 5).answer == .accepted(from: Offset(10)))
+    #expect(
+      leader.open(from: 2, 2, end: 10, lastEpoch: 1, epoch: 5).answer == .accepted(from: Offset(10))
+    )
     #expect(
       leader.open(from: 3, end: 25, lastEpoch: 3, epoch: 5).answer
         == .diverged(EpochEnd(epoch: LeaderEpoch(3), end: Offset(20))))
@@ -165,7 +168,9 @@ import Testing
     #expect(replica.append(1).outcomes == [1: .refused(.notLeader)])
   }
 
-  @Test func `a new leader answers for the end of the log once it reached its epoch's start`() throws {
+  @Test func `a new leader answers for the end of the log once it reached its epoch's start`()
+    throws
+  {
     var leader = Subject(1, log: try log([(1, 0)], end: 8, highWatermark: 3))
     leader.handle(.assigned(assignment(leader: 1, epoch: 2, isr: [1, 2])))
     leader.sync()

@@ -52,7 +52,8 @@ private func get(
 
   @Test func `a taken port is named`() async throws {
     let first = try await AdminServer.start(
-      on: try ListenAddress("127.0.0.1:0"), logger: Logger(label: "test")) { [] }
+      on: try ListenAddress("127.0.0.1:0"), logger: Logger(label: "test")
+    ) { [] }
     let error = await #expect(throws: MemQError.self) {
       try await AdminServer.start(on: first.address, logger: Logger(label: "test")) { [] }
     }

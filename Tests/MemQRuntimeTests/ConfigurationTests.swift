@@ -36,7 +36,8 @@ private let table = ConfigurationTable(
     ConfigurationKey("idle.time", .duration, default: "20ms", "How long."),
     ConfigurationKey("workers", .integer(1...8), default: "2", "How many."),
     ConfigurationKey("checks.records", .flag, default: "true", "Whether."),
-    ConfigurationKey("log.format", .choice(["text", "json"]), default: "text", reload: .live, "How."),
+    ConfigurationKey(
+      "log.format", .choice(["text", "json"]), default: "text", reload: .live, "How."),
   ])
 
 private func load(
@@ -55,7 +56,11 @@ private func problems(_ arguments: [String], environment: [String: String] = [:]
 }
 
 @Suite struct ConfigurationTests {
-  @Test func `a flag counts more than the environment, that more than the file, that more than the default`() throws {
+  @Test
+  func
+    `a flag counts more than the environment, that more than the file, that more than the default`()
+    throws
+  {
     let folder = TestFolder()
     let file = try folder.write(
       "memq.yaml",
@@ -86,7 +91,9 @@ private func problems(_ arguments: [String], environment: [String: String] = [:]
     #expect(origins.contains("listen default"))
   }
 
-  @Test func `unknown keys of the file are named with their line and the nearest known ones`() throws {
+  @Test func `unknown keys of the file are named with their line and the nearest known ones`()
+    throws
+  {
     let folder = TestFolder()
     let file = try folder.write("memq.yaml", "no:\n  such:\n    key: 1\nsegment:\n  byte: 5\n")
     let found = problems(["--data", "/d", "--config", file])
@@ -117,7 +124,9 @@ private func problems(_ arguments: [String], environment: [String: String] = [:]
     #expect(found.first?.contains(words) == true, "\(found)")
   }
 
-  @Test(arguments: ["{{{ not yaml", "- a\n- b\n", "workers: [[1]]\n", "workers:\n", "workers: 1\nworkers: 2\n"])
+  @Test(arguments: [
+    "{{{ not yaml", "- a\n- b\n", "workers: [[1]]\n", "workers:\n", "workers: 1\nworkers: 2\n",
+  ])
   func `a file that is no configuration is refused by name`(text: String) throws {
     let folder = TestFolder()
     let file = try folder.write("memq.yaml", text)
@@ -147,7 +156,10 @@ private func problems(_ arguments: [String], environment: [String: String] = [:]
   }
 
   @Test func `a required key that nobody sets is named with how to set it`() {
-    #expect(problems([]) == ["data: must be set (--data, or in the file): A folder. [CONFIGURATION_INVALID]"])
+    #expect(
+      problems([]) == [
+        "data: must be set (--data, or in the file): A folder. [CONFIGURATION_INVALID]"
+      ])
     #expect(problems([], environment: ["MEMQ_DATA": "/d"]).count == 1)
   }
 

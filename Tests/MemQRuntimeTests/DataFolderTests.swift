@@ -48,7 +48,10 @@ private let other = ClusterID("aaaaaaaa-2222-4333-8444-555555555555")!
       + "\n"
     #expect(ClusterFile.text(one) == text)
     let folder = TestFolder()
-    for damaged in [text.replacing("5555", with: "5556", maxReplacements: 1), "", "{}\n", text.replacing(":0,", with: ":1,")] {
+    for damaged in [
+      text.replacing("5555", with: "5556", maxReplacements: 1), "", "{}\n",
+      text.replacing(":0,", with: ":1,"),
+    ] {
       _ = try folder.write("cluster.json", damaged)
       let error = #expect(throws: MemQError.self) { try DataFolder.open(folder.path) }
       #expect(error?.code == .corruptMessage)
@@ -67,12 +70,15 @@ private let other = ClusterID("aaaaaaaa-2222-4333-8444-555555555555")!
 }
 
 @Suite struct PortReservationTests {
-  @Test func `port 0 becomes a real one, and it can be listened on beside the reservation`() async throws {
+  @Test func `port 0 becomes a real one, and it can be listened on beside the reservation`()
+    async throws
+  {
     let reserved = try PortReservation.take(try ListenAddress("127.0.0.1:0"))
     guard case .tcp(_, let port) = reserved.address else { return #expect(Bool(false)) }
     #expect(port > 0)
     let admin = try await AdminServer.start(
-      on: reserved.address, logger: Logger(label: "test")) { [] }
+      on: reserved.address, logger: Logger(label: "test")
+    ) { [] }
     #expect(admin.address == reserved.address)
     let error = #expect(throws: MemQError.self) { try PortReservation.take(reserved.address) }
     #expect(error?.code == .addressInUse)

@@ -28,7 +28,9 @@ private func logger(_ control: LogControl, _ lines: Lines) -> Logger {
     logger[metadataKey: "node"] = "7"
     logger.notice(
       "Replica left the ISR",
-      metadata: ["partition": "t/0", "lag.ms": "31000", "error": "no \"route\"\nat all", "empty": ""])
+      metadata: [
+        "partition": "t/0", "lag.ms": "31000", "error": "no \"route\"\nat all", "empty": "",
+      ])
     #expect(
       lines.all == [
         #"2026-01-31T07:08:09.007Z notice memq.test Replica left the ISR empty="" error="no \"route\"\nat all" lag.ms=31000 node=7 partition=t/0"#

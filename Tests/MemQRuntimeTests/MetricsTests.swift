@@ -49,7 +49,8 @@ struct Exposition {
     var labels: [String: String] = [:]
     var rest = match.2 ?? ""
     while !rest.isEmpty {
-      guard let pair = rest.prefixMatch(of: /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\[\\n"])*)",?/) else {
+      guard let pair = rest.prefixMatch(of: /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\[\\n"])*)",?/)
+      else {
         return nil
       }
       labels[String(pair.1)] = String(pair.2)

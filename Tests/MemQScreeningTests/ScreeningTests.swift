@@ -4,69 +4,122 @@ import MemQModel
 import MemQScreening
 import Testing
 
-@Suite struct FindingTests {
-  @Test func `clean needs every engine, infected needs one, and nobody's word is no word`() {
-    let virus = Finding.infected(signature: "X")
-    let late = Finding.notScanned(.timedOut)
-    #expect(Finding.combined([]) == .notScanned(.engineError))
-    #expect(Finding.combined([.clean]) == .clean)
-    #expect(Finding.combined([.clean, .clean]) == .clean)
-    #expect(Finding.combined([.clean, late]) == late)
-    #expect(Finding.combined([late, .clean]) == late)
-    #expect(Finding.combined([late, .clean, virus]) == virus)
-    #expect(Finding.combined([virus, late]) == virus)
-    #expect(Finding.combined([late, .notScanned(.engineError)]) == late)
+@Suite struct ScreeningPolicyTests {
+  typealias Decision = ScreeningPolicy.Decision
+  typealias Outcome = ScreeningVerdict.Outcome
+
+  static let outcomes: [Outcome] =
+    [.clean, .infected(signature: "X")] + NotScannedReason.allCases.map { .notScanned($0) }
+
+  @Test func `off publishes whatever anybody says`() {
+    for outcome in Self.outcomes {
+      for notScanned in TopicSettings.NotScannedPolicy.allCases {
+        for oversize in TopicSettings.OversizePolicy.allCases {
+          let policy = ScreeningPolicy(scan: .off, notScanned: notScanned, oversize: oversize)
+          #expect(policy.decide(outcome) == .publish)
+          #expect(policy.decide(declaredByteCount: .max) == .publish)
+        }
+      }
+    }
+  }
+
+  @Test func `gate publishes what is clean and keeps what is infected, whatever else is set`() {
+    for notScanned in TopicSettings.NotScannedPolicy.allCases {
+      for oversize in TopicSettings.OversizePolicy.allCases {
+        let policy = ScreeningPolicy(scan: .gate, notScanned: notScanned, oversize: oversize)
+        #expect(policy.decide(.clean) == .publish)
+        #expect(policy.decide(.infected(signature: "X")) == .quarantine)
+      }
+    }
+  }
+
+  @Test(arguments: [
+    (TopicSettings.OversizePolicy.refuse, Decision.refuse), (.hold, .hold),
+    (.passMarked, .passMarked),
+  ])
+  func `what is too large goes by scan.oversize alone`(
+    oversize: TopicSettings.OversizePolicy, decision: Decision
+  ) {
+    for notScanned in TopicSettings.NotScannedPolicy.allCases {
+      let policy = ScreeningPolicy(
+        scan: .gate, notScanned: notScanned, oversize: oversize, bytesMax: 100)
+      #expect(policy.decide(.notScanned(.tooLarge)) == decision)
+      #expect(policy.decide(declaredByteCount: 101) == decision)
+      #expect(policy.decide(declaredByteCount: 100) == nil)
+    }
+  }
+
+  @Test(arguments: [
+    (TopicSettings.NotScannedPolicy.hold, Decision.hold), (.passMarked, .passMarked),
+    (.quarantine, .quarantine),
+  ])
+  func `what could not be judged goes by scan.not.scanned alone`(
+    notScanned: TopicSettings.NotScannedPolicy, decision: Decision
+  ) {
+    for reason in NotScannedReason.allCases where reason != .tooLarge {
+      for oversize in TopicSettings.OversizePolicy.allCases {
+        let policy = ScreeningPolicy(scan: .gate, notScanned: notScanned, oversize: oversize)
+        #expect(policy.decide(.notScanned(reason)) == decision)
+      }
+    }
+  }
+
+  @Test func `the defaults of a topic are the table's`() throws {
+    let settings = try TopicSettings([("scan.policy", "gate")], replicationFactor: 1)
+    let policy = ScreeningPolicy(settings)
+    #expect(policy.decide(.notScanned(.engineError)) == .hold)
+    #expect(policy.decide(.notScanned(.tooLarge)) == .refuse)
+    #expect(policy.bytesMax == Int64(Int32.max))
   }
 }
 
 @Suite struct ScanAdmissionTests {
-  private func admission(running: Int = 2, waiting: Int = 3, scratch: Int64 = 100) -> ScanAdmission {
-    ScanAdmission(.init(runningMax: running, waitingMax: waiting, scratchBytesMax: scratch))
+  private func admission(
+    running: Int = 2, waiting: Int = 3, scratch: Int64 = 100
+  ) -> ScanAdmission {
+    ScanAdmission(
+      configuration: .init(runningMax: running, waitingMax: waiting, scratchBytesMax: scratch))
   }
 
-  private func effects(_ admission: inout ScanAdmission, _ event: ScanAdmission.Event)
-    -> [ScanAdmission.Effect]
-  {
-    var effects: [ScanAdmission.Effect] = []
-    admission.handle(event, into: &effects)
-    return effects
+  private func code(_ answer: ScanAdmission.Answer) -> ErrorCode? {
+    guard case .refuse(let error) = answer else { return nil }
+    #expect(error.isRetriable && error.limit != nil && error.actual != nil)
+    return error.code
   }
 
   @Test func `scans start in the order they came, as places become free`() {
     var desk = self.admission()
-    #expect(self.effects(&desk, .arrived(1, scratchBytes: 0)) == [.start(1)])
-    #expect(self.effects(&desk, .arrived(2, scratchBytes: 0)) == [.start(2)])
-    #expect(self.effects(&desk, .arrived(3, scratchBytes: 0)) == [])
-    #expect(self.effects(&desk, .arrived(4, scratchBytes: 0)) == [])
-    #expect(self.effects(&desk, .finished(2)) == [.start(3)])
-    #expect(self.effects(&desk, .abandoned(4)) == [])
-    #expect(self.effects(&desk, .finished(1)) == [])
-    #expect(desk.runningCount == 1)
-    #expect(desk.waitingCount == 0)
+    #expect(desk.request(1, scratchBytes: 0) == .start)
+    #expect(desk.request(2, scratchBytes: 0) == .start)
+    #expect(desk.request(3, scratchBytes: 0) == .wait)
+    #expect(desk.request(4, scratchBytes: 0) == .wait)
+    #expect(desk.isWaiting(3) && !desk.isWaiting(1))
+    #expect(desk.end(2) == [3])
+    #expect(desk.end(4) == [])
+    #expect(desk.end(1) == [])
+    #expect(desk.runningCount == 1 && desk.waitingCount == 0)
   }
 
-  @Test func `a large body at the head is not starved by small ones`() {
+  @Test func `a full scratch disk refuses now and takes later; what never fits is too large`() {
     var desk = self.admission(running: 3)
-    #expect(self.effects(&desk, .arrived(1, scratchBytes: 60)) == [.start(1)])
-    #expect(self.effects(&desk, .arrived(2, scratchBytes: 50)) == [])
-    #expect(self.effects(&desk, .arrived(3, scratchBytes: 1)) == [])
-    #expect(self.effects(&desk, .finished(1)) == [.start(2), .start(3)])
-    #expect(desk.scratchBytes == 51)
+    #expect(desk.request(1, scratchBytes: 101) == .tooLarge)
+    #expect(desk.request(2, scratchBytes: 60) == .start)
+    #expect(self.code(desk.request(3, scratchBytes: 41)) == .resourceExhausted)
+    #expect(desk.request(4, scratchBytes: 40) == .start)
+    #expect(desk.end(2) == [])
+    #expect(desk.request(5, scratchBytes: 60) == .start)
+    #expect(desk.scratchBytes == 100)
   }
 
-  @Test func `what can never fit and what overflows the queue is refused with limit and actual`() {
+  @Test func `a full queue refuses, to be tried again`() {
     var desk = self.admission(running: 1, waiting: 1)
-    guard case .refuse(1, let never)? = self.effects(&desk, .arrived(1, scratchBytes: 101)).first
-    else { return #expect(Bool(false), "not refused") }
-    #expect(never.limit == 100 && never.actual == 101 && !never.isRetriable)
-    #expect(self.effects(&desk, .arrived(2, scratchBytes: 0)) == [.start(2)])
-    #expect(self.effects(&desk, .arrived(3, scratchBytes: 0)) == [])
-    guard case .refuse(4, let full)? = self.effects(&desk, .arrived(4, scratchBytes: 0)).first
-    else { return #expect(Bool(false), "not refused") }
-    #expect(full.code == .resourceExhausted && full.isRetriable)
+    #expect(desk.request(1, scratchBytes: 0) == .start)
+    #expect(desk.request(2, scratchBytes: 0) == .wait)
+    #expect(self.code(desk.request(3, scratchBytes: 0)) == .resourceExhausted)
   }
 
-  @Test(arguments: 0..<50) func `bounds hold whatever comes`(seed: UInt64) {
+  @Test(arguments: 0..<50) func `bounds hold whatever comes, and nobody starts twice`(seed: UInt64)
+  {
     var state = seed &* 0x9E37_79B9_7F4A_7C15 | 1
     func next(_ below: UInt64) -> UInt64 {
       state ^= state << 13
@@ -76,23 +129,19 @@ import Testing
     }
     var desk = self.admission(running: 3, waiting: 5)
     var running: Set<UInt64> = []
-    var arrived: UInt64 = 0
+    var lastID: UInt64 = 0
     for _ in 0..<500 {
-      let event: ScanAdmission.Event
-      switch next(3) {
-      case 0:
-        arrived += 1
-        event = .arrived(arrived, scratchBytes: Int64(next(120)))
-      case 1: event = .abandoned(next(arrived + 1))
-      default: event = .finished(running.min() ?? 0)
+      if next(2) == 0 {
+        lastID += 1
+        if desk.request(lastID, scratchBytes: Int64(next(120))) == .start { running.insert(lastID) }
+      } else {
+        let id = next(2) == 0 ? running.min() ?? 0 : next(lastID + 1)
+        running.remove(id)
+        for started in desk.end(id) { #expect(running.insert(started).inserted) }
       }
-      for effect in self.effects(&desk, event) {
-        if case .start(let id) = effect { #expect(running.insert(id).inserted) }
-      }
-      if case .finished(let id) = event { running.remove(id) }
       #expect(desk.runningCount == running.count && running.count <= 3)
-      #expect(desk.waitingCount <= 5)
-      #expect(desk.scratchBytes <= 100)
+      #expect(desk.waitingCount <= 5 && (0...100).contains(desk.scratchBytes))
+      #expect(running.count == 3 || desk.waitingCount == 0)
     }
   }
 }

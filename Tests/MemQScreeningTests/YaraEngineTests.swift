@@ -7,94 +7,164 @@ import MemQModel
 import MemQScreening
 import Testing
 
+/// Real rules, real files, libyara itself.
 @Suite struct YaraEngineTests {
-  private let folder: URL
   private let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
   /// In two halves, so that this file is not taken for the test file itself.
   private let eicar = Array(
     ("X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STAND" + "ARD-ANTIVIRUS-TEST-FILE!$H+H*").utf8)
+  private let noise = (0..<100_000).map { UInt8(truncatingIfNeeded: $0 &* 167) }
 
-  init() throws {
-    self.folder = FileManager.default.temporaryDirectory
+  private func withFolder(_ body: (URL) async throws -> Void) async throws {
+    let folder = FileManager.default.temporaryDirectory
       .appendingPathComponent("memq-rules-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: self.folder, withIntermediateDirectories: true)
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    try await body(folder)
   }
 
-  private func engine() throws(MemQError) -> YaraEngine {
-    try YaraEngine(folder: self.folder.path, logger: self.logger)
+  private func engine(_ rules: URL? = nil) async throws(MemQError) -> YaraEngine {
+    var configuration = YaraEngine.Configuration()
+    configuration.rulesFolder = rules?.path
+    return try await YaraEngine.start(configuration, logger: self.logger)
   }
 
-  private func write(_ name: String, _ text: String) throws {
-    try text.write(to: self.folder.appendingPathComponent(name), atomically: true, encoding: .utf8)
+  private func write(_ folder: URL, _ name: String, _ text: String) throws {
+    try text.write(to: folder.appendingPathComponent(name), atomically: true, encoding: .utf8)
   }
 
-  private func scan(_ engine: YaraEngine, _ bytes: [UInt8]) -> Finding {
-    bytes.withUnsafeBytes { engine.scan($0, timeout: .seconds(10)) }
+  private func scan(
+    _ engine: YaraEngine, _ bytes: [UInt8], name: String = "", timeout: Duration = .seconds(60)
+  ) async -> ScreeningVerdict.Outcome {
+    await engine.scan(bytes: bytes, name: name, timeout: timeout).outcome
   }
 
-  @Test func `EICAR is found wherever it stands, in memory and in a file`() throws {
-    defer { try? FileManager.default.removeItem(at: self.folder) }
-    let engine = try self.engine()
-    let noise = (0..<100_000).map { UInt8(truncatingIfNeeded: $0 &* 167) }
-    let file = self.folder.appendingPathComponent("body")
-    for bytes in [self.eicar, noise + self.eicar, self.eicar + noise, noise + self.eicar + noise] {
-      #expect(self.scan(engine, bytes) == .infected(signature: "EICAR_Test_File"))
-      try Data(bytes).write(to: file)
-      #expect(
-        engine.scan(file: file.path, timeout: .seconds(10))
-          == .infected(signature: "EICAR_Test_File"))
+  @Test func `EICAR is found as its definition says and wherever else it stands`() async throws {
+    try await self.withFolder { folder in
+      let engine = try await self.engine()
+      let file = folder.appendingPathComponent("body")
+      let cases: [([UInt8], ScreeningVerdict.Outcome)] = [
+        (self.eicar, .infected(signature: "Eicar_Test_File")),
+        (self.eicar + Array("\r\n".utf8), .infected(signature: "Eicar_Test_File")),
+        (self.noise + self.eicar, .infected(signature: "Eicar_Test_String")),
+        (self.eicar + self.noise, .infected(signature: "Eicar_Test_String")),
+        (self.noise + self.eicar + self.noise, .infected(signature: "Eicar_Test_String")),
+        ([], .clean), (self.noise, .clean), (Array(self.eicar.dropLast()), .clean),
+      ]
+      for (bytes, outcome) in cases {
+        #expect(await self.scan(engine, bytes) == outcome)
+        try Data(bytes).write(to: file)
+        let answer = await engine.scan(file: file.path, name: "", timeout: .seconds(60))
+        #expect(answer.outcome == outcome, "\(bytes.count) bytes: \(answer.detail)")
+        #expect(answer.engine.hasPrefix("yara 4.") && answer.databaseVersion.count == 64)
+      }
+      await engine.close()
+      #expect(await self.scan(engine, []) == .notScanned(.engineError))
     }
-    for bytes in [[], noise, Array(self.eicar.dropLast())] {
-      #expect(self.scan(engine, bytes) == .clean)
-      try Data(bytes).write(to: file)
-      #expect(engine.scan(file: file.path, timeout: .seconds(10)) == .clean)
-    }
   }
 
-  @Test func `a file that cannot be read is not scanned, never clean`() throws {
-    defer { try? FileManager.default.removeItem(at: self.folder) }
+  @Test func `files of this machine are clean`() async throws {
+    let engine = try await self.engine()
+    let folder = URL(fileURLWithPath: "/usr/include")
+    let names = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+    for name in names.sorted() where name.hasSuffix(".h") {
+      let path = folder.appendingPathComponent(name).path
+      let answer = await engine.scan(file: path, name: name, timeout: .seconds(60))
+      #expect(answer.outcome == .clean, "\(name): \(answer.detail)")
+    }
+    await engine.close()
+  }
+
+  @Test func `what takes too long or can't be read is not scanned, never clean`() async throws {
+    let engine = try await self.engine()
+    let large = [UInt8](repeating: 7, count: 64 << 20)
     #expect(
-      try self.engine().scan(file: "/no/such/file", timeout: .seconds(1))
-        == .notScanned(.engineError))
+      await self.scan(engine, large, timeout: .nanoseconds(1)) == .notScanned(.timedOut))
+    let missing = await engine.scan(file: "/no/such/file", name: "", timeout: .seconds(1))
+    #expect(missing.outcome == .notScanned(.engineError) && !missing.detail.isEmpty)
+    await engine.close()
   }
 
-  @Test func `rules of the folder count and are reloaded; broken ones leave the old in use`() throws {
-    defer { try? FileManager.default.removeItem(at: self.folder) }
-    let engine = try self.engine()
-    let before = engine.identity
-    #expect(before.ruleCount == 1 && before.problem == nil)
-    let marker = Array("hello marker".utf8)
-    #expect(self.scan(engine, marker) == .clean)
-    #expect(!engine.reload())
-
-    try self.write("marker.yar", #"rule Marker { strings: $a = "marker" condition: $a }"#)
-    #expect(engine.reload())
-    #expect(self.scan(engine, marker) == .infected(signature: "Marker"))
-    #expect(engine.identity.ruleCount == 2)
-    #expect(engine.identity.databaseVersion != before.databaseVersion)
-
-    try self.write("marker.yar", "rule Marker {\n  condition:\n    nonsense\n}")
-    #expect(!engine.reload())
-    #expect(self.scan(engine, marker) == .infected(signature: "Marker"))
-    #expect(engine.identity.problem?.contains("marker.yar") == true)
-
-    try FileManager.default.removeItem(at: self.folder.appendingPathComponent("marker.yar"))
-    #expect(engine.reload())
-    #expect(engine.identity == before)
+  @Test func `a finding counts though other rules were given up`() async throws {
+    try await self.withFolder { folder in
+      // More matches of one string than libyara keeps: without a finding nobody may call it clean.
+      try self.write(folder, "many.yar", #"rule Many { strings: $a = "aa" condition: #a < 0 }"#)
+      let engine = try await self.engine(folder)
+      let many = [UInt8](repeating: UInt8(ascii: "a"), count: 3_000_000)
+      #expect(await self.scan(engine, many) == .notScanned(.engineError))
+      #expect(
+        await self.scan(engine, many + self.eicar) == .infected(signature: "Eicar_Test_String"))
+      await engine.close()
+    }
   }
 
-  @Test func `a scanner does not start with rules that do not compile, and names file and line`() throws {
-    defer { try? FileManager.default.removeItem(at: self.folder) }
-    try self.write("broken.yar", "rule A { condition: true }\nrule B { condition: nonsense }")
-    let error = #expect(throws: MemQError.self) { try self.engine() }
-    #expect(error?.code == .rulesInvalid)
-    #expect(error?.subject.hasSuffix("broken.yar") == true)
-    #expect(error?.message.contains("line 2") == true)
+  @Test func `rules of the folder count and are reloaded; broken ones leave the old in use`()
+    async throws
+  {
+    try await self.withFolder { folder in
+      let engine = try await self.engine(folder)
+      let before = engine.status
+      #expect(before.rules == 2 && before.isReady && before.problem.isEmpty)
+      let marker = Array("hello marker".utf8)
+      #expect(await self.scan(engine, marker) == .clean)
+      #expect(await !engine.reloadIfChanged())
+
+      try self.write(folder, "marker.yar", #"rule Marker { strings: $a = "marker" condition: $a }"#)
+      #expect(await engine.reloadIfChanged())
+      #expect(await self.scan(engine, marker) == .infected(signature: "Marker"))
+      #expect(engine.status.rules == 3)
+      #expect(engine.status.databaseVersion != before.databaseVersion)
+
+      try self.write(folder, "marker.yar", "rule Marker {\n  condition:\n    nonsense\n}")
+      #expect(await !engine.reloadIfChanged())
+      #expect(await self.scan(engine, marker) == .infected(signature: "Marker"))
+      #expect(engine.status.isReady && engine.status.problem.contains("marker.yar:3"))
+
+      try FileManager.default.removeItem(at: folder.appendingPathComponent("marker.yar"))
+      #expect(await engine.reloadIfChanged())
+      #expect(engine.status == before)
+      await engine.close()
+    }
   }
 
-  @Test func `rules may not include other files`() throws {
-    defer { try? FileManager.default.removeItem(at: self.folder) }
-    try self.write("include.yar", "include \"/etc/passwd\"\nrule A { condition: true }")
-    #expect(throws: MemQError.self) { try self.engine() }
+  @Test func `rules may look at the name`() async throws {
+    try await self.withFolder { folder in
+      try self.write(folder, "name.yara", #"rule Shell { condition: filename matches /\.sh$/ }"#)
+      let engine = try await self.engine(folder)
+      #expect(await self.scan(engine, [1], name: "a/b.sh") == .infected(signature: "Shell"))
+      #expect(await self.scan(engine, [1], name: "a/b.txt") == .clean)
+      await engine.close()
+    }
+  }
+
+  @Test func `rules that do not compile are refused with file and line`() async throws {
+    let broken: [(String, String)] = [
+      ("rule A { condition: true }\nrule B { condition: nonsense }", "broken.yar:2"),
+      ("rule A {", "broken.yar:1"),
+      ("include \"/etc/passwd\"\nrule A { condition: true }", "broken.yar:1"),
+      ("rule A { condition: true } // \0", "broken.yar"),
+    ]
+    for (text, place) in broken {
+      try await self.withFolder { folder in
+        try self.write(folder, "broken.yar", text)
+        let error = await #expect(throws: MemQError.self) { try await self.engine(folder) }
+        #expect(error?.code == .rulesInvalid)
+        #expect(error?.subject == place, "\(text)")
+      }
+    }
+    let missing = await #expect(throws: MemQError.self) {
+      try await self.engine(URL(fileURLWithPath: "/no/such/folder"))
+    }
+    #expect(missing?.code == .rulesInvalid)
+  }
+
+  @Test func `the rules that are shipped are the built-in ones`() async throws {
+    let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .deletingLastPathComponent().deletingLastPathComponent()
+      .appendingPathComponent("services/scanner/rules")
+    let engine = try await self.engine(source)
+    #expect(engine.status.rules == 4)
+    #expect(await self.scan(engine, self.eicar) == .infected(signature: "Eicar_Test_File"))
+    await engine.close()
   }
 }

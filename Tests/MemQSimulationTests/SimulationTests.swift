@@ -4,7 +4,9 @@ import MemQSimulation
 import Testing
 
 @Suite struct SimulationTests {
-  static func options(_ mutation: SimulationOptions.Mutation = .none, faultSeconds: Int = 8)
+  static func options(
+    _ mutation: SimulationOptions.Mutation = .none, faultSeconds: Int = 8
+  )
     -> SimulationOptions
   {
     var options = SimulationOptions()

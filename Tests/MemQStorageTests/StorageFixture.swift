@@ -178,7 +178,9 @@ final class FaultyFile: SegmentFile {
 
   func byteCount() throws(FileError) -> Int64 { try self.file.byteCount() }
 
-  func write(gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64) throws(FileError) {
+  func write(
+    gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64
+  ) throws(FileError) {
     let fails = self.faults.withLock { faults in
       faults.writesUntilError -= 1
       return faults.writesUntilError < 0
@@ -202,7 +204,8 @@ final class FaultyFile: SegmentFile {
     try self.file.syncData()
   }
 
-  func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int {
+  func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int
+  {
     guard !self.faults.withLock({ $0.readsFail }) else {
       throw FileError(.read, path: "segment", number: EIO)
     }

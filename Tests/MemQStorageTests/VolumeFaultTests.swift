@@ -33,7 +33,8 @@ import Testing
     other.clusterID = ClusterID(UniqueID(high: 9, low: 9))
     let foreign = other
     #expect(
-      await self.code { _ = try await Volume.open(foreign, logger: Example.logger) } == .wrongCluster)
+      await self.code { _ = try await Volume.open(foreign, logger: Example.logger) }
+        == .wrongCluster)
     other = configuration
     other.incarnation = Incarnation(2)
     let older = other
@@ -67,7 +68,8 @@ import Testing
       $0.syncErrors = 1
     }
     let lost = Example.batch(at: Offset(3))
-    #expect(await self.code { try await volume.appendDurably([(partition, lost)]) } == .volumeFailed)
+    #expect(
+      await self.code { try await volume.appendDurably([(partition, lost)]) } == .volumeFailed)
     for await failure in failures {
       #expect(failure.code == .volumeFailed)
       break
@@ -215,7 +217,9 @@ import Testing
     let segment = configuration.path + "/segment-00000000"
     try Files.rename(segment, to: configuration.path + "/aside")
     #expect(await open() == .logCorrupt)
-    try [UInt8](repeating: 0, count: 0).withUnsafeBytes { try File(segment, .create).write($0, at: 0) }
+    try [UInt8](repeating: 0, count: 0).withUnsafeBytes {
+      try File(segment, .create).write($0, at: 0)
+    }
     #expect(await open() == .logCorrupt)
     try Files.rename(configuration.path + "/aside", to: segment)
     try Files.rename(configuration.path + "/volume", to: configuration.path + "/aside")

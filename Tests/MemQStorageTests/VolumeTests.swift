@@ -28,7 +28,9 @@ import Testing
     return made
   }
 
-  @Test func `what was acknowledged reads back after a clean restart and after a crash`() async throws {
+  @Test func `what was acknowledged reads back after a clean restart and after a crash`()
+    async throws
+  {
     let folder = TemporaryFolder()
     let configuration = Example.configuration(folder)
     var volume = try await Volume.open(configuration, logger: Example.logger)

@@ -85,13 +85,15 @@ struct Checkpoint: Hashable, Sendable {
       let number: UInt32 = try reader.integer()
       let count: UInt32 = try reader.integer()
       guard number == UInt32(index), count == UInt32(parts.count) else {
-        throw MemQError(.corruptMessage, "part \(number) of \(count) of a checkpoint at place \(index)")
+        throw MemQError(
+          .corruptMessage, "part \(number) of \(count) of a checkpoint at place \(index)")
       }
       if index == 0 {
         self.nextLog = LogID(try reader.integer())
         self.segments = try reader.list { (reader) throws(MemQError) in
           Segment(
-            sequence: SegmentSequence(try reader.integer()), slot: SegmentSlot(try reader.integer()),
+            sequence: SegmentSequence(try reader.integer()),
+            slot: SegmentSlot(try reader.integer()),
             end: try reader.integer(), isFreed: try reader.flag())
         }
       }

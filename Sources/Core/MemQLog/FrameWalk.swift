@@ -72,7 +72,9 @@ public enum FrameWalk {
   ) -> Result<[WalkedFrame], Damage> {
     guard header.segment == seal.segment, header.previousChecksum == previousChecksum,
       bytes.count == header.byteCount
-    else { return .failure(Damage(position: position, what: "a group does not follow the one before")) }
+    else {
+      return .failure(Damage(position: position, what: "a group does not follow the one before"))
+    }
     var frames: [WalkedFrame] = []
     frames.reserveCapacity(min(header.frameCount, header.contentBytes / FrameHeader.byteCount))
     var offset = GroupHeader.byteCount
@@ -96,7 +98,8 @@ public enum FrameWalk {
     }
     guard bytes.part(header.contentBytes..<header.byteCount).isZero else {
       return .failure(
-        Damage(position: position + Int64(header.contentBytes), what: "a group's padding is damaged"))
+        Damage(
+          position: position + Int64(header.contentBytes), what: "a group's padding is damaged"))
     }
     return .success(frames)
   }

@@ -34,7 +34,16 @@ struct PartitionLog: Sendable {
   var localBytes: Int64 { self.spans.reduce(0) { $0 + $1.byteCount } }
 
   /// The lowest offset that may be read here; the end when nothing is.
-  var localStart: Offset {
+  var localStart: Offset { max(self.placedStart, self.releasedBelow) }
+
+  /// Records below have left the SSD for readers: uploaded ones of a partition that keeps none. Their bytes follow with
+  /// their segment, which other partitions may still need.
+  private var releasedBelow: Offset {
+    guard self.retention.hasObjectTier, self.retention.bytes == 0 else { return .zero }
+    return min(self.uploadedOffset, self.accepted.end)
+  }
+
+  private var placedStart: Offset {
     let first = self.spans.first { $0.hasRecords && $0.endOffset > self.accepted.logStart }
     guard let first, first.baseOffset < self.accepted.end else {
       // Accepted records without a place yet begin where the placed ones end.

@@ -11,11 +11,15 @@ extension UnsafeRawBufferPointer {
   }
 
   @inline(__always)
-  func identifier<Tag>(at offset: Int, as _: TaggedID<Tag>.Type = TaggedID<Tag>.self) -> TaggedID<Tag> {
+  func identifier<Tag>(
+    at offset: Int, as _: TaggedID<Tag>.Type = TaggedID<Tag>.self
+  ) -> TaggedID<Tag> {
     TaggedID(UniqueID(high: self.integer(at: offset), low: self.integer(at: offset + 8)))
   }
 
-  func part(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: self[range]) }
+  func part(_ range: Range<Int>) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(rebasing: self[range])
+  }
 
   /// Whether every byte is zero; looks at eight at a time.
   var isZero: Bool {

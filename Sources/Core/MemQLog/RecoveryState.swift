@@ -104,7 +104,9 @@ struct RecoveryState {
       self.logs[index].laid.append(
         base: header.baseOffset, end: header.endOffset, epoch: header.leaderEpoch)
       let summary = header.summary(of: payload)
-      if summary.producerID.rawValue >= 0 { self.summaries[header.log, default: []].append(summary) }
+      if summary.producerID.rawValue >= 0 {
+        self.summaries[header.log, default: []].append(summary)
+      }
     case .epochStart:
       self.logs[index].laid.startEpoch(
         EpochStart(epoch: header.leaderEpoch, start: header.baseOffset))

@@ -36,7 +36,9 @@ final class SegmentWindow {
   func bytes(
     at position: Int64, count: Int, from source: inout some SegmentSource
   ) throws(MemQError) -> UnsafeRawBufferPointer? {
-    guard position >= 0, count >= 0, position + Int64(count) <= self.segmentBytes else { return nil }
+    guard position >= 0, count >= 0, position + Int64(count) <= self.segmentBytes else {
+      return nil
+    }
     if position < self.start || position + Int64(count) > self.start + Int64(self.filled) {
       let wanted = min(max(count, Self.windowBytes), Int(self.segmentBytes - position))
       if wanted > self.buffer.count {
@@ -69,7 +71,8 @@ struct SegmentScan {
   var lastNumber = GroupNumber(0)
 
   typealias Visit = (
-    _ group: GroupHeader, _ position: Int64, _ frames: [WalkedFrame], _ bytes: UnsafeRawBufferPointer
+    _ group: GroupHeader, _ position: Int64, _ frames: [WalkedFrame],
+    _ bytes: UnsafeRawBufferPointer
   ) throws(MemQError) -> Void
 
   /// Reads groups in order up to the first that doesn't hold, or to `limit`.

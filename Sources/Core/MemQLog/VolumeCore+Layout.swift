@@ -5,7 +5,9 @@ import MemQModel
 extension VolumeCore {
   /// Bytes that groups may still take in the active segment, its footer provided for.
   var remaining: Int {
-    guard let active = self.active, self.phase == .running || self.phase == .opening else { return 0 }
+    guard let active = self.active, self.phase == .running || self.phase == .opening else {
+      return 0
+    }
     return self.remaining(in: active, moreFooterBytes: 0)
   }
 
@@ -52,7 +54,9 @@ extension VolumeCore {
       footerBytes += Footer.entryBytes + Footer.runBytes
       let room = self.remaining(in: active, moreFooterBytes: footerBytes)
       if LogFormat.blocks(bytes + frameBytes) > room { break }
-      if active.footerBytes + footerBytes > self.configuration.footerBytesMax, count > 0 || active.footerBytes > 0 {
+      if active.footerBytes + footerBytes > self.configuration.footerBytesMax,
+        count > 0 || active.footerBytes > 0
+      {
         break
       }
       bytes += frameBytes
@@ -166,7 +170,8 @@ extension VolumeCore {
     let segments = self.segments.filter { $0.sequence != self.active?.sequence }
       .map { Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end) }
     return Checkpoint(
-      nextLog: self.nextLog, segments: self.freeing.map(\.segment) + segments, partitions: partitions)
+      nextLog: self.nextLog, segments: self.freeing.map(\.segment) + segments,
+      partitions: partitions)
   }
 
   /// The active segment's index, and a trailer that says where it is.

@@ -94,7 +94,9 @@ extension VolumeCore {
     {
       self.placeSnapshot(snapshot, reference, into: &builder)
     }
-    guard let index = self.freeing.firstIndex(where: { $0.segment.sequence == segment }) else { return }
+    guard let index = self.freeing.firstIndex(where: { $0.segment.sequence == segment }) else {
+      return
+    }
     self.freeing[index].carries -= 1
     self.freeing[index].after = self.nextGroup
   }

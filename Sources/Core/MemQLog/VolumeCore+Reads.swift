@@ -60,19 +60,23 @@ extension VolumeCore {
   ) throws(MemQError) -> ReadPlan {
     guard let index = self.byName[partition], let log = self.logs[index] else {
       throw MemQError(
-        .partitionNotFound, "the partition has no log on this volume", subject: partition.description)
+        .partitionNotFound, "the partition has no log on this volume",
+        subject: partition.description)
     }
     let localStart = log.localStart
     guard from >= localStart, from <= log.accepted.end else {
       throw MemQError(
-        .offsetOutOfRange, "this volume has offsets \(localStart) to \(log.accepted.end), exclusive",
+        .offsetOutOfRange,
+        "this volume has offsets \(localStart) to \(log.accepted.end), exclusive",
         subject: partition.description, limit: localStart.rawValue, actual: from.rawValue)
     }
     let below = min(below, log.accepted.end)
-    guard from < below, let span = Self.span(log.spans, holding: from), span.baseOffset < below else {
+    guard from < below, let span = Self.span(log.spans, holding: from), span.baseOffset < below
+    else {
       return .nothing
     }
-    return self.plan(log, span, from: max(from, span.baseOffset), below: min(below, span.endOffset), maxBytes)
+    return self.plan(
+      log, span, from: max(from, span.baseOffset), below: min(below, span.endOffset), maxBytes)
   }
 
   private static func span(_ spans: [SegmentSpan], holding offset: Offset) -> SegmentSpan? {

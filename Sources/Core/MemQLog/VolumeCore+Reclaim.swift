@@ -77,7 +77,8 @@ extension VolumeCore {
     let wanted = min(
       4, max(1, self.configuration.pendingBytesMax / Int(self.identity.segmentBytes)))
     let coming = self.readySlots.count + self.readSlots.count + self.freeing.count
-    let isSoon = self.phase != .running || wanted > 1
+    let isSoon =
+      self.phase != .running || wanted > 1
       || self.remaining < Int(self.identity.segmentBytes) / 2
     guard coming < wanted, isSoon || self.pending.cost > self.remaining, self.allocatable > 0 else {
       return
@@ -204,7 +205,9 @@ extension VolumeCore {
   mutating func retireFreed(wall: Timestamp, _ effects: inout [Effect]) {
     for index in self.freeing.indices {
       let entry = self.freeing[index]
-      guard !entry.isRetiring, entry.carries == 0, entry.after <= self.durableGroup else { continue }
+      guard !entry.isRetiring, entry.carries == 0, entry.after <= self.durableGroup else {
+        continue
+      }
       self.freeing[index].isRetiring = true
       let header = SegmentHeader(
         kind: .freed, slot: entry.segment.slot, cluster: self.identity.cluster,
@@ -218,7 +221,8 @@ extension VolumeCore {
   }
 
   mutating func retired(_ slot: SegmentSlot) {
-    guard let index = self.freeing.firstIndex(where: { $0.segment.slot == slot && $0.isRetiring }) else {
+    guard let index = self.freeing.firstIndex(where: { $0.segment.slot == slot && $0.isRetiring })
+    else {
       preconditionFailure("a slot was retired that nobody freed")
     }
     self.freeing.remove(at: index)

@@ -55,7 +55,8 @@ extension VolumeCore {
   private func refuseIfStopped() throws(MemQError) {
     if let failure = self.failure { throw failure }
     if self.closeRequest != nil {
-      throw MemQError(.shuttingDown, "the volume is closing", subject: "volume \(self.identity.volume)")
+      throw MemQError(
+        .shuttingDown, "the volume is closing", subject: "volume \(self.identity.volume)")
     }
   }
 
@@ -70,7 +71,8 @@ extension VolumeCore {
     guard self.pending.cost + cost <= self.userRoom else { throw self.volumeFull(needed: cost) }
     guard self.pending.cost + cost <= self.placedRoom else {
       throw MemQError(
-        .resourceExhausted, "the next segment is being made", subject: "volume \(self.identity.volume)",
+        .resourceExhausted, "the next segment is being made",
+        subject: "volume \(self.identity.volume)",
         limit: Int64(self.placedRoom), actual: Int64(self.pending.cost + cost))
     }
   }
@@ -148,7 +150,8 @@ extension VolumeCore {
   ) -> Bool {
     guard let index = self.byName[partition] else {
       let error = MemQError(
-        .partitionNotFound, "the partition has no log on this volume", subject: partition.description)
+        .partitionNotFound, "the partition has no log on this volume",
+        subject: partition.description)
       effects.append(.complete(request, .failure(error)))
       return false
     }
@@ -175,6 +178,17 @@ extension VolumeCore {
       effects.append(.complete(request, .failure(error)))
       return false
     }
+  }
+
+  /// Says so when `body` moves the lowest offset that may be read here.
+  mutating func movingLocalStart(
+    of partition: TopicPartition, _ effects: inout [Effect], _ body: (inout VolumeCore) -> Void
+  ) {
+    guard let index = self.byName[partition] else { return }
+    let before = self.logs[index]!.localStart
+    body(&self)
+    let after = self.logs[index]!.localStart
+    if before != after { effects.append(.localStartMoved(partition, after)) }
   }
 
   mutating func setPosition(_ partition: TopicPartition, _ body: (inout PartitionLog) -> Void) {

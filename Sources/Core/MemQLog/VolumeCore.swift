@@ -24,7 +24,8 @@ public struct VolumeCore: Sendable {
     /// The batch's own CRC-32C, its bytes 17..<21.
     public var checksum: UInt32
 
-    public init(partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32) {
+    public init(partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32)
+    {
       self.partition = partition
       self.summary = summary
       self.byteCount = byteCount
@@ -265,11 +266,15 @@ public struct VolumeCore: Sendable {
     case .setHighWatermark(let partition, let offset):
       self.setPosition(partition) { $0.highWatermark = offset }
     case .setUploadedOffset(let partition, let offset):
-      self.setPosition(partition) { $0.uploadedOffset = offset }
+      self.movingLocalStart(of: partition, &effects) { core in
+        core.setPosition(partition) { $0.uploadedOffset = offset }
+      }
     case .setProducerSnapshot(let partition, let bytes, let end):
       self.setSnapshot(partition, bytes, end)
     case .setLocalRetention(let partition, let retention):
-      self.setRetention(partition, retention)
+      self.movingLocalStart(of: partition, &effects) { core in
+        core.setRetention(partition, retention)
+      }
     case .written(let group):
       self.written(group)
     case .synced(let group):
@@ -302,6 +307,9 @@ public struct VolumeCore: Sendable {
       && self.pending.cost < self.userRoom && self.pending.cost < self.placedRoom
   }
 
+  /// Appends are refused until something is reclaimed: what is left is the reserve.
+  public var isFull: Bool { self.pending.cost >= self.userRoom }
+
   /// The log takes groups, or can't for want of room: opening it is done.
   public var isStarted: Bool {
     self.phase == .running || (self.phase == .slotWanted && self.allocationRetryAt != nil)
@@ -329,6 +337,7 @@ public struct VolumeCore: Sendable {
     var active = ActiveSegment(
       sequence: tail.sequence, slot: tail.slot, seal: seal, position: tail.end,
       previousChecksum: self.logEndChecksum)
+    if !tail.logs.isEmpty { active.lastBatchAt = .zero }
     for reference in tail.logs {
       active.footerBytes += Footer.entryBytes
       let span = self.log(reference)?.spans.last { $0.segment == tail.sequence }

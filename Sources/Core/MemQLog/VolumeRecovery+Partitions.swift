@@ -91,7 +91,8 @@ extension Recovery {
     }
     let seal = HeaderSeal(volume: self.identity.volume, segment: span.segment)
     var summaries: [BatchSummary] = []
-    for run in runs where run.hasProducers && run.endOffset > from && run.baseOffset < span.endOffset {
+    for run in runs
+    where run.hasProducers && run.endOffset > from && run.baseOffset < span.endOffset {
       let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: run.byteCount, alignment: 16)
       defer { bytes.deallocate() }
       try self.source.read(segment.slot, at: run.position, into: bytes)

@@ -207,7 +207,8 @@ struct Recovery<Source: SegmentSource> {
             || ($0.sequence == segment.sequence && $0.kind == .freed))
       }
       guard isOver else {
-        throw .corrupt(LogPlace(segment.sequence, 0), "a segment is missing, or its header is damaged")
+        throw .corrupt(
+          LogPlace(segment.sequence, 0), "a segment is missing, or its header is damaged")
       }
       self.retiredThrough = max(self.retiredThrough, segment.sequence)
     }
@@ -235,7 +236,10 @@ struct Recovery<Source: SegmentSource> {
       of: found.header, end: segment.end, from: &self.source)
     {
       let entries = footer.entries.map {
-        (log: $0.log, partition: $0.partition, span: SegmentSpan(footer: $0, segment: segment.sequence))
+        (
+          log: $0.log, partition: $0.partition,
+          span: SegmentSpan(footer: $0, segment: segment.sequence)
+        )
       }
       return self.merge(entries, segment.slot, segment.sequence, end: segment.end, footer: place)
     }

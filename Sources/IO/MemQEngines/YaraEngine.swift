@@ -44,7 +44,8 @@ public final class YaraEngine: ScanEngine {
       let (rules, fingerprint) = try await compileThread.run { () throws(MemQError) in
         try Self.load(configuration.rulesFolder)
       }
-      return YaraEngine(configuration, State(rules: rules, fingerprint: fingerprint), compileThread, logger)
+      return YaraEngine(
+        configuration, State(rules: rules, fingerprint: fingerprint), compileThread, logger)
     } catch {
       compileThread.stop()
       throw error

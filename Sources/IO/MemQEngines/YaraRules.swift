@@ -130,6 +130,7 @@ private final class YaraCompiler {
   private let compiler: UnsafeMutablePointer<YR_COMPILER>
   private var problem: MemQError?
   private var sourceName = ""
+  private var sourceLines: Int32 = 1
 
   init() throws(MemQError) {
     var compiler: UnsafeMutablePointer<YR_COMPILER>?
@@ -149,6 +150,8 @@ private final class YaraCompiler {
       throw MemQError(.rulesInvalid, "a rule file holds text, no zero bytes", subject: source.name)
     }
     self.sourceName = source.name
+    self.sourceLines =
+      1 + Int32(clamping: source.text.dropLast().count { $0 == UInt8(ascii: "\n") })
     yr_compiler_set_callback(
       self.compiler, noteProblem, Unmanaged.passUnretained(self).toOpaque())
     let text = (source.text + [0]).map { CChar(bitPattern: $0) }
@@ -173,7 +176,9 @@ private final class YaraCompiler {
   /// The first error is the one that counts; what follows is often its consequence.
   func note(_ line: Int32, _ message: String) {
     guard self.problem == nil else { return }
-    self.problem = MemQError(.rulesInvalid, message, subject: "\(self.sourceName):\(line)")
+    // An end that comes too early has no line; it is the last one.
+    let place = line > 0 ? line : self.sourceLines
+    self.problem = MemQError(.rulesInvalid, message, subject: "\(self.sourceName):\(place)")
   }
 }
 

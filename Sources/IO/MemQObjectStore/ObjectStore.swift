@@ -26,7 +26,9 @@ public protocol ObjectStore: Sendable {
   /// Reads exactly `range`. At most `ObjectStoreLimits.getByteCountMax` bytes.
   ///
   /// - Throws: `.objectNotFound`, `.rangeInvalid` (beyond the object's end).
-  func get(_ key: ObjectKey, range: Range<Int64>, timeout: Duration) async throws(MemQError)
+  func get(
+    _ key: ObjectKey, range: Range<Int64>, timeout: Duration
+  ) async throws(MemQError)
     -> ByteBuffer
 
   /// - Throws: `.objectNotFound`.
@@ -47,7 +49,9 @@ public protocol ObjectStore: Sendable {
   ///
   /// - Throws: `.uploadOffsetMismatch` (fewer durable bytes than `offset`; `actual` says how many),
   ///   `.uploadInProgress` (another writer holds it; retry).
-  func openBody(_ key: ObjectKey, from offset: Int64, timeout: Duration) async throws(MemQError)
+  func openBody(
+    _ key: ObjectKey, from offset: Int64, timeout: Duration
+  ) async throws(MemQError)
     -> any ObjectBodyWriter
 
   /// Ends what runs and refuses the rest.

@@ -40,7 +40,9 @@ struct TailCache {
     {
       self.order.removeFirst()
     }
-    while self.bytes > self.bytesMax, let oldest = self.order.first, oldest.serial < self.durableBelow {
+    while self.bytes > self.bytesMax, let oldest = self.order.first,
+      oldest.serial < self.durableBelow
+    {
       self.order.removeFirst()
       guard let entry = self.entries[oldest.partition]?.first, entry.serial == oldest.serial else {
         continue
@@ -93,7 +95,8 @@ struct TailCache {
     var bytes = 0
     while low < entries.count {
       let batch = entries[low].batch
-      guard batch.summary.endOffset <= below, bytes == 0 || bytes + batch.byteCount <= maxBytes else {
+      guard batch.summary.endOffset <= below, bytes == 0 || bytes + batch.byteCount <= maxBytes
+      else {
         break
       }
       bytes += batch.byteCount

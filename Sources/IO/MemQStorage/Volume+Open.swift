@@ -37,8 +37,10 @@ extension Volume {
       await volume.abandon()
       throw failure
     }
+    // A disk too full for the first segment has no log yet.
+    guard volume.stats.log.durable != .start else { return volume }
     do throws(MemQError) {
-      try await readers.run { () throws(MemQError) in try opening.noteLog(volume.engine.identity) }
+      try await readers.run { () throws(MemQError) in try opening.noteLog() }
     } catch {
       await volume.abandon()
       throw error
@@ -103,7 +105,8 @@ private struct Opening: Sendable {
     let slots = try self.blocking { () throws(FileError) in try self.disk.slots() }
     guard slots.isEmpty else {
       throw MemQError(
-        .logCorrupt, "the folder has segment files and no volume file; repair this replica from another one",
+        .logCorrupt,
+        "the folder has segment files and no volume file; repair this replica from another one",
         subject: self.configuration.path)
     }
     let identity = VolumeIdentity(
@@ -147,7 +150,8 @@ private struct Opening: Sendable {
     let recovered = try VolumeRecovery.run(header.identity, from: &source, progress: self.progress)
     guard !header.hasLog || !recovered.isEmpty else {
       throw MemQError(
-        .logCorrupt, "no segment is left of a log that was there; repair this replica from another one",
+        .logCorrupt,
+        "no segment is left of a log that was there; repair this replica from another one",
         subject: self.configuration.path)
     }
     self.logger.info(
@@ -182,7 +186,7 @@ private struct Opening: Sendable {
   }
 
   /// States that there is a log now, so that its loss is noticed.
-  func noteLog(_ identity: VolumeIdentity) throws(MemQError) {
+  func noteLog() throws(MemQError) {
     let bytes = try self.blocking { () throws(FileError) in try self.disk.volumeFile() }
     guard let bytes else {
       throw MemQError(

@@ -112,7 +112,8 @@ extension Volume {
     case .footer(let read):
       guard let runs = try self.footer(read).plan(read) else {
         throw MemQError(
-          .logCorrupt, "the footer does not hold offset \(read.from); repair this replica from another one",
+          .logCorrupt,
+          "the footer does not hold offset \(read.from); repair this replica from another one",
           subject: "segment \(read.segment) position \(read.place.position)")
       }
       return runs
@@ -123,7 +124,8 @@ extension Volume {
     if let footer = self.engine.monitor.withLock({ $0.footers.footer(read.segment) }) {
       return footer
     }
-    let buffer = try self.bytes(read.slot, read.segment, at: read.place.position, read.place.byteCount)
+    let buffer = try self.bytes(
+      read.slot, read.segment, at: read.place.position, read.place.byteCount)
     let seal = HeaderSeal(volume: self.id, segment: read.segment)
     let footer = buffer.withUnsafeReadableBytes {
       SealedSegment.footer(in: $0, at: read.place, seal: seal)

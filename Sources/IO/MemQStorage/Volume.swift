@@ -64,6 +64,9 @@ public final class Volume: Sendable {
   /// Whether an append of up to an eighth of `pendingBytesMax` would be taken now.
   public var hasRoom: Bool { self.engine.monitor.withLock { $0.core.hasRoom } }
 
+  /// Whether appends are refused as `.volumeFull` until something is reclaimed.
+  public var isFull: Bool { self.engine.monitor.withLock { $0.core.isFull } }
+
   /// Takes batches, all or none, to make them durable; readable at once.
   ///
   /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
@@ -234,6 +237,11 @@ public final class Volume: Sendable {
   }
 
   // MARK: - End
+
+  deinit {
+    // Without a close: the threads end, nothing more is written, the lock goes with the last of them.
+    self.engine.abandonThreads()
+  }
 
   /// Makes everything accepted durable, leaves a clean end, and gives the folder back. A failed volume just ends.
   public func close() async {

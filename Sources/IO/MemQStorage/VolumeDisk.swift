@@ -31,7 +31,8 @@ package protocol VolumeDisk: Sendable {
 package protocol SegmentFile: AnyObject, Sendable {
   func byteCount() throws(FileError) -> Int64
   /// Writes all pieces from `position` on; may change the pieces.
-  func write(gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64) throws(FileError)
+  func write(
+    gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64) throws(FileError)
   /// fdatasync.
   func syncData() throws(FileError)
   @discardableResult
@@ -176,7 +177,8 @@ struct DiskSource: SegmentSource {
       throw error.memqError(.volumeFailed)
     }
     throw MemQError(
-      .logCorrupt, "segment file \(slot) ends before its size; repair this replica from another one",
+      .logCorrupt,
+      "segment file \(slot) ends before its size; repair this replica from another one",
       subject: "segment file \(slot) position \(position)")
   }
 }

@@ -30,18 +30,25 @@ public struct VolumeDump: Sendable {
       self.header = try Result { () throws(MemQError) in try VolumeHeader(decoding: bytes) }
         .mapError { _ in FileError(.read, path: path + "/volume", number: EBADMSG) }.get()
     } catch {
-      throw error.memqError(error.isNotFound || error.number == EBADMSG ? .logCorrupt : .volumeFailed)
+      throw error.memqError(
+        error.isNotFound || error.number == EBADMSG ? .logCorrupt : .volumeFailed)
     }
   }
 
-  private var source: DiskSource { DiskSource(slots: self.slots, files: SegmentFiles(disk: self.disk)) }
+  private var source: DiskSource {
+    DiskSource(slots: self.slots, files: SegmentFiles(disk: self.disk))
+  }
 
   /// The segments in the log's order, read through and verified. The last one's `damage` is simply where it ends.
   ///
   /// - Throws: `.volumeFailed` when the disk can't be read.
   public func segments() throws(MemQError) -> [SegmentInspection] {
     var inspections: [SegmentInspection] = []
-    try self.walk { (inspection) in inspections.append(inspection) } body: { _, _ in true }
+    try self.walk { (inspection) in
+      inspections.append(inspection)
+    } body: { _, _ in
+      true
+    }
     return inspections
   }
 
@@ -51,7 +58,8 @@ public struct VolumeDump: Sendable {
   public func forEachFrame(
     partition: TopicPartition? = nil, body: (FrameDescription) -> Bool
   ) throws(MemQError) {
-    try self.walk { _ in } body: { frame, _ in
+    try self.walk { _ in
+    } body: { frame, _ in
       guard partition == nil || frame.header.partition == partition else { return true }
       return body(frame)
     }
@@ -75,7 +83,8 @@ public struct VolumeDump: Sendable {
       // Where the next segment says this one ends; what stands after is no part of the log.
       let next = index + 1 < headers.count ? headers[index + 1].header.previousEnd : .start
       let end = next.segment == entry.header.sequence ? next.position : nil
-      let inspection = try SegmentInspector.inspect(entry.slot, end: end, from: &source) { frame, bytes in
+      let inspection = try SegmentInspector.inspect(entry.slot, end: end, from: &source) {
+        frame, bytes in
         goesOn = goesOn && body(frame, bytes)
         return goesOn
       }

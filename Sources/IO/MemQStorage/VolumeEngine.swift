@@ -179,7 +179,9 @@ final class VolumeEngine: Sendable {
   }
 
   private func noteStart(_ state: inout State) {
-    guard let body = state.whenStarted, state.core.isStarted || state.core.failure != nil else { return }
+    guard let body = state.whenStarted, state.core.isStarted || state.core.failure != nil else {
+      return
+    }
     state.whenStarted = nil
     let failure = state.core.failure
     state.deliveries.append(.callback { body(failure) })
@@ -229,6 +231,15 @@ final class VolumeEngine: Sendable {
       return !state.deliveries.isEmpty || state.isStopped
     }
     if isMore { self.monitor.signal() }
+  }
+
+  /// Tells the threads to end at once, without waiting for them.
+  func abandonThreads() {
+    self.monitor.withLock { state in
+      state.isStopped = true
+      state.isAbandoned = true
+    }
+    self.monitor.broadcast()
   }
 
   /// Ends the threads after what there is to do, or at once.

@@ -108,7 +108,9 @@ final class ChangeHistory: Sendable {
     _ range: KeyRange, after revision: Revision, max count: Int
   ) throws(MemQError) -> WatchBatch {
     let outcome: Result<WatchBatch, MemQError> = self.state.withLock { state in
-      guard revision >= state.compacted else { return .failure(Self.gone(revision, state.compacted)) }
+      guard revision >= state.compacted else {
+        return .failure(Self.gone(revision, state.compacted))
+      }
       if state.isClosed, revision >= state.latest {
         return .failure(MemQError(.unavailable, "the store is closed"))
       }

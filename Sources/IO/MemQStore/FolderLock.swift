@@ -24,7 +24,8 @@ final class FolderLock: Sendable {
       Glibc.close(descriptor)
       throw isTaken
         ? MemQError(
-          .dataFolderInUse, "another metadata service uses this data folder", subject: folder) : error
+          .dataFolderInUse, "another metadata service uses this data folder", subject: folder)
+        : error
     }
     self.descriptor = Mutex(descriptor)
   }

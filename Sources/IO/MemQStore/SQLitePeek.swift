@@ -5,9 +5,9 @@ public import MemQMetadata
 public import MemQModel
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// Reads a store's file without owning it, whether a server has it open or not: for tools. Blocks.

@@ -9,9 +9,9 @@ public import MemQSystem
 import Synchronization
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// The store of a single metadata instance: SQLite in a folder of its own.
@@ -59,8 +59,10 @@ public final class SQLiteStore: MetadataStore {
     var waiting: [Request] = []
     var waitingTransactions = 0
     var isDraining = false
-    /// Why nothing more can be done.
-    var failure: MemQError?
+    /// Why nothing more is taken.
+    var refusal: MemQError?
+    /// A commit failed: what waits can't be done either.
+    var hasFailed = false
   }
 
   private let configuration: Configuration
@@ -72,30 +74,31 @@ public final class SQLiteStore: MetadataStore {
   private let history: ChangeHistory
   private let state = Mutex(State())
   private let writer: Mutex<SQLiteWriter>
-  /// Syncs made and transactions they carried, since the start.
-  private let syncs = Atomic<Int>(0)
-  private let synced = Atomic<Int>(0)
+  private let onSync: @Sendable (Int) -> Void
 
   // MARK: Opening
 
   /// Opens or makes the store of a folder.
   ///
+  /// - Parameter onSync: told, on the writer's thread, after each sync how many transactions it made durable.
   /// - Throws: `.dataFolderInUse` when another process, or another store of this one, has it; `.unavailable` for what the
   ///   environment refuses; `.corruptMessage` for a file of another format.
   public static func open(
-    _ configuration: Configuration, clock: any MemQClock = SystemClock(), logger: Logger
+    _ configuration: Configuration, clock: any MemQClock = SystemClock(), logger: Logger,
+    onSync: @escaping @Sendable (Int) -> Void = { _ in }
   ) async throws(MemQError) -> SQLiteStore {
-    try await self.open(configuration, synchronous: .full, clock: clock, logger: logger)
+    try await self.open(
+      configuration, synchronous: .full, clock: clock, logger: logger, onSync: onSync)
   }
 
   @_spi(PowerCut) public static func open(
     _ configuration: Configuration, synchronous: Synchronous, clock: any MemQClock = SystemClock(),
-    logger: Logger
+    logger: Logger, onSync: @escaping @Sendable (Int) -> Void = { _ in }
   ) async throws(MemQError) -> SQLiteStore {
     let result: Result<SQLiteStore, MemQError> = await withCheckedContinuation { continuation in
       DispatchQueue(label: "memq.store.open").async {
         do throws(MemQError) {
-          let store = try SQLiteStore(configuration, synchronous, clock, logger)
+          let store = try SQLiteStore(configuration, synchronous, clock, logger, onSync)
           continuation.resume(returning: .success(store))
         } catch {
           continuation.resume(returning: .failure(error))
@@ -107,9 +110,10 @@ public final class SQLiteStore: MetadataStore {
 
   private init(
     _ configuration: Configuration, _ synchronous: Synchronous, _ clock: any MemQClock,
-    _ logger: Logger
+    _ logger: Logger, _ onSync: @escaping @Sendable (Int) -> Void
   ) throws(MemQError) {
     self.configuration = configuration
+    self.onSync = onSync
     self.clock = clock
     self.logger = logger
     self.lock = try FolderLock(configuration.folder, file: "meta.lock")
@@ -156,11 +160,6 @@ public final class SQLiteStore: MetadataStore {
 
   public var revision: Revision { self.history.latest }
 
-  /// Syncs so far, and the transactions that they made durable.
-  public var counts: (syncs: Int, transactions: Int) {
-    (self.syncs.load(ordering: .relaxed), self.synced.load(ordering: .relaxed))
-  }
-
   public func get(_ keys: [StoreKey]) async throws(MemQError) -> [StoredEntry?] {
     precondition(keys.count <= StoreLimits.keysPerGetMax)
     return try await self.read { db in
@@ -203,7 +202,7 @@ public final class SQLiteStore: MetadataStore {
   private func read<R: Sendable>(
     _ body: @escaping @Sendable (Database) throws -> R
   ) async throws(MemQError) -> R {
-    if let failure = self.state.withLock({ $0.failure }) { throw failure }
+    if let refusal = self.state.withLock({ $0.refusal }) { throw refusal }
     do {
       return try await self.pool.read(body)
     } catch is CancellationError {
@@ -246,7 +245,7 @@ public final class SQLiteStore: MetadataStore {
     let result = await withCheckedContinuation { answer in
       let request = Request(work: work, answer: answer)
       let refusal: MemQError? = self.state.withLock { state in
-        if let failure = state.failure { return failure }
+        if let refusal = state.refusal { return refusal }
         let weight = Self.weight(work)
         guard state.waitingTransactions + weight <= self.configuration.waitingTransactionsMax else {
           return MemQError(
@@ -303,6 +302,11 @@ public final class SQLiteStore: MetadataStore {
   }
 
   private func run(_ batch: [Request]) {
+    let refusal = self.state.withLock { $0.hasFailed ? $0.refusal : nil }
+    if let refusal {
+      for request in batch { request.answer.resume(returning: .failure(refusal)) }
+      return
+    }
     var isCommitting = false
     var answers: [Result<Answer, MemQError>] = []
     let now = self.clock.monotonic
@@ -325,8 +329,7 @@ public final class SQLiteStore: MetadataStore {
       }
       self.writer.withLock { $0 = next }
       self.history.append(changes, through: next.revision)
-      self.syncs.add(1, ordering: .relaxed)
-      self.synced.add(batch.count, ordering: .relaxed)
+      self.onSync(batch.reduce(0) { $0 + Self.weight($1.work) })
       for (request, answer) in zip(batch, answers) { request.answer.resume(returning: answer) }
     } catch {
       self.fail(batch, error, isCommitting: isCommitting)
@@ -362,10 +365,14 @@ public final class SQLiteStore: MetadataStore {
     if isCommitting {
       reason.isRetriable = true
       reason.code = .unavailable
-      self.state.withLock { $0.failure = reason }
+      self.state.withLock {
+        $0.refusal = reason
+        $0.hasFailed = true
+      }
       self.history.close()
       self.logger.error(
-        "The metadata store failed to commit and takes no more work", metadata: ["error": "\(reason)"]
+        "The metadata store failed to commit and takes no more work",
+        metadata: ["error": "\(reason)"]
       )
       reason.code = .outcomeUnknown
     } else {
@@ -385,21 +392,15 @@ public final class SQLiteStore: MetadataStore {
   public func compact(through revision: Revision) { self.history.compact(through: revision) }
 
   public func close() async {
-    let waiting = self.state.withLock { state in
-      if state.failure == nil { state.failure = MemQError(.unavailable, "the store is closed") }
-      defer {
-        state.waiting = []
-        state.waitingTransactions = 0
-      }
-      return state.waiting
+    let isFirst = self.state.withLock { state in
+      defer { state.refusal = state.refusal ?? MemQError(.unavailable, "the store is closed") }
+      return state.refusal == nil || state.hasFailed
     }
-    for request in waiting {
-      request.answer.resume(
-        returning: .failure(MemQError(.unavailable, "the store was closed; nothing was written")))
-    }
-    self.history.close()
+    guard isFirst else { return }
     await withCheckedContinuation { continuation in
+      // Behind what waits: that is still written.
       self.queue.async {
+        self.history.close()
         do {
           try self.pool.close()
         } catch {

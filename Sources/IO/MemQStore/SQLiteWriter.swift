@@ -5,9 +5,9 @@ import MemQMetadata
 import MemQModel
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// What the writer's thread knows; a copy is taken for each SQLite transaction, and kept when that commits.

@@ -26,7 +26,9 @@ public struct SHA256: Sendable {
     }
     var reader = ByteReader(state)
     let words = try (0..<8).map { _ throws(MemQError) -> UInt32 in try reader.integer() }
-    withUnsafeMutableBytes(of: &self.context.h) { $0.copyBytes(from: words.withUnsafeBytes(Array.init)) }
+    withUnsafeMutableBytes(of: &self.context.h) {
+      $0.copyBytes(from: words.withUnsafeBytes(Array.init))
+    }
     let bits: UInt64 = try reader.integer()
     self.context.Nl = UInt32(truncatingIfNeeded: bits)
     self.context.Nh = UInt32(truncatingIfNeeded: bits >> 32)
@@ -39,7 +41,9 @@ public struct SHA256: Sendable {
   public var state: [UInt8] {
     var writer = ByteWriter()
     var copy = self.context
-    withUnsafeBytes(of: &copy.h) { for word in $0.bindMemory(to: UInt32.self) { writer.integer(word) } }
+    withUnsafeBytes(of: &copy.h) {
+      for word in $0.bindMemory(to: UInt32.self) { writer.integer(word) }
+    }
     writer.integer(UInt64(copy.Nh) << 32 | UInt64(copy.Nl))
     withUnsafeBytes(of: &copy.data) { bytes in
       let count = Int(copy.num)

@@ -19,7 +19,9 @@ public struct ByteWriter: Sendable {
   public mutating func text(_ value: String) { self.data(Array(value.utf8)) }
   public mutating func id<Tag>(_ value: TaggedID<Tag>) { self.raw(value.bytes) }
   /// 32-bit count, then each element.
-  public mutating func list<C: Collection>(_ values: C, _ body: (inout ByteWriter, C.Element) -> Void) {
+  public mutating func list<C: Collection>(
+    _ values: C, _ body: (inout ByteWriter, C.Element) -> Void
+  ) {
     self.integer(UInt32(values.count))
     for value in values { body(&self, value) }
   }
@@ -31,7 +33,7 @@ public struct ByteWriter: Sendable {
 
 /// Reads what `ByteWriter` wrote. Every read is checked: foreign bytes give `.corruptMessage`, never a trap.
 public struct ByteReader: Sendable {
-  private let bytes: [UInt8]
+  @usableFromInline let bytes: [UInt8]
   private var position: Int
   private let end: Int
 
@@ -43,7 +45,7 @@ public struct ByteReader: Sendable {
 
   public var remaining: Int { self.end - self.position }
 
-  private mutating func take(_ count: Int) throws(MemQError) -> Range<Int> {
+  @usableFromInline mutating func take(_ count: Int) throws(MemQError) -> Range<Int> {
     guard count >= 0, count <= self.remaining else {
       throw MemQError(
         .corruptMessage, "\(count) bytes are needed at position \(self.position)",
@@ -53,11 +55,12 @@ public struct ByteReader: Sendable {
     return self.position..<(self.position + count)
   }
 
+  @inlinable
   public mutating func integer<T: FixedWidthInteger>(_: T.Type = T.self) throws(MemQError) -> T {
     let range = try self.take(MemoryLayout<T>.size)
-    var value: T = 0
-    for byte in self.bytes[range] { value = value << 8 | T(truncatingIfNeeded: byte) }
-    return value
+    return self.bytes.withUnsafeBytes {
+      T(bigEndian: $0.loadUnaligned(fromByteOffset: range.lowerBound, as: T.self))
+    }
   }
   public mutating func flag() throws(MemQError) -> Bool {
     let value: UInt8 = try self.integer()
@@ -78,7 +81,9 @@ public struct ByteReader: Sendable {
     }
     return text
   }
-  public mutating func id<Tag>(_: TaggedID<Tag>.Type = TaggedID<Tag>.self) throws(MemQError) -> TaggedID<Tag> {
+  public mutating func id<Tag>(
+    _: TaggedID<Tag>.Type = TaggedID<Tag>.self
+  ) throws(MemQError) -> TaggedID<Tag> {
     TaggedID(bytes: try self.raw(16))!
   }
   public mutating func list<T>(

@@ -89,7 +89,9 @@ public struct MonotonicInstant: Hashable, Sendable, Comparable, CustomStringConv
   public static func + (a: Self, d: Duration) -> Self {
     Self(nanoseconds: a.nanoseconds + d.nanoseconds)
   }
-  public static func - (a: Self, b: Self) -> Duration { .nanoseconds(a.nanoseconds - b.nanoseconds) }
+  public static func - (a: Self, b: Self) -> Duration {
+    .nanoseconds(a.nanoseconds - b.nanoseconds)
+  }
 }
 
 extension Duration {

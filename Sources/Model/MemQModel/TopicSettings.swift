@@ -108,7 +108,8 @@ public struct TopicSettings: Hashable, Sendable {
     switch name {
     case "retention.ms": self.retention = try limit(name, value).map { .milliseconds($0) }
     case "retention.bytes": self.retentionBytes = try limit(name, value)
-    case "local.retention.ms": self.localRetention = try limit(name, value).map { .milliseconds($0) }
+    case "local.retention.ms":
+      self.localRetention = try limit(name, value).map { .milliseconds($0) }
     case "local.retention.bytes": self.localRetentionBytes = try limit(name, value)
     case "min.insync.replicas": self.minInSyncReplicas = Int(try number(name, value, 1...7))
     case "max.message.bytes":

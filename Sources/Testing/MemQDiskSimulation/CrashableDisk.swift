@@ -74,7 +74,9 @@ public struct CrashableDisk: SegmentSource, Sendable {
       case 2: for entry in dirty.prefix(cut) { self.keep(entry.sector, of: index) }
       case 3: for entry in dirty.suffix(cut) { self.keep(entry.sector, of: index) }
       default:
-        for entry in dirty where Bool.random(using: &generator) { self.keep(entry.sector, of: index) }
+        for entry in dirty where Bool.random(using: &generator) {
+          self.keep(entry.sector, of: index)
+        }
       }
       self.files[index].visible = self.files[index].durable
       self.files[index].dirty = []

@@ -44,7 +44,8 @@ public struct SimulatedVolume: Sendable {
   public var segmentsRolled = 0
 
   public init(
-    identity: VolumeIdentity, configuration: LogConfiguration = LogConfiguration(), slotsMax: Int = 64
+    identity: VolumeIdentity, configuration: LogConfiguration = LogConfiguration(),
+    slotsMax: Int = 64
   ) {
     self.identity = identity
     self.configuration = configuration
@@ -220,7 +221,8 @@ public struct SimulatedVolume: Sendable {
     }
   }
 
-  public mutating func takeCompletions() -> [(request: RequestID, result: Result<Void, MemQError>)] {
+  public mutating func takeCompletions() -> [(request: RequestID, result: Result<Void, MemQError>)]
+  {
     defer { self.completions = [] }
     return self.completions
   }
@@ -297,7 +299,9 @@ public struct SimulatedVolume: Sendable {
     case .footer(let read):
       let bytes = try self.bytes(read.slot, read.place.position, read.place.byteCount)
       let seal = HeaderSeal(volume: self.identity.volume, segment: read.segment)
-      let footer = bytes.withUnsafeBytes { SealedSegment.footer(in: $0, at: read.place, seal: seal) }
+      let footer = bytes.withUnsafeBytes {
+        SealedSegment.footer(in: $0, at: read.place, seal: seal)
+      }
       guard let footer, let runs = footer.plan(read) else {
         throw MemQError(.logCorrupt, "a footer is damaged", subject: "segment \(read.segment)")
       }

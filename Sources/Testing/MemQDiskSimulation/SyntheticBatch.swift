@@ -9,7 +9,9 @@ public struct SyntheticBatch: Hashable, Sendable {
   public var bytes: [UInt8]
 
   /// - Parameter bodyBytes: bytes after the 61 of the header.
-  public init(_ summary: BatchSummary, bodyBytes: Int, using generator: inout some RandomNumberGenerator) {
+  public init(
+    _ summary: BatchSummary, bodyBytes: Int, using generator: inout some RandomNumberGenerator
+  ) {
     self.summary = summary
     var writer = ByteWriter()
     writer.integer(UInt16(0))

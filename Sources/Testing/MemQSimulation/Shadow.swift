@@ -80,7 +80,9 @@ struct Shadow {
   }
 
   /// A log that claims all below `end` to be committed holds just that.
-  func check(_ batches: [SimVolume.Batch], of partition: Int, from: Int, below end: Int, rule: String)
+  func check(
+    _ batches: [SimVolume.Batch], of partition: Int, from: Int, below end: Int, rule: String
+  )
     throws(Broken)
   {
     guard end <= self.committed[partition].count else {

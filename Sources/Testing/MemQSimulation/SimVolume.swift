@@ -52,7 +52,7 @@ struct SimVolume {
       identity: VolumeIdentity(
         cluster: cluster, volume: MetadataOracle.replica(node).volume,
         segmentBytes: Self.segmentBytes),
-      slotsMax: 1_000)
+      slotsMax: 20_000)
     self.current = Array(repeating: Log(), count: partitions)
     self.durable = self.current
     self.recovered = Array(repeating: nil, count: partitions)
@@ -172,7 +172,8 @@ struct SimVolume {
       guard self.isLegal(log, number) else {
         throw Shadow.Broken(
           rule: "a volume lost or made up records",
-          detail: "partition \(number): recovered to \(log.end), durable to \(self.durable[number].end)")
+          detail:
+            "partition \(number): recovered to \(log.end), durable to \(self.durable[number].end)")
       }
       self.durable[number] = log
     }

@@ -59,7 +59,8 @@ public struct Simulation {
     let before = world.clients.map(\.acknowledged)
     while let event = world.scheduler.next(before: end) {
       try world.handle(event)
-      for client in world.clients.indices where world.clients[client].acknowledged > before[client] {
+      for client in world.clients.indices where world.clients[client].acknowledged > before[client]
+      {
         world.clients[client].isStopped = true
       }
       guard world.clients.allSatisfy(\.isStopped), world.unsettled() == nil else { continue }

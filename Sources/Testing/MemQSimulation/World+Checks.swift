@@ -26,7 +26,8 @@ extension World {
     guard epoch == self.metadata.partitions[partition].leaderEpoch else { return }
     let end = self.shadow.committed[partition].count
     let batches = self.nodes[node].volume.current[partition].batches
-    self.log("node \(node) leads partition \(partition) from \(batches.last?.summary.endOffset ?? .zero)")
+    self.log(
+      "node \(node) leads partition \(partition) from \(batches.last?.summary.endOffset ?? .zero)")
     try self.shadow.check(
       batches, of: partition, from: 0, below: end, rule: "a new leader lacks committed records")
   }

@@ -32,7 +32,8 @@ extension World {
         client: number, partition: client.partition,
         ProduceRequest(
           attempt: client.attempts, values: values, producerID: client.producerID,
-          baseSequence: client.isIdempotent ? Int32(truncatingIfNeeded: values[0] & 0xFFFF_FFFF) : -1,
+          baseSequence: client.isIdempotent
+            ? Int32(truncatingIfNeeded: values[0] & 0xFFFF_FFFF) : -1,
           acks: client.acks, leaderEpoch: client.leaderEpoch)),
       from: .client(number), to: .node(leader))
   }

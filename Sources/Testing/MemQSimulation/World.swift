@@ -88,7 +88,7 @@ final class World {
     configuration.proposalPause = .milliseconds(100)
     configuration.openTimeout = .milliseconds(300)
     configuration.silenceMax = .milliseconds(600)
-    configuration.snapshotBatches = 5
+    configuration.snapshotBatches = 20
     return configuration
   }
 
@@ -183,7 +183,8 @@ final class World {
       self.trace.note(assignment.leaderEpoch.rawValue, assignment.partitionEpoch.rawValue)
       self.log(
         "partition \(at): leader \(assignment.leader.map { "\($0.node)" } ?? "none") epoch "
-          + "\(assignment.leaderEpoch).\(assignment.partitionEpoch) ISR \(assignment.isr.map(\.node))")
+          + "\(assignment.leaderEpoch).\(assignment.partitionEpoch) ISR \(assignment.isr.map(\.node))"
+      )
     }
     for node in self.nodes.indices { self.send(.image(image), from: .metadata, to: .node(node)) }
   }

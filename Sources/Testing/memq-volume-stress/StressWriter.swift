@@ -137,7 +137,9 @@ final class Acknowledged: Sendable {
     var ends: [Int: Offset] = [:]
     for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
       let parts = line.split(separator: " ")
-      guard parts.count == 2, let partition = Int(parts[0]), let end = Int64(parts[1]) else { continue }
+      guard parts.count == 2, let partition = Int(parts[0]), let end = Int64(parts[1]) else {
+        continue
+      }
       ends[partition] = max(ends[partition] ?? .zero, Offset(end))
     }
     return ends

@@ -92,11 +92,14 @@ final class UnsyncedFile: SegmentFile {
   private let file: any SegmentFile
   init(_ file: any SegmentFile) { self.file = file }
   func byteCount() throws(FileError) -> Int64 { try self.file.byteCount() }
-  func write(gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64) throws(FileError) {
+  func write(
+    gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64
+  ) throws(FileError) {
     try self.file.write(gathered: pieces, at: position)
   }
   func syncData() throws(FileError) {}
-  func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int {
+  func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int
+  {
     try self.file.read(into: bytes, at: position)
   }
   func dropCache() { self.file.dropCache() }

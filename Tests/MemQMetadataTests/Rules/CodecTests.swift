@@ -164,8 +164,10 @@ import Testing
   @Test func `keys sort as their parts do and none is a prefix of another's range`() {
     let files = ["a", "a/b", "a b", "b", "é"]
     let keys = files.map { StoreKey.file(Self.topic, $0) }.sorted()
-    #expect(keys == files.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
-      .map { .file(Self.topic, $0) })
+    #expect(
+      keys
+        == files.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+        .map { .file(Self.topic, $0) })
     #expect(StoreKey.object(1, 2) < .object(1, 10) && StoreKey.object(1, 10) < .object(2, 1))
     let versions = KeyRange(prefix: .fileVersions(Self.topic, "a"))
     #expect(versions.contains(.fileVersion(Self.topic, "a", 300)))

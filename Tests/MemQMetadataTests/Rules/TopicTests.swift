@@ -41,16 +41,17 @@ import Testing
     }
   }
 
-  @Test(arguments: [
-    ("", 1, 1, ErrorCode.topicNameInvalid, nil, nil),
-    ("a b", 1, 1, .topicNameInvalid, nil, nil),
-    ("..", 1, 1, .topicNameInvalid, nil, nil),
-    (String(repeating: "x", count: 250), 1, 1, .topicNameInvalid, 249, 250),
-    ("taken", 1, 1, .topicExists, nil, nil),
-    ("t", 100_001, 1, .partitionCountInvalid, 10_000, 100_001),
-    ("t", -1, 1, .partitionCountInvalid, 10_000, -1),
-    ("t", 1, 3, .replicationFactorInvalid, 2, 3),
-  ] as [(String, Int, Int, ErrorCode, Int64?, Int64?)])
+  @Test(
+    arguments: [
+      ("", 1, 1, ErrorCode.topicNameInvalid, nil, nil),
+      ("a b", 1, 1, .topicNameInvalid, nil, nil),
+      ("..", 1, 1, .topicNameInvalid, nil, nil),
+      (String(repeating: "x", count: 250), 1, 1, .topicNameInvalid, 249, 250),
+      ("taken", 1, 1, .topicExists, nil, nil),
+      ("t", 100_001, 1, .partitionCountInvalid, 10_000, 100_001),
+      ("t", -1, 1, .partitionCountInvalid, 10_000, -1),
+      ("t", 1, 3, .replicationFactorInvalid, 2, 3),
+    ] as [(String, Int, Int, ErrorCode, Int64?, Int64?)])
   func `a topic that can't be is refused with limit and actual`(
     name: String, partitions: Int, replicas: Int, code: ErrorCode, limit: Int64?, actual: Int64?
   ) throws {

@@ -210,8 +210,9 @@ import Testing
     func code(_ record: UploadRecord) -> ErrorCode? {
       thrown { () throws(MemQError) in try create(&cluster, record) }?.code
     }
-    for name in ["", "/a", "a/", "a//b", "a/../b", "./a", "a\0b", String(repeating: "n", count: 1_025)]
-    {
+    for name in [
+      "", "/a", "a/", "a//b", "a/../b", "./a", "a\0b", String(repeating: "n", count: 1_025),
+    ] {
       #expect(code(upload(topic, name: name)) == .fileNameInvalid, "\(name)")
     }
     func changed(
@@ -229,8 +230,9 @@ import Testing
     #expect(code(changed(.judged) { $0.verdict = nil }) == .invalidArgument)
     #expect(code(changed(.judged) { $0.verdict?.kind = .off }) == .invalidArgument)
     #expect(code(upload(topic, .published)) == .invalidArgument)
-    #expect(code(changed { $0.attributes = ["a": String(repeating: "x", count: 1_025)] })
-      == .invalidArgument)
+    #expect(
+      code(changed { $0.attributes = ["a": String(repeating: "x", count: 1_025)] })
+        == .invalidArgument)
     var stranger = upload(topic)
     stranger = UploadRecord(id: stranger.id, topic: TopicID(test: 9), name: "a", state: .open)
     #expect(code(stranger) == .topicNotFound)
@@ -241,7 +243,8 @@ import Testing
     var (cluster, topic) = try cluster()
     let record = try create(&cluster, upload(topic))
     let again = try cluster.state.createUpload(
-      upload(topic), inlineBody: [], known: record, producer: ProducerID((1 << 62) + 1), at: Self.now)
+      upload(topic), inlineBody: [], known: record, producer: ProducerID((1 << 62) + 1),
+      at: Self.now)
     #expect(again.transactions.isEmpty && again.outcome == record)
     let other = thrown { () throws(MemQError) in
       try cluster.state.createUpload(

@@ -287,8 +287,9 @@ import Testing
     }
     let lease = try await acquire()[0]
     #expect(lease.positions.map(\.nextOffset) == [0, 0])
-    func commit(_ object: UInt64, base: Int64, end: Int64) async throws -> Memq_V1_CommitObjectResponse
-    {
+    func commit(
+      _ object: UInt64, base: Int64, end: Int64
+    ) async throws -> Memq_V1_CommitObjectResponse {
       try await metadata.call(MetadataMethods.commitObject) {
         $0.nodeID = uploader.nodeID
         $0.nodeEpoch = uploader.nodeEpoch
@@ -354,7 +355,9 @@ import Testing
         }
       }
       #expect(record.inlineBody.isEmpty && record.producerID >= 1 << 62)
-      let whole = try await metadata.call(MetadataMethods.getUpload) { $0.uploadID = record.uploadID }
+      let whole = try await metadata.call(MetadataMethods.getUpload) {
+        $0.uploadID = record.uploadID
+      }
       #expect(Array(whole.inlineBody) == [1, 2, 3])
       record.state = .published
       record.recordOffset = Int64(id)

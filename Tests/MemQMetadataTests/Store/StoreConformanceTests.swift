@@ -14,7 +14,9 @@ final class TestFolder: Sendable {
 
   init() {
     var template = Array("/tmp/memq-metadata-XXXXXX".utf8CString)
-    self.path = template.withUnsafeMutableBufferPointer { String(cString: mkdtemp($0.baseAddress!)) }
+    self.path = template.withUnsafeMutableBufferPointer {
+      String(cString: mkdtemp($0.baseAddress!))
+    }
   }
 
   deinit {
@@ -102,7 +104,8 @@ enum StoreKind: String, CaseIterable, Sendable {
       }
       #expect(try await run(.absent(key("a"))) == .conflict(first))
       #expect(try await run(.exists(key("b"))) == .conflict(first))
-      #expect(try await run(.exists(key("a")), .revision(key("a"), Revision(7))) == .conflict(first))
+      #expect(
+        try await run(.exists(key("a")), .revision(key("a"), Revision(7))) == .conflict(first))
       #expect(try await store.get([key("x")]) == [nil])
       let done = try await run(.revision(key("a"), first), .absent(key("x")))
       #expect(done == .committed(Revision(2)))
@@ -126,7 +129,9 @@ enum StoreKind: String, CaseIterable, Sendable {
         Transaction([], [.put(key("d"), [4])]),
       ])
       #expect(
-        verdicts == [.committed(Revision(1)), .committed(Revision(2)), .conflict(Revision(2)), .skipped])
+        verdicts == [
+          .committed(Revision(1)), .committed(Revision(2)), .conflict(Revision(2)), .skipped,
+        ])
       #expect(try await store.range(.all, limit: 9).entries.map(\.key) == [key("a"), key("b")])
     }
   }
@@ -205,7 +210,8 @@ enum StoreKind: String, CaseIterable, Sendable {
       let watch = try store.watch(.all, after: Revision(4))
       #expect(try await watch.next().changes.map(\.revision.rawValue) == [5, 6, 7, 8])
       store.compact(through: Revision(6))
-      #expect(await thrown { try store.watch(.all, after: Revision(5)) }?.code == .revisionCompacted)
+      #expect(
+        await thrown { try store.watch(.all, after: Revision(5)) }?.code == .revisionCompacted)
       let late = try store.watch(.all, after: Revision(6))
       #expect(try await late.next().changes.count == 2)
     }
@@ -253,7 +259,8 @@ enum StoreKind: String, CaseIterable, Sendable {
       try await store.expireLeases()
       let gone = try await watch.next().changes
       #expect(gone.map(\.key) == [key("mine"), key("mine2")] && gone[0].value == nil)
-      #expect(try await store.range(.all, limit: 9).entries.map(\.key) == [key("free"), key("other")])
+      #expect(
+        try await store.range(.all, limit: 9).entries.map(\.key) == [key("free"), key("other")])
       #expect(await thrown { try await store.renewLease(lease) }?.code == .leaseLost)
       // Under a lease that has ended nothing is put.
       let late = try await store.commit([Transaction([], [.put(key("x"), [], lease: lease)])])

@@ -18,7 +18,8 @@ extension IngestNode.Configuration {
       "Deadline of a produce request that names none; at most 300s."),
     ConfigurationKey(
       "produce.checks.records", .flag, default: "true",
-      "Walk the records of encoded batches before taking them; false trusts producers and saves processor time."),
+      "Walk the records of encoded batches before taking them; false trusts producers and saves processor time."
+    ),
     ConfigurationKey(
       "fetch.reads.max", .integer(1...1_000), default: "16",
       "Partitions of one fetch that are read at a time."),

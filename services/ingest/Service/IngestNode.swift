@@ -25,8 +25,8 @@ public final class IngestNode: Sendable {
   let metrics = IngestMetrics()
   private let loops: any EventLoopGroup
   private let lanes: AppendLanes
-  private let load: ProduceLoad
-  private let active: ActiveUploads
+  let load: ProduceLoad
+  let active: ActiveUploads
   private let scans: Permits
   private let marks = PartitionMarks()
   private let running = Mutex<Running?>(nil)

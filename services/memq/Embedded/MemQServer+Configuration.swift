@@ -30,7 +30,8 @@ extension MemQServer {
     CommonKeys.objectThreads,
     ConfigurationKey(
       "scratch", .path,
-      "Folder for bodies while they are scanned, emptied at the start; by default scratch in the data folder."),
+      "Folder for bodies while they are scanned, emptied at the start; by default scratch in the data folder."
+    ),
   ]
 
   /// A node in metadata's own process cannot be lost apart from it: a pause of the whole process must not fence it.

@@ -40,7 +40,7 @@ final class MetadataInstance: Sendable {
     _ node: MetadataNode, _ store: any MetadataStore
   ) async throws(MemQError) -> MetadataInstance {
     let cell = StateCell(limits: node.configuration.limits)
-    let metrics = MetadataMetrics()
+    let metrics = node.metrics
     let runner = CommandRunner(cell: cell, store: store, clock: node.clock, metrics: metrics)
     let loaded = try await Self.load(store, into: cell)
     let feed = ImageFeed(cell: cell, at: loaded)
@@ -161,8 +161,9 @@ final class MetadataInstance: Sendable {
     }
     self.feed.close()
     for task in tasks { task.cancel() }
-    for task in tasks { await task.value }
+    // Nothing is applied any more: who waits for that goes on.
     self.cell.close()
+    for task in tasks { await task.value }
     await self.store.close()
   }
 }

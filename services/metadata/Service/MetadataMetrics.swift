@@ -2,6 +2,7 @@
 
 import MemQModel
 import Metrics
+import Synchronization
 
 /// What metadata measures. All names begin with `memq_metadata_`.
 struct MetadataMetrics: Sendable {
@@ -24,11 +25,29 @@ struct MetadataMetrics: Sendable {
   let partitions = Gauge(label: "memq_metadata_partitions")
   let leaderlessPartitions = Gauge(label: "memq_metadata_leaderless_partitions")
   let imageRevision = Gauge(label: "memq_metadata_image_revision")
+  /// Syncs of the store, and the transactions they made durable.
+  let syncs = Counter(label: "memq_metadata_store_syncs_total")
+  let transactions = Counter(label: "memq_metadata_store_transactions_total")
+
+  private let commands = CommandTimers()
 
   /// Time of one command, its wait for the sync included.
   func command(_ name: String, took duration: Duration) {
-    Metrics.Timer(
-      label: "memq_metadata_command_duration_seconds", dimensions: [("command", name)]
-    ).recordNanoseconds(duration.nanoseconds)
+    self.commands.timer(name).recordNanoseconds(duration.nanoseconds)
+  }
+}
+
+/// One timer per command, made when it is first used.
+private final class CommandTimers: Sendable {
+  private let timers = Mutex<[String: Metrics.Timer]>([:])
+
+  func timer(_ name: String) -> Metrics.Timer {
+    self.timers.withLock { timers in
+      if let known = timers[name] { return known }
+      let made = Metrics.Timer(
+        label: "memq_metadata_command_duration_seconds", dimensions: [("command", name)])
+      timers[name] = made
+      return made
+    }
   }
 }

@@ -1,6 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import Glibc
+import CoreMetrics
 public import Logging
 import MemQAPI
 public import MemQMetadata
@@ -83,6 +83,7 @@ public final class MetadataNode: Sendable {
   let clock: any MemQClock
   let entropy: any Entropy
   let logger: Logger
+  let metrics = MetadataMetrics()
   private let givenStore: (any MetadataStore)?
   private let phase = Mutex(Phase.new)
 
@@ -109,9 +110,14 @@ public final class MetadataNode: Sendable {
     if let given = self.givenStore {
       store = given
     } else {
+      let metrics = self.metrics
       store = try await SQLiteStore.open(
         SQLiteStore.Configuration(folder: self.configuration.dataFolder), clock: self.clock,
-        logger: self.logger)
+        logger: self.logger
+      ) { transactions in
+        metrics.syncs.increment()
+        metrics.transactions.increment(by: transactions)
+      }
     }
     let instance: MetadataInstance
     do {
@@ -156,7 +162,11 @@ public final class MetadataNode: Sendable {
   func instance() throws(MemQError) -> MetadataInstance {
     switch self.phase.withLock({ $0 }) {
     case .new: throw MemQError(.unavailable, "metadata is starting")
-    case .running(let instance): return instance
+    case .running(let instance):
+      if let problem = instance.problem {
+        throw MemQError(.unavailable, "metadata can't follow its store: \(problem)")
+      }
+      return instance
     case .ended: throw MemQError(.shuttingDown, "this metadata instance shuts down")
     }
   }

@@ -31,7 +31,8 @@ extension ReplicationNode.Configuration {
   ) throws(MemQError) {
     let capacity = loaded.optionalBytes("volume.capacity.bytes")
     self.init(
-      dataPath: dataPath, volumes: volumes.map { VolumeSettings(path: $0, capacityBytes: capacity) })
+      dataPath: dataPath, volumes: volumes.map { VolumeSettings(path: $0, capacityBytes: capacity) }
+    )
     self.segmentBytes = loaded.bytes("segment.bytes")
     self.shards = loaded.integer("shards")
     self.rules.replicaLagMax = loaded.duration("replica.lag.max")

@@ -35,7 +35,9 @@ extension ReplicationNode {
 
     /// - Throws: `.configurationInvalid`, naming the setting.
     public func validate() throws(MemQError) {
-      func refuse(_ name: String, _ why: String, limit: Int64? = nil, actual: Int64? = nil)
+      func refuse(
+        _ name: String, _ why: String, limit: Int64? = nil, actual: Int64? = nil
+      )
         -> MemQError
       {
         MemQError(.configurationInvalid, why, subject: name, limit: limit, actual: actual)

@@ -224,7 +224,8 @@ public final class ReplicationNode: Sendable {
   // MARK: - Shards
 
   static func shardIndex(_ partition: TopicPartition, of count: Int) -> Int {
-    let mixed = (partition.topic.value.low ^ partition.topic.value.high)
+    let mixed =
+      (partition.topic.value.low ^ partition.topic.value.high)
       &+ UInt64(bitPattern: Int64(partition.partition.rawValue)) &* 0x9E37_79B9_7F4A_7C15
     return Int((mixed ^ mixed >> 32) % UInt64(count))
   }

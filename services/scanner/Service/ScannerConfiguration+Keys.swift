@@ -9,7 +9,8 @@ extension ScannerNode.Configuration {
   public static let keys: [ConfigurationKey] = [
     ConfigurationKey(
       "rules", .path,
-      "Folder of YARA rules (*.yar, *.yara), looked at again while it runs; the built-in EICAR rule is always there."),
+      "Folder of YARA rules (*.yar, *.yara), looked at again while it runs; the built-in EICAR rule is always there."
+    ),
     ConfigurationKey(
       "scan.max", .integer(1...256), default: "2", "Scans at a time, one thread each."),
     ConfigurationKey(

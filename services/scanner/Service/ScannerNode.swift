@@ -148,7 +148,8 @@ public final class ScannerNode: Sendable {
     let admitted = try await self.desk.with(scratchBytes: request.byteCount) {
       () async throws(MemQError) in
       let folder = self.configuration.scratchFolder
-      let fileName = "scan-" + UniqueID(random: self.entropy.next(), self.entropy.next()).description
+      let fileName =
+        "scan-" + UniqueID(random: self.entropy.next(), self.entropy.next()).description
       let file = try await self.onThread { () throws(MemQError) in
         try ScratchFile(folder: folder, name: fileName)
       }

@@ -9,7 +9,8 @@ extension UploaderNode.Configuration {
   public static let keys: [ConfigurationKey] = [
     ConfigurationKey(
       "upload.object.bytes", .size, default: "64MiB",
-      "An object is full at so many bytes, 1MiB to 512MiB; larger ones cost fewer requests and more memory."),
+      "An object is full at so many bytes, 1MiB to 512MiB; larger ones cost fewer requests and more memory."
+    ),
     ConfigurationKey(
       "upload.linger", .duration, default: "60s",
       "The oldest waiting record goes into an object after this long."),

@@ -84,6 +84,7 @@ extension MetadataState {
     next.createdAt = now
     next.updatedAt = now
     try self.check(next, inlineBody)
+    try self.checkVerdict(next)
     var transaction = Transaction()
     transaction.require(.exists(.topic(next.topic)))
     for shelf in UploadShelf.allCases { transaction.require(.absent(.upload(next.id, shelf))) }
@@ -125,6 +126,7 @@ extension MetadataState {
     record.updatedAt = now
     try Self.checkStep(from: old, to: record)
     if next.state != .abandoned { try self.check(record, inlineBody) }
+    if old.state == .sealed { try self.checkVerdict(record) }
     var transaction = Transaction()
     if next.state != .abandoned { transaction.require(.exists(.topic(old.topic))) }
     if !inlineBody.isEmpty {
@@ -193,10 +195,19 @@ extension MetadataState {
         .invalidArgument, "the topic has fewer partitions", subject: upload.name,
         limit: Int64(topic.partitionCount), actual: Int64(upload.partition.rawValue))
     }
-    try Self.checkWhole(upload, gated: topic.settings.scanPolicy == .gate)
+    try Self.checkWhole(upload)
   }
 
-  private static func checkWhole(_ upload: UploadRecord, gated: Bool) throws(MemQError) {
+  /// A new verdict, against the topic's policy as it is now; a later change of that doesn't call it into question.
+  private func checkVerdict(_ upload: UploadRecord) throws(MemQError) {
+    guard upload.state.isWhole, upload.verdict?.kind == .off,
+      try self.topic(upload.topic).value.settings.scanPolicy == .gate
+    else { return }
+    throw MemQError(
+      .invalidArgument, "the topic's files pass a scanner first", subject: upload.name)
+  }
+
+  private static func checkWhole(_ upload: UploadRecord) throws(MemQError) {
     guard upload.state.isWhole else { return }
     guard upload.sha256.count == FileLimits.digestBytes else {
       throw MemQError(
@@ -211,13 +222,9 @@ extension MetadataState {
     }
     switch upload.state {
     case .judged, .publishing, .published, .quarantined:
-      guard let verdict = upload.verdict else {
+      guard upload.verdict != nil else {
         throw MemQError(
           .invalidArgument, "a \(upload.state.name) put has a verdict", subject: upload.name)
-      }
-      guard !gated || verdict.kind != .off else {
-        throw MemQError(
-          .invalidArgument, "the topic's files pass a scanner first", subject: upload.name)
       }
     case .open, .sealed, .abandoned: break
     }
@@ -249,8 +256,9 @@ extension MetadataState {
     guard !isJudging || next.verdict?.kind != .infected else {
       throw refuse("an infected put goes into quarantine")
     }
-    guard [.open, .sealed].contains(old.state) || next.state == .abandoned
-      || next.verdict == old.verdict
+    guard
+      [.open, .sealed].contains(old.state) || next.state == .abandoned
+        || next.verdict == old.verdict
     else { throw refuse("a verdict stays") }
     guard old.state != .publishing || next.partition == old.partition else {
       throw refuse("the partition of a record being appended stays")

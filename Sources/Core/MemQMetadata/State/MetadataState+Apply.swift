@@ -33,7 +33,11 @@ struct TouchedIDs {
   func delta(_ image: ClusterImage) -> ImageDelta {
     var delta = ImageDelta(revision: image.revision)
     for id in self.nodes.keys {
-      if let node = image.nodes[id] { delta.nodes.append(node) } else { delta.deletedNodes.append(id) }
+      if let node = image.nodes[id] {
+        delta.nodes.append(node)
+      } else {
+        delta.deletedNodes.append(id)
+      }
     }
     for id in self.topics.keys {
       if let topic = image.topics[id] {
@@ -76,7 +80,8 @@ extension MetadataState {
     } else if key.hasPrefix(.topics) {
       try self.applyTopic(change, &touched)
     } else if key.hasPrefix(.topicNames) {
-      let name = String(decoding: key.bytes.dropFirst(StoreKey.topicNames.bytes.count), as: UTF8.self)
+      let name = String(
+        decoding: key.bytes.dropFirst(StoreKey.topicNames.bytes.count), as: UTF8.self)
       try update(&self.names, name, change)
     } else if key.hasPrefix(.graves) {
       try update(&self.graves, TopicID(bytes: key.bytes.suffix(16)), change)

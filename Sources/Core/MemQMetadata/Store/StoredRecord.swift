@@ -108,7 +108,9 @@ extension ByteReader {
     T(try self.integer())
   }
   mutating func node() throws(MemQError) -> NodeID { NodeID(try self.integer()) }
-  mutating func time() throws(MemQError) -> Timestamp { Timestamp(milliseconds: try self.integer()) }
+  mutating func time() throws(MemQError) -> Timestamp {
+    Timestamp(milliseconds: try self.integer())
+  }
   mutating func partition() throws(MemQError) -> TopicPartition {
     TopicPartition(try self.id(), PartitionIndex(try self.integer()))
   }

@@ -41,7 +41,9 @@ public enum ObjectLayout {
     }
     let bytes = Array(bytes.prefix(Self.headerByteCount))
     var reader = ByteReader(bytes)
-    guard try reader.raw(8) == Self.headerMagic else { throw corrupt("the header's magic is wrong") }
+    guard try reader.raw(8) == Self.headerMagic else {
+      throw corrupt("the header's magic is wrong")
+    }
     try Self.checkVersion(try reader.integer(), flags: try reader.integer())
     let identity = try ObjectIdentity(from: &reader)
     let crc: UInt32 = try reader.integer()

@@ -89,7 +89,9 @@ extension UploadPacker {
       range.endOffset = end
       range.byteCount += byteCount
       fill.ranges[partition] = range
-      if end < read.below { fill.queue.append(Fill.Wanted(partition: partition, below: read.below)) }
+      if end < read.below {
+        fill.queue.append(Fill.Wanted(partition: partition, below: read.below))
+      }
     }
     self.phase = .filling(fill)
   }

@@ -18,7 +18,8 @@ struct RackSafetyGoal: PlacementGoal {
           PlacementMove(
             kind: .replica, partition: partition.id, topic: partition.topic, from: from,
             to: target.id, goal: self.name,
-            reason: "rack \(rack) holds two replicas of \(partition.name), rack \(target.rack) none"))
+            reason: "rack \(rack) holds two replicas of \(partition.name), rack \(target.rack) none"
+          ))
         state.partitions[index].move(replica: from, to: target.id)
         counts[from, default: 0] -= 1
         counts[target.id, default: 0] += 1

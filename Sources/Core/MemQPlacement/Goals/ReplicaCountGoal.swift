@@ -23,7 +23,8 @@ struct ReplicaCountGoal: PlacementGoal {
       guard let target = Self.target(for: state.partitions[index], replacing: lost, state, counts)
       else {
         plan.unmet.append(
-          "\(partition.name) keeps a replica on node \(lost), which is not alive: no other node can take it")
+          "\(partition.name) keeps a replica on node \(lost), which is not alive: no other node can take it"
+        )
         continue
       }
       plan.moves.append(
@@ -37,12 +38,14 @@ struct ReplicaCountGoal: PlacementGoal {
       guard let target = Self.target(for: state.partitions[index], replacing: nil, state, counts)
       else {
         plan.unmet.append(
-          "\(partition.name) has \(have) of \(partition.replicasWanted) replicas, and no node can take another")
+          "\(partition.name) has \(have) of \(partition.replicasWanted) replicas, and no node can take another"
+        )
         return
       }
       plan.moves.append(
         self.move(
-          partition, nil, target, "\(partition.name) has \(have) of \(partition.replicasWanted) replicas"))
+          partition, nil, target,
+          "\(partition.name) has \(have) of \(partition.replicasWanted) replicas"))
       state.partitions[index].replicas.append(target)
       state.partitions[index].inSync.append(target)
       counts[target, default: 0] += 1

@@ -209,9 +209,12 @@ public struct PartitionFollower: Sendable {
     let quiet = now - self.since
     switch self.phase {
     case .settling: self.openWhenSettled(at: now, into: &effects)
-    case .opening: if quiet >= self.configuration.openTimeout { self.reopen(at: now, into: &effects) }
-    case .following: if quiet >= self.configuration.silenceMax { self.reopen(at: now, into: &effects) }
-    case .waiting: if quiet >= self.configuration.proposalPause { self.reopen(at: now, into: &effects) }
+    case .opening:
+      if quiet >= self.configuration.openTimeout { self.reopen(at: now, into: &effects) }
+    case .following:
+      if quiet >= self.configuration.silenceMax { self.reopen(at: now, into: &effects) }
+    case .waiting:
+      if quiet >= self.configuration.proposalPause { self.reopen(at: now, into: &effects) }
     }
   }
 

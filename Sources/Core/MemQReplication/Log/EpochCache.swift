@@ -19,7 +19,9 @@ public struct EpochCache: Hashable, Sendable {
     for (earlier, later) in zip(entries, entries.dropFirst()) {
       guard earlier.epoch < later.epoch, earlier.start <= later.start else {
         throw MemQError(
-          .logCorrupt, "leader epoch \(later.epoch) at \(later.start) follows \(earlier.epoch) at \(earlier.start)")
+          .logCorrupt,
+          "leader epoch \(later.epoch) at \(later.start) follows \(earlier.epoch) at \(earlier.start)"
+        )
       }
     }
     self.entries = entries

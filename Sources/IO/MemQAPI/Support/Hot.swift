@@ -62,7 +62,8 @@ public struct Hot<Header: PayloadMessage>: Sendable {
       headerBytes.append(message.range(from: range.lowerBound, count: range.count))
     }
     self.header = try Header(decoding: headerBytes)
-    self.payload = payload.map { message.range(from: $0.lowerBound, count: $0.count) } ?? RPCMessage()
+    self.payload =
+      payload.map { message.range(from: $0.lowerBound, count: $0.count) } ?? RPCMessage()
   }
 }
 

@@ -82,7 +82,8 @@ extension Codec where Wire: PayloadMessage, Value == Hot<Wire> {
   /// The payload field passes by reference.
   public static var hot: Self {
     Codec(
-      decode: { (message: RPCMessage) throws(MemQError) -> Hot<Wire> in try Hot(decoding: message) },
+      decode: { (message: RPCMessage) throws(MemQError) -> Hot<Wire> in try Hot(decoding: message)
+      },
       encode: { $0.encoded() })
   }
 }

@@ -4,7 +4,9 @@ public import MemQRPC
 public import SwiftProtobuf
 
 /// One method with the types of its messages.
-public struct Method<Request: SwiftProtobuf.Message & Sendable, Response: SwiftProtobuf.Message & Sendable>:
+public struct Method<
+  Request: SwiftProtobuf.Message & Sendable, Response: SwiftProtobuf.Message & Sendable
+>:
   Sendable
 {
   public let rpc: RPCMethod

@@ -47,7 +47,8 @@ extension RPCRouter {
   /// Requests whose payload passes by reference, plain responses.
   public mutating func handleHotBidirectional<Q: PayloadMessage, R>(
     _ method: Method<Q, R>,
-    _ body: @escaping @Sendable (TypedReader<Hot<Q>>, RPCContext, TypedWriter<R>) async throws -> Void
+    _ body:
+      @escaping @Sendable (TypedReader<Hot<Q>>, RPCContext, TypedWriter<R>) async throws -> Void
   ) {
     self.handleBidirectional(method, requests: .hot, responses: .plain, body)
   }

@@ -67,8 +67,9 @@ public struct TypedStream<Request: Sendable, Response: Sendable>: Sendable {
   /// The server's messages: nil = ended ok; throws otherwise.
   public let responses: TypedReader<Response>
 
-  init<Q, R>(_ stream: RPCClientStream, _ requests: Codec<Q, Request>, _ responses: Codec<R, Response>)
-  {
+  init<Q, R>(
+    _ stream: RPCClientStream, _ requests: Codec<Q, Request>, _ responses: Codec<R, Response>
+  ) {
     self.stream = stream
     self.encode = requests.encode
     self.responses = TypedReader(stream.responses, responses)

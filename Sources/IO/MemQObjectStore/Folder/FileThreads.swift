@@ -36,7 +36,11 @@ final class FileThreads: Sendable {
     _ deadline: Deadline, _ body: @escaping @Sendable () throws(MemQError) -> T
   ) async throws(MemQError) -> T {
     guard !deadline.hasPassed else { throw self.timedOut }
-    guard self.jobs.withLock({ $0 += 1; return $0 <= Self.jobsMax }) else {
+    guard
+      self.jobs.withLock({
+        $0 += 1; return $0 <= Self.jobsMax
+      })
+    else {
       self.jobs.withLock { $0 -= 1 }
       throw MemQError(
         .objectStoreUnavailable, "too many requests wait for the disk", subject: self.subject,

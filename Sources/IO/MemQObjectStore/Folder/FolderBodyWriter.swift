@@ -39,7 +39,7 @@ actor FolderBodyWriter: ObjectBodyWriter {
       throw MemQError(.invalidArgument, "an offset is not negative", limit: 0, actual: offset)
     }
     let target = try await store.threads.run(deadline) { () throws(MemQError) in
-      try Self.openTarget(key, store)
+      do throws(MemQError) { return try Self.openTarget(key, store) } catch { throw error.inWrite }
     }
     let there: Int64
     switch target {
@@ -154,7 +154,7 @@ actor FolderBodyWriter: ObjectBodyWriter {
         guard try file.status().isLinked else {
           throw MemQError(.uploadAbandoned, "the body was deleted meanwhile", subject: key.text)
         }
-        try store.publish(file.path, as: key)
+        do throws(MemQError) { try store.publish(file.path, as: key) } catch { throw error.inWrite }
       }
       self.durableByteCount = byteCount
       self.target = .whole(file, byteCount: byteCount)

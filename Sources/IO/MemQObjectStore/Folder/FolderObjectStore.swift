@@ -54,8 +54,7 @@ final class FolderObjectStore: ObjectStore {
       return store
     } catch {
       await store.threads.close()
-      throw error.code == .objectNotFound
-        ? MemQError(.objectStoreUnavailable, error.message, subject: error.subject) : error
+      throw error.inWrite
     }
   }
 
@@ -89,7 +88,8 @@ final class FolderObjectStore: ObjectStore {
     self.meter.count(.put, bytes: source.byteCount)
     let deadline = Deadline(in: timeout)
     let temporary =
-      self.root + "/.partial/put/" + UniqueID(random: self.entropy.next(), self.entropy.next())
+      self.root + "/.partial/put/"
+      + UniqueID(random: self.entropy.next(), self.entropy.next())
       .description
     do {
       let file = try await self.threads.run(deadline) { () throws(MemQError) in
@@ -105,8 +105,9 @@ final class FolderObjectStore: ObjectStore {
       // Best effort: what stays is cleared at the next open.
       try? await self.threads.run(Deadline(in: .seconds(5))) { () throws(MemQError) in
         _ = try Folders.unlink(temporary)
+        try Folders.make(".partial/put", below: self.root)
       }
-      throw error
+      throw error.inWrite
     }
   }
 
@@ -255,5 +256,16 @@ final class FolderObjectStore: ObjectStore {
       if error.code == .objectStoreUnavailable { self.meter.failed(kind) }
       throw error
     }
+  }
+}
+
+extension MemQError {
+  /// A folder that is missing, or has a file in its place, is an environment that may heal: what is written is not
+  /// "not found".
+  var inWrite: MemQError {
+    guard self.code == .objectNotFound else { return self }
+    return MemQError(
+      .objectStoreUnavailable, "a folder of the object store is missing or not a folder",
+      subject: self.subject)
   }
 }

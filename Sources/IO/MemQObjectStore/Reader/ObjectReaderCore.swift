@@ -238,7 +238,8 @@ actor ObjectReaderCore {
   }
 
   /// Up to three attempts; a reader further up tries again if it wants to.
-  private func get(_ object: ObjectRef, _ range: Range<Int64>) async throws(MemQError) -> ByteBuffer {
+  private func get(_ object: ObjectRef, _ range: Range<Int64>) async throws(MemQError) -> ByteBuffer
+  {
     let key = try ObjectKey(object.key)
     try await self.gate.enter()
     var backoff = JitteredBackoff(max: .seconds(1))

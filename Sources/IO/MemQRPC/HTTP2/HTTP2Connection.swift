@@ -294,7 +294,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       self.profile.logger.debug(
         "Peer broke HTTP/2",
         metadata: [
-          "peer": "\(self.peerName)", "error": "\(String(cString: nghttp2_strerror(Int32(result))))",
+          "peer": "\(self.peerName)",
+          "error": "\(String(cString: nghttp2_strerror(Int32(result))))",
         ])
       // nghttp2 may have a GOAWAY that says why.
       self.drainOutput()
@@ -585,7 +586,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     guard let session = self.session, !self.finalGoAwaySent else { return }
     self.finalGoAwaySent = true
     nghttp2_submit_goaway(
-      session, 0, nghttp2_session_get_last_proc_stream_id(session), NGHTTP2_NO_ERROR.rawValue, nil, 0)
+      session, 0, nghttp2_session_get_last_proc_stream_id(session), NGHTTP2_NO_ERROR.rawValue, nil,
+      0)
     self.markDirty()
   }
 }

@@ -223,7 +223,9 @@ final class ClientSlot: @unchecked Sendable {
     self.closeDeadline = min(deadline, self.closeDeadline ?? .distantFuture)
     self.state = .closed
     self.connectedFlag.store(false, ordering: .relaxed)
-    for stream in self.pending { stream.end(with: RPCStatus(.unavailable, "the channel is closed")) }
+    for stream in self.pending {
+      stream.end(with: RPCStatus(.unavailable, "the channel is closed"))
+    }
     self.pending = []
     if isFirst || deadline <= .now() {
       for connection in self.connections.values { connection.drain(deadline: deadline) }

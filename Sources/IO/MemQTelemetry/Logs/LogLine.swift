@@ -67,7 +67,8 @@ struct LogLine {
 
   private var json: String {
     var line = "{\"time\":\"\(self.time.text)\",\"level\":\"\(self.level.rawValue)\""
-    line += ",\"logger\":\(JSONText.quoted(self.label)),\"message\":\(JSONText.quoted(self.message))"
+    line +=
+      ",\"logger\":\(JSONText.quoted(self.label)),\"message\":\(JSONText.quoted(self.message))"
     if !self.fields.isEmpty {
       let fields = self.fields.map { "\(JSONText.quoted($0.key)):\(JSONText.value($0.value))" }
       line += ",\"metadata\":{\(fields.joined(separator: ","))}"

@@ -63,7 +63,8 @@ extension MetricCatalogue {
     MetricDefinition(
       "memq_replication_append_batches_total", .counter, "Record batches appended as leader."),
     MetricDefinition(
-      "memq_replication_append_bytes_total", .counter, "Bytes of record batches appended as leader."),
+      "memq_replication_append_bytes_total", .counter, "Bytes of record batches appended as leader."
+    ),
     MetricDefinition(
       "memq_replication_append_duration_seconds", .histogram,
       "Time from a batch's arrival at its leader to its acknowledgement, in seconds."),
@@ -144,7 +145,8 @@ extension MetricCatalogue {
   static let scanner: [MetricDefinition] = [
     MetricDefinition("memq_scanner_scanned_bytes_total", .counter, "Bytes judged."),
     MetricDefinition(
-      "memq_scanner_scan_duration_seconds", .histogram, "Time an engine took for one thing, in seconds."),
+      "memq_scanner_scan_duration_seconds", .histogram,
+      "Time an engine took for one thing, in seconds."),
     MetricDefinition(
       "memq_scanner_verdicts_total", .counter, labels: ["reason", "verdict"],
       "Verdicts: clean, infected, or not_scanned with its reason."),

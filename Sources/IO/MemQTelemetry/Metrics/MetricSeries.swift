@@ -32,7 +32,8 @@ final class CounterSeries: MetricSeries, CounterHandler, FloatingPointCounterHan
   func render(_ name: String, _ labels: String, into text: inout PrometheusText) {
     let whole = self.whole.load(ordering: .relaxed)
     let fraction = self.fraction.withLock { $0 }
-    text.sample(name, labels, fraction == 0 ? String(whole) : PrometheusText.number(Double(whole) + fraction))
+    text.sample(
+      name, labels, fraction == 0 ? String(whole) : PrometheusText.number(Double(whole) + fraction))
   }
 }
 

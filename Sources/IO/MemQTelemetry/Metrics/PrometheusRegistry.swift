@@ -56,7 +56,8 @@ public final class PrometheusRegistry: MetricsFactory {
         return nil
       }
       defer { state.families[name] = family }
-      var labels = PrometheusText.labels(dimensions.map { ($0, String($1.prefix(Self.labelValueMax))) })
+      var labels = PrometheusText.labels(
+        dimensions.map { ($0, String($1.prefix(Self.labelValueMax))) })
       if family.series[labels] == nil, family.series.count >= Self.seriesPerFamilyMax {
         labels = PrometheusText.labels(dimensions.map { ($0.0, "other") })
         family.hasOverflow = true

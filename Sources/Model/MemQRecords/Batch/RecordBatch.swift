@@ -64,7 +64,8 @@ public enum RecordBatch {
     }
   }
 
-  private static func header(_ whole: UnsafeRawBufferPointer) throws(MemQError) -> RecordBatchHeader {
+  private static func header(_ whole: UnsafeRawBufferPointer) throws(MemQError) -> RecordBatchHeader
+  {
     let header = try RecordBatchHeader(parsing: whole)
     guard header.batchLength == whole.count else {
       throw MemQError(

@@ -7,7 +7,8 @@ extension RecordBatchHeader {
   ///
   /// - Precondition: `bytes` are one whole batch.
   public static func stampProducer(
-    _ bytes: UnsafeMutableRawBufferPointer, id: ProducerID, epoch: ProducerEpoch, baseSequence: Int32
+    _ bytes: UnsafeMutableRawBufferPointer, id: ProducerID, epoch: ProducerEpoch,
+    baseSequence: Int32
   ) {
     precondition(bytes.count >= Self.byteCount)
     bytes.storeBytes(of: id.rawValue.bigEndian, toByteOffset: 43, as: Int64.self)

@@ -74,13 +74,15 @@ public struct RecordBatchHeader: Hashable, Sendable {
     }
     guard self.batchLength >= Self.byteCount else {
       throw refuse(
-        "the length field is too small", limit: Int64(Self.byteCount), actual: Int64(self.batchLength))
+        "the length field is too small", limit: Int64(Self.byteCount),
+        actual: Int64(self.batchLength))
     }
     guard (0..<(Int64.max - Int64(Int32.max))).contains(self.baseOffset.rawValue) else {
       throw refuse("the base offset is out of range", actual: self.baseOffset.rawValue)
     }
     guard self.lastOffsetDelta >= 0 else {
-      throw refuse("the last offset delta is negative", limit: 0, actual: Int64(self.lastOffsetDelta))
+      throw refuse(
+        "the last offset delta is negative", limit: 0, actual: Int64(self.lastOffsetDelta))
     }
     guard self.recordCount > 0, self.recordCount <= Limits.recordsPerBatchMax else {
       throw refuse(
@@ -182,7 +184,8 @@ public struct RecordBatchHeader: Hashable, Sendable {
 
 extension UnsafeRawBufferPointer {
   /// The big-endian integer at a place that the caller knows to be inside.
-  func bigEndian<T: FixedWidthInteger & BitwiseCopyable>(at place: Int, as _: T.Type = T.self) -> T {
+  func bigEndian<T: FixedWidthInteger & BitwiseCopyable>(at place: Int, as _: T.Type = T.self) -> T
+  {
     T(bigEndian: self.loadUnaligned(fromByteOffset: place, as: T.self))
   }
 }

@@ -53,7 +53,9 @@ public struct RecordCursor {
     self.at += 1  // The record's own attributes: unused.
     let timestampDelta = try self.varint("timestamp")
     let offsetDelta = try self.varint("offset delta")
-    guard let offset = Int32(exactly: offsetDelta), offset >= 0 else { throw self.bad("offset delta") }
+    guard let offset = Int32(exactly: offsetDelta), offset >= 0 else {
+      throw self.bad("offset delta")
+    }
     let key = try self.bytes("key", end: end)
     let value = try self.bytes("value", end: end)
     let count = try self.varint("header count")
@@ -61,7 +63,9 @@ public struct RecordCursor {
     guard count >= 0, count <= (end - self.at) / 2 else { throw self.bad("header count") }
     var headers: [(name: Range<Int>, value: Range<Int>?)] = []
     for _ in 0..<count {
-      guard let name = try self.bytes("header name", end: end) else { throw self.bad("header name") }
+      guard let name = try self.bytes("header name", end: end) else {
+        throw self.bad("header name")
+      }
       headers.append((name, try self.bytes("header value", end: end)))
     }
     guard self.at == end else { throw self.bad("record length") }

@@ -26,7 +26,9 @@ public enum Compression: Int16, Sendable, CaseIterable {
   /// Packs `bytes` and appends the result to `output`.
   ///
   /// - Throws: `.internalError` when the library fails (out of memory).
-  public func compress(_ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]) throws(MemQError) {
+  public func compress(
+    _ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]
+  ) throws(MemQError) {
     switch self {
     case .none: output.append(contentsOf: bytes)
     case .gzip: try Gzip.compress(bytes, onto: &output)

@@ -8,7 +8,9 @@ enum Gzip {
   /// 15 bits of window, plus 16: the gzip wrapper.
   private static let windowBits: Int32 = 31
 
-  static func compress(_ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]) throws(MemQError) {
+  static func compress(
+    _ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]
+  ) throws(MemQError) {
     var stream = z_stream()
     guard
       deflateInit2_(
@@ -67,7 +69,9 @@ enum Gzip {
         continue
       case Z_STREAM_END:
         if stream.avail_in == 0 { return output.finish() }
-        guard inflateReset(&stream) == Z_OK else { throw badCompression("gzip", "no second member") }
+        guard inflateReset(&stream) == Z_OK else {
+          throw badCompression("gzip", "no second member")
+        }
       case Z_BUF_ERROR: throw badCompression("gzip", "they end too early")
       default: throw badCompression("gzip", "code \(status)")
       }

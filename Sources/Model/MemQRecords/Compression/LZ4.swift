@@ -5,7 +5,9 @@ import MemQModel
 
 /// The LZ4 frame format as Kafka's clients write it: independent blocks of up to 64 KiB.
 enum LZ4 {
-  static func compress(_ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]) throws(MemQError) {
+  static func compress(
+    _ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]
+  ) throws(MemQError) {
     var preferences = LZ4F_preferences_t()
     preferences.frameInfo.blockSizeID = LZ4F_max64KB
     preferences.frameInfo.blockMode = LZ4F_blockIndependent

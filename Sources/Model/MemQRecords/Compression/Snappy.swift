@@ -7,11 +7,15 @@ import MemQModel
 /// as 32 bits big-endian). Bytes without that header are read as one raw block, which some clients send.
 enum Snappy {
   /// "\x82SNAPPY\0", then version 1 and oldest compatible version 1, big-endian.
-  static let header: [UInt8] = [0x82, 0x53, 0x4E, 0x41, 0x50, 0x50, 0x59, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+  static let header: [UInt8] = [
+    0x82, 0x53, 0x4E, 0x41, 0x50, 0x50, 0x59, 0, 0, 0, 0, 1, 0, 0, 0, 1,
+  ]
   /// Unpacked bytes of one block: xerial's default.
   private static let blockBytes = 32 << 10
 
-  static func compress(_ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]) throws(MemQError) {
+  static func compress(
+    _ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]
+  ) throws(MemQError) {
     output.append(contentsOf: Self.header)
     var at = 0
     while at < bytes.count {

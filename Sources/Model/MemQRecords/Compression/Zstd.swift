@@ -7,7 +7,9 @@ import MemQModel
 enum Zstd {
   private static let level: Int32 = 3
 
-  static func compress(_ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]) throws(MemQError) {
+  static func compress(
+    _ bytes: UnsafeRawBufferPointer, onto output: inout [UInt8]
+  ) throws(MemQError) {
     let bound = ZSTD_compressBound(bytes.count)
     let start = output.count
     output.append(contentsOf: repeatElement(0, count: bound))

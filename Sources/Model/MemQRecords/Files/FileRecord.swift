@@ -126,7 +126,8 @@ public struct FileRecord: Hashable, Sendable {
     self.digest = try reader.raw(32)
     self.contentType = try reader.text()
     self.verdict = try Verdict(&reader)
-    let pairs = try reader.list { reader throws(MemQError) in (try reader.text(), try reader.text()) }
+    let pairs = try reader.list { reader throws(MemQError) in (try reader.text(), try reader.text())
+    }
     self.attributes = [:]
     for (name, value) in pairs { self.attributes[name] = value }
     switch try reader.integer(UInt8.self) {

@@ -33,15 +33,19 @@ public struct Admin: Sendable {
       replicationFactor, "replication factor", .replicationFactorInvalid)
     request.settings = settings
     return TopicInfo(
-      try await self.servers.call(MetadataMethods.createTopic, request, timeout: self.timeout).topic)
+      try await self.servers.call(MetadataMethods.createTopic, request, timeout: self.timeout).topic
+    )
   }
 
   /// 0 means "default" on the wire; who writes 0 does not mean that.
-  private static func count(_ value: Int?, _ what: String, _ code: ErrorCode) throws(MemQError) -> Int32 {
+  private static func count(
+    _ value: Int?, _ what: String, _ code: ErrorCode
+  ) throws(MemQError) -> Int32 {
     guard let value else { return 0 }
     guard value >= 1, let count = Int32(exactly: value) else {
       throw MemQError(
-        code, "the \(what) is out of range", limit: value < 1 ? 1 : Int64(Int32.max), actual: Int64(value))
+        code, "the \(what) is out of range", limit: value < 1 ? 1 : Int64(Int32.max),
+        actual: Int64(value))
     }
     return count
   }

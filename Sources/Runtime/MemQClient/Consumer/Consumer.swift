@@ -197,7 +197,8 @@ public actor Consumer {
     }
     let end = self.ends[partition] ?? .max
     let records = try FetchedBatches.records(in: part.payload, from: position, below: end)
-    let next = min(max(Offset(part.header.nextOffset), records.last.map { $0.offset + 1 } ?? position), end)
+    let next = min(
+      max(Offset(part.header.nextOffset), records.last.map { $0.offset + 1 } ?? position), end)
     guard next > position || !records.isEmpty else { return }
     self.fetchPositions[partition] = next >= end ? nil : next
     self.ready.append(

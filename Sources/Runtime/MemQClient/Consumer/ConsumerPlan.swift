@@ -29,7 +29,9 @@ extension MemQClient {
       for (partition, offset) in offsets { plan.committed[partition.partition] = offset }
     }
     if configuration.stopsAtEnd {
-      for (partition, offset) in try await self.admin.offsets(topic, partitions: partitions, .latest) {
+      for (partition, offset) in try await self.admin.offsets(
+        topic, partitions: partitions, .latest)
+      {
         plan.ends[partition] = offset ?? .zero
       }
     }

@@ -30,7 +30,8 @@ struct GroupMembership: Sendable {
   }
 
   /// Committed offsets of these partitions; those without one are left out.
-  func offsets(of partitions: [TopicPartition]) async throws(MemQError) -> [TopicPartition: Offset] {
+  func offsets(of partitions: [TopicPartition]) async throws(MemQError) -> [TopicPartition: Offset]
+  {
     var request = Memq_V1_FetchOffsetsRequest()
     request.group = self.group
     request.partitions = partitions.map(\.wire)

@@ -182,7 +182,8 @@ struct FileGet {
       try await self.take(part, body)
     }
     guard let end = self.end, self.position == end else {
-      throw MemQError(.unavailable, "the server ended the get before the file's end", subject: self.name)
+      throw MemQError(
+        .unavailable, "the server ended the get before the file's end", subject: self.name)
     }
   }
 
@@ -221,11 +222,13 @@ struct FileGet {
   /// - Throws: `.digestMismatch`.
   func finish() throws(MemQError) -> FileInfo {
     guard let info = self.info else {
-      throw MemQError(.corruptMessage, "the server did not say which file it sent", subject: self.name)
+      throw MemQError(
+        .corruptMessage, "the server did not say which file it sent", subject: self.name)
     }
     if self.range == .whole && self.hash.digest() != info.sha256 {
       throw MemQError(
-        .digestMismatch, "the bytes have SHA-256 \(hexText(self.hash.digest())), the record says \(hexText(info.sha256))",
+        .digestMismatch,
+        "the bytes have SHA-256 \(hexText(self.hash.digest())), the record says \(hexText(info.sha256))",
         subject: self.name)
     }
     return info

@@ -84,7 +84,9 @@ public struct FileClient: Sendable {
     let (address, channel) = self.servers.channel(.control)
     do {
       let pages = try await channel.stream(FileMethods.list, request)
-      while let response = try await pages.next() { try await page(response.files.map(FileInfo.init)) }
+      while let response = try await pages.next() {
+        try await page(response.files.map(FileInfo.init))
+      }
     } catch {
       throw Servers.naming(error, address)
     }

@@ -128,7 +128,9 @@ struct FilePut {
     }
   }
 
-  private static func listen(_ stream: Stream, _ heard: Replies) async -> Result<FileInfo, MemQError> {
+  private static func listen(
+    _ stream: Stream, _ heard: Replies
+  ) async -> Result<FileInfo, MemQError> {
     defer { heard.update { $0.isOver = true } }
     do throws(MemQError) {
       while let reply = try await stream.responses.next() {
@@ -218,7 +220,8 @@ struct FilePut {
   private mutating func digest(below end: Int64) async throws(MemQError) {
     while self.hashedBelow < end {
       let count = Int(min(Int64(Self.chunkBytes), end - self.hashedBelow))
-      self.feed(try await self.source.read(at: self.hashedBelow, count: count), at: self.hashedBelow)
+      self.feed(
+        try await self.source.read(at: self.hashedBelow, count: count), at: self.hashedBelow)
     }
   }
 

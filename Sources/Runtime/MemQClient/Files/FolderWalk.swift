@@ -44,7 +44,9 @@ final class FolderWalk: Sendable {
           continue
         }
         let level = levels[levels.count - 1]
-        if let entry = self.look("\(level.path)/\(name)", level.prefix + name, &levels) { return entry }
+        if let entry = self.look("\(level.path)/\(name)", level.prefix + name, &levels) {
+          return entry
+        }
       }
       return nil
     }
@@ -53,7 +55,8 @@ final class FolderWalk: Sendable {
   private func look(_ path: String, _ name: String, _ levels: inout [Level]) -> Entry? {
     var status = stat()
     guard lstat(path, &status) == 0 else {
-      return .failed(name: name, FileError(.status, path: path, number: errno).memqError(.invalidArgument))
+      return .failed(
+        name: name, FileError(.status, path: path, number: errno).memqError(.invalidArgument))
     }
     switch status.st_mode & S_IFMT {
     case S_IFREG: return .file(path: path, name: name)

@@ -80,7 +80,8 @@ final class DiskSource: PutSource {
       var buffer = ByteBufferAllocator().buffer(capacity: count)
       do {
         try buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: count) { bytes in
-          try file.read(into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<count]), at: position)
+          try file.read(
+            into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<count]), at: position)
         }
       } catch {
         throw (error as? FileError)?.memqError(.invalidArgument)

@@ -51,7 +51,8 @@ struct ProduceBatch {
     case .success(let base):
       for (index, handler) in self.handlers {
         handler(
-          .success(RecordPosition(partition: self.partition, offset: base.map { $0 + Int64(index) })))
+          .success(
+            RecordPosition(partition: self.partition, offset: base.map { $0 + Int64(index) })))
       }
     case .failure(let error):
       for (_, handler) in self.handlers { handler(.failure(error)) }

@@ -116,7 +116,9 @@ final class ProduceEngine: @unchecked Sendable {
     var wakeAt = NIODeadline.distantFuture
     for index in self.inTurn(active) {
       self.pump(lane: index, now)
-      if let at = self.lanes[index].wakeAt, self.lanes[index].hasWaiting { wakeAt = min(wakeAt, at) }
+      if let at = self.lanes[index].wakeAt, self.lanes[index].hasWaiting {
+        wakeAt = min(wakeAt, at)
+      }
       if let at = self.accumulator.lingersUntil(index), at > now { wakeAt = min(wakeAt, at) }
     }
     if !self.busy.isEmpty || !active.isEmpty { wakeAt = min(wakeAt, now + Self.tickInterval) }
@@ -362,7 +364,9 @@ final class ProduceEngine: @unchecked Sendable {
       result = .failure(error)
       if batch.hasSilentRecords && self.unheard == nil { self.unheard = error }
       // Somebody else uses the producer's number, or its topic is gone: nothing will succeed any more.
-      if error.code == .producerFenced || error.code == .topicDeleted { self.accumulator.fail(error) }
+      if error.code == .producerFenced || error.code == .topicDeleted {
+        self.accumulator.fail(error)
+      }
     }
     batch.complete(result)
     self.accumulator.release(batch)

@@ -39,7 +39,9 @@ extension Producer {
 
     func validate() throws(MemQError) {
       func check(_ holds: Bool, _ name: String, _ want: String) throws(MemQError) {
-        guard holds else { throw MemQError(.configurationInvalid, "must be \(want)", subject: name) }
+        guard holds else {
+          throw MemQError(.configurationInvalid, "must be \(want)", subject: name)
+        }
       }
       try check(self.batchBytes > 0, "batchBytes", "positive")
       try check(self.batchBytesMax >= self.batchBytes, "batchBytesMax", "at least batchBytes")
@@ -49,7 +51,8 @@ extension Producer {
       try check(
         (1...Limits.recordsPerBatchMax).contains(self.batchRecordsMax), "batchRecordsMax",
         "from 1 to \(Limits.recordsPerBatchMax)")
-      try check(self.bufferBytesMax >= self.batchBytesMax, "bufferBytesMax", "at least batchBytesMax")
+      try check(
+        self.bufferBytesMax >= self.batchBytesMax, "bufferBytesMax", "at least batchBytesMax")
       try check(self.linger >= .zero, "linger", "not negative")
       try check(
         self.requestTimeout > .zero && self.deliveryTimeout >= self.requestTimeout,

@@ -29,7 +29,8 @@ public final class Producer: Sendable {
     self.partitionCount = max(1, description.topic.partitionCount)
     self.configuration = configuration
     let named = description.settings.first { $0.name == "compression.type" }
-    let compression = configuration.compression ?? named.flatMap { Compression(name: $0.value) } ?? .none
+    let compression =
+      configuration.compression ?? named.flatMap { Compression(name: $0.value) } ?? .none
     let batchBytesMax = min(configuration.batchBytesMax, description.messageBytesMax)
     self.accumulator = RecordAccumulator(
       partitions: self.partitionCount,
@@ -74,7 +75,8 @@ public final class Producer: Sendable {
 
   /// The same for bytes that stand anywhere: they are copied before this returns.
   public func trySend(
-    key: UnsafeRawBufferPointer? = nil, value: UnsafeRawBufferPointer?, headers: [RecordHeader] = [],
+    key: UnsafeRawBufferPointer? = nil, value: UnsafeRawBufferPointer?,
+    headers: [RecordHeader] = [],
     partition: PartitionIndex? = nil, timestamp: Timestamp? = nil,
     acknowledged: AcknowledgementHandler? = nil
   ) throws(MemQError) -> Bool {

@@ -83,7 +83,8 @@ final class RecordAccumulator: Sendable {
     partition: PartitionIndex?, timestamp: Timestamp, now: NIODeadline,
     handler: AcknowledgementHandler?
   ) throws(MemQError) -> Outcome {
-    let bytes = RecordBatchBuilder.recordBytes(key: key?.count, value: value?.count, headers: headers)
+    let bytes = RecordBatchBuilder.recordBytes(
+      key: key?.count, value: value?.count, headers: headers)
     guard RecordBatchHeader.byteCount + bytes <= MemQModel.Limits.recordBatchBytesMax else {
       throw MemQError(
         .recordBatchTooLarge, "the record is larger than any batch may be; put it as a file",
@@ -142,7 +143,8 @@ final class RecordAccumulator: Sendable {
     body(&open)
     open.chargedBytes += bytes
     let isNews =
-      before == 0 || before < self.limits.batchBytes && open.builder.byteCount >= self.limits.batchBytes
+      before == 0
+      || before < self.limits.batchBytes && open.builder.byteCount >= self.limits.batchBytes
     state.slots[index].open = consume open
     state.bufferedBytes += bytes
     state.records += 1
@@ -166,7 +168,8 @@ final class RecordAccumulator: Sendable {
       state.slots[index].closed.append(
         ProduceBatch(
           id: id, partition: PartitionIndex(Int32(index)), recordCount: count,
-          chargedBytes: open.chargedBytes, createdAt: open.openedAt, bytes: ByteBuffer(bytes: bytes),
+          chargedBytes: open.chargedBytes, createdAt: open.openedAt,
+          bytes: ByteBuffer(bytes: bytes),
           handlers: open.handlers))
     } catch {
       // The compression library is out of memory. The batch is carried on without bytes and fails when it is taken.
@@ -241,7 +244,9 @@ final class RecordAccumulator: Sendable {
       {
         self.close(index, &state)
       }
-      guard let first = state.slots[index].closed.first, first.createdAt < cutoff else { return nil }
+      guard let first = state.slots[index].closed.first, first.createdAt < cutoff else {
+        return nil
+      }
       defer { self.settle(index, &state) }
       return state.slots[index].closed.popFirst()
     }

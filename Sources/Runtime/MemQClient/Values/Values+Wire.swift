@@ -61,7 +61,8 @@ extension NodeInfo {
     self.init(
       id: NodeID(wire.nodeID), service: Self.word(wire.service), state: Self.word(wire.state),
       address: wire.address, adminAddress: wire.adminAddress, rack: wire.rack, host: wire.host,
-      pid: wire.pid, epoch: NodeEpoch(wire.nodeEpoch), volumes: wire.volumeIds.map(VolumeID.init(wire:)))
+      pid: wire.pid, epoch: NodeEpoch(wire.nodeEpoch),
+      volumes: wire.volumeIds.map(VolumeID.init(wire:)))
   }
 
   /// Numbers that this build does not know come from a newer server.
@@ -164,7 +165,8 @@ extension UploadStatus {
     self.init(
       partitions: wire.partitions.map {
         Partition(
-          topic: $0.topic, partition: PartitionIndex($0.partition), logStart: Offset($0.logStartOffset),
+          topic: $0.topic, partition: PartitionIndex($0.partition),
+          logStart: Offset($0.logStartOffset),
           localStart: Offset($0.localStartOffset), uploaded: Offset($0.uploadedOffset),
           highWatermark: Offset($0.highWatermark), localBytes: $0.localBytes)
       },

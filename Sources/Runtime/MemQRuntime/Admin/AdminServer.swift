@@ -43,7 +43,8 @@ public final class AdminServer: Sendable {
     let (started, starting) = AsyncStream.makeStream(of: Result<Int, MemQError>.self)
     let app = Application(
       router: AdminPages.router(registry, readiness),
-      configuration: ApplicationConfiguration(address: Self.bindAddress(address), serverName: "memq"),
+      configuration: ApplicationConfiguration(
+        address: Self.bindAddress(address), serverName: "memq"),
       onServerRunning: { starting.yield(.success($0.localAddress?.port ?? 0)) },
       eventLoopGroupProvider: .shared(threads), logger: Self.quiet(logger))
     let group = ServiceGroup(

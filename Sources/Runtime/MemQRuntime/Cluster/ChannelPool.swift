@@ -119,10 +119,10 @@ private struct LateChannel: RPCChannel {
 
   func start(
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
-    handler: any RPCClientHandler
+    make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let channel = self.pool.registered(self.address) ?? self.nobody(method)
-    return channel.start(method, options, request: request, handler: handler)
+    return channel.start(method, options, request: request, make: make)
   }
 
   /// A channel whose calls of this method end with `UNAVAILABLE`.

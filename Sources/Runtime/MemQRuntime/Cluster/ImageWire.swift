@@ -6,9 +6,9 @@ public import MemQModel
 import SwiftProtobuf
 
 #if canImport(FoundationEssentials)
-  public import FoundationEssentials
+public import FoundationEssentials
 #else
-  public import Foundation
+public import Foundation
 #endif
 
 // Conversions between the cluster image and its messages. From the wire they are checked: `.corruptMessage` names the field.

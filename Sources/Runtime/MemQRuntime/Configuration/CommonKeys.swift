@@ -20,7 +20,8 @@ public enum CommonKeys {
   public static func listen(default address: String) -> ConfigurationKey {
     ConfigurationKey(
       "listen", .address, default: address,
-      "Where the gRPC port listens. Port 0 takes any free one. This version has no authentication: beyond loopback only on networks you trust.")
+      "Where the gRPC port listens. Port 0 takes any free one. This version has no authentication: beyond loopback only on networks you trust."
+    )
   }
 
   public static let adminListen = ConfigurationKey(
@@ -29,7 +30,8 @@ public enum CommonKeys {
 
   public static let advertise = ConfigurationKey(
     "advertise", .address,
-    "The address others connect to; by default the one of listen, with this machine's name when that is every interface.")
+    "The address others connect to; by default the one of listen, with this machine's name when that is every interface."
+  )
 
   public static let metadata = ConfigurationKey(
     "metadata", .addresses, isRequired: true,
@@ -67,7 +69,8 @@ public enum CommonKeys {
       "How long a start may wait for the metadata service."),
     ConfigurationKey(
       "drain.timeout", .duration, default: "8s",
-      "How long a stop may wait for work in flight; the process ends 10 s after the signal at the latest."),
+      "How long a stop may wait for work in flight; the process ends 10 s after the signal at the latest."
+    ),
   ]
 
   /// What a node of a cluster has in common with the others.

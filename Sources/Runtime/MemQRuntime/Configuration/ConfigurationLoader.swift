@@ -129,7 +129,8 @@ public struct ConfigurationLoader: Sendable {
       let variable = key.variable.map { ", \($0)" } ?? ""
       problems.append(
         MemQError(
-          .configurationInvalid, "must be set (\(key.flag)\(variable), or in the file): \(key.help)",
+          .configurationInvalid,
+          "must be set (\(key.flag)\(variable), or in the file): \(key.help)",
           subject: key.name))
     }
     return LoadedConfiguration.Entry(key: key, value: nil, origin: .defaultValue)

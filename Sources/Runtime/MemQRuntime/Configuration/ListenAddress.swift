@@ -61,7 +61,8 @@ public enum ListenAddress: Hashable, Sendable, CustomStringConvertible {
       return .tcp(host: host, port: port + 1000)
     case .unix:
       throw MemQError(
-        .configurationInvalid, "a unix socket leaves the admin pages without a port: give --admin-listen",
+        .configurationInvalid,
+        "a unix socket leaves the admin pages without a port: give --admin-listen",
         subject: self.description)
     }
   }

@@ -168,13 +168,15 @@ public enum ServiceProcess {
       new = try loader.load()
     } catch {
       for problem in error.problems {
-        logger.error("Kept the configuration; the new one is wrong", metadata: ["problem": "\(problem)"])
+        logger.error(
+          "Kept the configuration; the new one is wrong", metadata: ["problem": "\(problem)"])
       }
       return old
     }
     for (was, now) in zip(old.entries, new.entries) where was.value != now.value {
       logger.notice(
-        now.key.reload == .live ? "Configuration changed" : "Configuration changes at the next start",
+        now.key.reload == .live
+          ? "Configuration changed" : "Configuration changes at the next start",
         metadata: ["key": "\(now.key.name)", "value": "\(now.value ?? "")"])
     }
     Telemetry.logs.level = Logger.Level(rawValue: new.text("log.level")) ?? Telemetry.logs.level

@@ -160,7 +160,8 @@ final class AppendLane: @unchecked Sendable {
       self.waiting[id] = nil
       waiting.done(
         .failure(
-          MemQError(.outcomeUnknown, "the leader did not answer in time; an idempotent retry tells")))
+          MemQError(.outcomeUnknown, "the leader did not answer in time; an idempotent retry tells")
+        ))
     }
   }
 

@@ -28,7 +28,8 @@ extension ClusterImage {
       guard self.topics[partition.topic] != nil else {
         throw MemQError(.topicDeleted, "the topic was deleted meanwhile", subject: "\(partition)")
       }
-      throw MemQError(.leaderNotAvailable, "the partition is not assigned yet", subject: "\(partition)")
+      throw MemQError(
+        .leaderNotAvailable, "the partition is not assigned yet", subject: "\(partition)")
     }
     guard let leader = known.leader else {
       throw MemQError(.leaderNotAvailable, "nobody leads the partition", subject: "\(partition)")

@@ -8,9 +8,9 @@ import NIOCore
 import SwiftProtobuf
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 extension RPCMessage {

@@ -67,7 +67,8 @@ struct FetchCall: Sendable {
     }
     guard (0...Int32(Self.bytesMax)).contains(self.request.maxBytes) else {
       throw refuse(
-        "max_bytes is up to 64 MiB", "max_bytes", Int64(Self.bytesMax), Int64(self.request.maxBytes))
+        "max_bytes is up to 64 MiB", "max_bytes", Int64(Self.bytesMax), Int64(self.request.maxBytes)
+      )
     }
     guard !self.request.positions.isEmpty, self.request.positions.count <= Self.positionsMax else {
       throw refuse(

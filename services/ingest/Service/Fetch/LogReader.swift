@@ -119,7 +119,8 @@ struct LogReader: Sendable {
         subject: "\(partition)")
     case .leader:
       // It was written or moved in just this moment.
-      throw MemQError(.unavailable, "the log moved while it was read; retry", subject: "\(partition)")
+      throw MemQError(
+        .unavailable, "the log moved while it was read; retry", subject: "\(partition)")
     case .outOfRange(let nearest):
       throw MemQError(
         .offsetOutOfRange,

@@ -36,7 +36,9 @@ struct OffsetsCall: Sendable {
       for part in self.byLeader(wanted, of: topic) {
         group.addTask { await self.ask(part, request.spec, time) }
       }
-      for await answers in group { for (partition, answer) in answers { found[partition] = answer } }
+      for await answers in group {
+        for (partition, answer) in answers { found[partition] = answer }
+      }
     }
     return .with { $0.offsets = wanted.compactMap { found[$0] } }
   }

@@ -98,7 +98,8 @@ struct FileReads: Sendable {
     first.offset = range.lowerBound
     var sender = ChunkSender(writer: writer, first: first, entry: entry, range: range)
     if entry.bodyKey.isEmpty {
-      try await self.sendInline(entry, TopicPartition(topic.id, PartitionIndex(entry.partition)), &sender)
+      try await self.sendInline(
+        entry, TopicPartition(topic.id, PartitionIndex(entry.partition)), &sender)
     } else {
       try await self.sendBody(try ObjectKey(entry.bodyKey), &sender)
     }

@@ -43,7 +43,8 @@ enum FileRecordMaker {
     var builder = RecordBatchBuilder(
       producerID: ProducerID(upload.producerID), producerEpoch: ProducerEpoch(0), baseSequence: 0)
     builder.append(
-      key: Array(upload.name.utf8), value: record.encoded(), headers: [Self.header], timestamp: time)
+      key: Array(upload.name.utf8), value: record.encoded(), headers: [Self.header], timestamp: time
+    )
     return try builder.build()
   }
 

@@ -10,9 +10,9 @@ import MemQSystem
 import Synchronization
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// The put's record in metadata while its body is being written: one owner, changed by one call at a time.

@@ -12,9 +12,9 @@ import SwiftProtobuf
 import Synchronization
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 typealias PutReader = TypedReader<Hot<Memq_V1_PutRequest>>
@@ -219,13 +219,17 @@ struct PutCall: Sendable {
     try await self.judge(&upload, start.topic.settings)
     let known = try await self.context.uploads.create(upload)
     try self.checkSame(known, start, digest)
+    guard known.stage != .open else {
+      throw MemQError(
+        .uploadInProgress, "another stream began this put; retry in a moment", subject: known.label)
+    }
     // Metadata's answer leaves the inline body out.
     var current = known
     if current.inlineBody.isEmpty { current.inlineBody = upload.inlineBody }
     try await self.complete(current, finish)
   }
 
-  /// Judges a file before metadata knows it, so that a clean one is made known already judged: one step less.
+  /// Judges a file before metadata knows it, so that a clean one is made known when its record may be appended at once.
   private func judge(
     _ upload: inout Memq_V1_UploadRecord, _ settings: TopicSettings
   ) async throws(MemQError) {
@@ -236,13 +240,19 @@ struct PutCall: Sendable {
       step = UploadPlan.after(answer.outcome, settings: settings)
       upload.verdict = answer.verdict
     }
-    guard case .judge(let judgement) = step else {
-      // Held, refused or infected: the driver takes it from "sealed" in the open.
+    switch step {
+    case .judge(let judgement):
+      upload.state = .publishing
+      upload.verdict = judgement.verdict(scanned: upload.verdict)
+    case .quarantine(let judgement):
+      upload.state = .quarantined
+      upload.driver = 0
+      upload.verdict = judgement.verdict(scanned: upload.verdict)
+    case .refuse(let error): throw error
+    case .hold, .scan, .beginPublishing, .append, .published:
+      // It waits as "sealed", in the open.
       upload.clearVerdict()
-      return
     }
-    upload.state = .judged
-    upload.verdict = judgement.verdict(scanned: upload.verdict)
   }
 
   static func compare(_ digest: [UInt8], _ finish: Memq_V1_PutFinish) throws(MemQError) {
@@ -260,10 +270,16 @@ struct PutCall: Sendable {
       throw MemQError(
         .invalidArgument, "the upload id belongs to another file", subject: "upload_id")
     }
+    guard known.declaredSize == start.size else {
+      throw MemQError(
+        .invalidArgument, "the put was begun with another declared size", subject: "size",
+        limit: known.declaredSize, actual: start.size)
+    }
     guard let digest, !known.sha256.isEmpty, !known.sha256.elementsEqual(digest) else { return }
     throw MemQError(
       .digestMismatch,
-      "the upload id belongs to bytes with SHA-256 \(hexText(known.sha256)), these have \(hexText(digest))")
+      "the upload id belongs to bytes with SHA-256 \(hexText(known.sha256)), these have \(hexText(digest))"
+    )
   }
 
   // MARK: The end of every put
@@ -272,13 +288,17 @@ struct PutCall: Sendable {
   func complete(
     _ upload: Memq_V1_UploadRecord, _ finish: Memq_V1_PutFinish
   ) async throws(MemQError) {
+    let id = try UploadID(wire: upload.uploadID, "upload_id")
     let wait =
       finish.waitMaxMs > 0
       ? Duration.milliseconds(Int64(min(finish.waitMaxMs, 3_600_000))) : .seconds(60)
     let outcome = Outcome<Result<Memq_V1_FileEntry, MemQError>>()
     let driver = self.context.driver
+    let active = self.context.active
+    active.hold(id)
     // Not a child: it must not stop when the client goes.
     Task {
+      defer { active.end(id) }
       let result: Result<Memq_V1_FileEntry, MemQError>
       do throws(MemQError) {
         let published = try await driver.drive(upload)

@@ -8,9 +8,9 @@ import MemQRuntime
 import SwiftProtobuf
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// Metadata's calls about puts and files.

@@ -11,9 +11,9 @@ import NIOCore
 import SwiftProtobuf
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// Takes puts whose bytes are all there to their end: judged, published or not. Every step is a compare-and-set in
@@ -89,10 +89,10 @@ struct UploadDriver: Sendable {
     case .judge(let judgement):
       upload.state = .judged
       upload.verdict = judgement.verdict(scanned: upload.verdict)
-      return try await self.uploads.advance(upload)
+      return try await self.advance(upload)
     case .beginPublishing:
       upload.state = .publishing
-      return try await self.uploads.advance(upload)
+      return try await self.advance(upload)
     case .append: return try await self.publish(upload)
     case .hold(let reason):
       throw MemQError(
@@ -101,7 +101,7 @@ struct UploadDriver: Sendable {
     case .quarantine:
       upload.state = .quarantined
       upload.driver = 0
-      throw Self.quarantined(try await self.uploads.advance(upload))
+      throw Self.quarantined(try await self.advance(upload))
     case .refuse(let error): throw try await self.refuse(upload, stage, error)
     }
   }
@@ -151,14 +151,25 @@ struct UploadDriver: Sendable {
     }
     upload.state = .published
     upload.recordOffset = base.rawValue
-    upload.inlineBody = Data()
-    return try await self.uploads.advance(upload)
+    return try await self.advance(upload)
+  }
+
+  /// A step; the inline body stays behind and is put back into the answer, which leaves it out.
+  private func advance(
+    _ upload: Memq_V1_UploadRecord
+  ) async throws(MemQError) -> Memq_V1_UploadRecord {
+    var bare = upload
+    bare.inlineBody = Data()
+    var moved = try await self.uploads.advance(bare)
+    if moved.state != .published { moved.inlineBody = upload.inlineBody }
+    return moved
   }
 
   private static func quarantined(_ upload: Memq_V1_UploadRecord) -> MemQError {
     guard upload.verdict.kind == .infected else {
       return MemQError(
-        .notScanned, "the file could not be scanned (\(upload.verdict.reason)) and is in quarantine",
+        .notScanned,
+        "the file could not be scanned (\(upload.verdict.reason)) and is in quarantine",
         subject: upload.name)
     }
     return MemQError(
@@ -185,11 +196,10 @@ struct UploadDriver: Sendable {
   func abandon(_ upload: Memq_V1_UploadRecord, reason: String) async {
     var upload = upload
     upload.state = .abandoned
-    upload.reason = reason
+    upload.reason = String(decoding: reason.utf8.prefix(1_000), as: UTF8.self)
     upload.driver = 0
-    upload.inlineBody = Data()
     do throws(MemQError) {
-      _ = try await self.uploads.advance(upload)
+      _ = try await self.advance(upload)
     } catch {
       self.logger.warning(
         "Put could not be given up",

@@ -53,7 +53,8 @@ enum UploadPlan {
     case .publishing: return .append
     case .published: return .published
     case .abandoned:
-      return .refuse(MemQError(.uploadAbandoned, "the put was given up or refused; begin a new one"))
+      return .refuse(
+        MemQError(.uploadAbandoned, "the put was given up or refused; begin a new one"))
     case .quarantined:
       return .refuse(MemQError(.infected, "the file is in quarantine"))
     }

@@ -7,9 +7,9 @@ import MemQRecords
 import NIOCore
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 /// A batch ready for its leader.
@@ -63,7 +63,8 @@ struct RecordEncoder: Sendable {
     guard bytes.count <= self.settings.messageBytesMax else {
       throw MemQError(
         .recordBatchTooLarge, "the records make a larger batch than max.message.bytes allows",
-        subject: self.topic, limit: Int64(self.settings.messageBytesMax), actual: Int64(bytes.count))
+        subject: self.topic, limit: Int64(self.settings.messageBytesMax), actual: Int64(bytes.count)
+      )
     }
     return PreparedBatch(
       message: RPCMessage(ByteBuffer(bytes: bytes)), recordCount: count,

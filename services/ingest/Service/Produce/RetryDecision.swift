@@ -24,7 +24,9 @@ struct RetryDecision: Equatable {
     after error: MemQError, attempts: Int, now: MonotonicInstant, deadline: MonotonicInstant,
     isIdempotent: Bool, hasFailedPredecessor: Bool, jitter: Double
   ) -> Step {
-    guard Self.isWorthAnother(error.code, isIdempotent, hasFailedPredecessor) else { return .giveUp }
+    guard Self.isWorthAnother(error.code, isIdempotent, hasFailedPredecessor) else {
+      return .giveUp
+    }
     let wait = Self.wait(attempts: attempts, jitter: jitter)
     return now + wait < deadline ? .again(after: wait) : .giveUp
   }

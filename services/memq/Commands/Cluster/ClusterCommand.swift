@@ -7,7 +7,8 @@ import MemQSystem
 
 struct ClusterCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "cluster", abstract: "Show the cluster: whether it is ready, its nodes, its partitions.",
+    commandName: "cluster",
+    abstract: "Show the cluster: whether it is ready, its nodes, its partitions.",
     subcommands: [ClusterStatus.self, ClusterNodes.self, ClusterPartitions.self])
 }
 
@@ -86,7 +87,8 @@ struct ClusterNodes: AsyncParsableCommand {
     var table = TextTable(">ID", "SERVICE", "STATE", "ADDRESS", "ADMIN", "RACK", "HOST", ">PID")
     for node in nodes {
       table.add(
-        "\(node.id)", node.service, node.state, node.address, node.adminAddress, node.rack, node.host,
+        "\(node.id)", node.service, node.state, node.address, node.adminAddress, node.rack,
+        node.host,
         "\(node.pid)")
     }
     try await self.output.show(.array(nodes.map(\.json)), table.text)

@@ -17,7 +17,8 @@ private func topicNames(_ client: MemQClient) async throws -> [TopicID: String] 
 }
 
 struct GroupList: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(commandName: "list", abstract: "List groups by name.")
+  static let configuration = CommandConfiguration(
+    commandName: "list", abstract: "List groups by name.")
 
   @Option(help: "Only names beginning so.")
   var prefix = ""
@@ -64,7 +65,8 @@ struct GroupDescribe: AsyncParsableCommand {
     }
     let member = group.memberID.map { "member \($0) (\(group.clientID))" } ?? "no member"
     try await self.output.show(
-      Self.json(group, rows), "group \(group.name), epoch \(group.epoch), \(member)\n\n\(table.text)")
+      Self.json(group, rows),
+      "group \(group.name), epoch \(group.epoch), \(member)\n\n\(table.text)")
   }
 
   private struct Row {
@@ -98,7 +100,8 @@ struct GroupDescribe: AsyncParsableCommand {
       "offsets": .array(
         rows.map { row in
           [
-            "topic": .string(row.topic), "partition": .number(row.commit.topicPartition.partition.rawValue),
+            "topic": .string(row.topic),
+            "partition": .number(row.commit.topicPartition.partition.rawValue),
             "offset": .number(row.commit.offset.rawValue),
             "high_watermark": .optional(row.end) { .number($0.rawValue) },
             "lag": .optional(row.behind) { .number($0) },
@@ -111,7 +114,8 @@ struct GroupDescribe: AsyncParsableCommand {
 
 struct GroupReset: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "reset", abstract: "Set a group's offsets for a topic. Nobody may read for the group meanwhile.")
+    commandName: "reset",
+    abstract: "Set a group's offsets for a topic. Nobody may read for the group meanwhile.")
 
   @Argument(help: "The group.")
   var name: String

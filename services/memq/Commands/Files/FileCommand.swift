@@ -7,7 +7,9 @@ import MemQModel
 struct FileCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "file", abstract: "Put, get, list, describe and delete files.",
-    subcommands: [FilePutCommand.self, FileGetCommand.self, FileList.self, FileStat.self, FileDelete.self])
+    subcommands: [
+      FilePutCommand.self, FileGetCommand.self, FileList.self, FileStat.self, FileDelete.self,
+    ])
 }
 
 struct FileList: AsyncParsableCommand {
@@ -26,7 +28,8 @@ struct FileList: AsyncParsableCommand {
       // Page by page: a topic may hold more files than memory.
       var list = JSONList()
       var isFirst = true
-      try await client.files(threads: 1).list(self.topic, prefix: self.prefix) { page throws(MemQError) in
+      try await client.files(threads: 1).list(self.topic, prefix: self.prefix) {
+        page throws(MemQError) in
         let text: String
         if self.output.isJSON {
           text = page.map { list.next($0.json) }.joined()
@@ -60,7 +63,8 @@ struct FileList: AsyncParsableCommand {
 }
 
 struct FileStat: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(commandName: "stat", abstract: "Describe one file.")
+  static let configuration = CommandConfiguration(
+    commandName: "stat", abstract: "Describe one file.")
 
   @Argument(help: "The topic.")
   var topic: String

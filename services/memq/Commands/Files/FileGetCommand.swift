@@ -20,7 +20,8 @@ struct FileGetCommand: AsyncParsableCommand {
   var name: String
   @Option(
     name: [.customShort("o"), .customLong("dest")],
-    help: "Where to: a file, a folder, or - for standard output. Default: the name's last part, here.")
+    help:
+      "Where to: a file, a folder, or - for standard output. Default: the name's last part, here.")
   var dest: String?
   @Option(name: .customLong("output"), help: "How to report: for people, or one JSON document.")
   var output = OutputFormat.text
@@ -39,7 +40,9 @@ struct FileGetCommand: AsyncParsableCommand {
 
   func validate() throws {
     guard self.offset >= 0 else { throw ValidationError("--offset must not be negative") }
-    guard self.length.map({ $0 > 0 }) ?? true else { throw ValidationError("--length must be positive") }
+    guard self.length.map({ $0 > 0 }) ?? true else {
+      throw ValidationError("--length must be positive")
+    }
     guard (0...86_400).contains(self.resumeTimeout) else {
       throw ValidationError("--resume-timeout must be from 0 to 86400 seconds")
     }
@@ -111,7 +114,8 @@ struct FileGetCommand: AsyncParsableCommand {
     case .text:
       let part = self.range == .whole ? "\(info.size) bytes" : "a part of \(info.size) bytes"
       try await Output.standard.line(
-        "got \(TextTable.printable(info.name)) version \(info.version) as \(path): \(part), sha-256 \(hexText(info.sha256))")
+        "got \(TextTable.printable(info.name)) version \(info.version) as \(path): \(part), sha-256 \(hexText(info.sha256))"
+      )
     }
   }
 }

@@ -134,7 +134,8 @@ final class PutReport: Sendable {
   func add(_ event: FileClient.FolderEvent) {
     switch event {
     case .failed(let name, let error): self.note("memq: \(Self.line(name, error))")
-    case .skipped(let name, let why): self.note("memq: skipped \(TextTable.printable(name)): \(why)")
+    case .skipped(let name, let why):
+      self.note("memq: skipped \(TextTable.printable(name)): \(why)")
     case .published: break
     }
     let line = self.state.withLock { state -> String? in
@@ -206,7 +207,8 @@ final class PutReport: Sendable {
     guard !self.isJSON else {
       let summary: JSON = [
         "published": .number(sum.published), "published_bytes": .number(sum.publishedBytes),
-        "refused": .number(sum.refused), "failed": .number(sum.failed), "skipped": .number(sum.skipped),
+        "refused": .number(sum.refused), "failed": .number(sum.failed),
+        "skipped": .number(sum.skipped),
       ]
       return try await Output.standard.write(
         (state.isFirst ? "{\"files\": [" : "\n") + "], \"summary\": \(summary.line)}\n")

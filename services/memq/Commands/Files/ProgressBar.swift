@@ -36,11 +36,13 @@ final class ProgressBar: Sendable {
     }
     guard isDue else { return }
     let filled = self.total == 0 ? Self.width : Int(bytes * Int64(Self.width) / self.total)
-    let bar = String(repeating: "#", count: filled) + String(repeating: ".", count: Self.width - filled)
+    let bar =
+      String(repeating: "#", count: filled) + String(repeating: ".", count: Self.width - filled)
     let elapsed = max(1, (now - self.start).milliseconds)
     let percent = self.total == 0 ? 100 : bytes * 100 / self.total
     Output.status(
-      "\(self.title) [\(bar)] \(percent) % of \(byteText(self.total)), \(byteText(bytes * 1_000 / elapsed))/s")
+      "\(self.title) [\(bar)] \(percent) % of \(byteText(self.total)), \(byteText(bytes * 1_000 / elapsed))/s"
+    )
   }
 
   func finish() {

@@ -9,7 +9,8 @@ import MemQTelemetry
 
 struct DoctorCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "doctor", abstract: "Look for what keeps MemQ from working here. Exit status 0: nothing was found.")
+    commandName: "doctor",
+    abstract: "Look for what keeps MemQ from working here. Exit status 0: nothing was found.")
 
   @Option(help: "Also look at the disk of this folder.")
   var data: String?
@@ -25,7 +26,8 @@ struct DoctorCommand: AsyncParsableCommand {
   func run() async throws {
     var findings = [
       Finding(
-        check: "version", isFine: true, text: "memq \(BuildInfo.version) (\(BuildInfo.configuration))")
+        check: "version", isFine: true,
+        text: "memq \(BuildInfo.version) (\(BuildInfo.configuration))")
     ]
     findings += await self.serverFindings()
     findings.append(Self.clock())
@@ -34,10 +36,14 @@ struct DoctorCommand: AsyncParsableCommand {
       findings.append(await Self.sync(data))
     }
     var table = TextTable("CHECK", "", "")
-    for finding in findings { table.add(finding.check, finding.isFine ? "ok" : "PROBLEM", finding.text) }
+    for finding in findings {
+      table.add(finding.check, finding.isFine ? "ok" : "PROBLEM", finding.text)
+    }
     try await self.output.show(
       .array(
-        findings.map { ["check": .string($0.check), "ok": .bool($0.isFine), "text": .string($0.text)] }),
+        findings.map {
+          ["check": .string($0.check), "ok": .bool($0.isFine), "text": .string($0.text)]
+        }),
       table.text)
     if findings.contains(where: { !$0.isFine }) { throw ExitCode(1) }
   }
@@ -54,7 +60,9 @@ struct DoctorCommand: AsyncParsableCommand {
       return [
         Finding(
           check: "server", isFine: true,
-          text: "\(self.server.addresses.joined(separator: ",")) answers, cluster \(cluster.id), \(took) ms"),
+          text:
+            "\(self.server.addresses.joined(separator: ",")) answers, cluster \(cluster.id), \(took) ms"
+        ),
         Finding(
           check: "cluster", isFine: cluster.isReady,
           text: cluster.isReady ? "ready" : cluster.problems.joined(separator: "; ")),
@@ -78,7 +86,8 @@ struct DoctorCommand: AsyncParsableCommand {
   private static func room(_ path: String) -> Finding {
     var status = statvfs()
     guard statvfs(path, &status) == 0 else {
-      return Finding(check: "disk", isFine: false, text: "\(path): \(String(cString: strerror(errno)))")
+      return Finding(
+        check: "disk", isFine: false, text: "\(path): \(String(cString: strerror(errno)))")
     }
     let free = Int64(status.f_bavail) * Int64(status.f_frsize)
     let total = Int64(status.f_blocks) * Int64(status.f_frsize)

@@ -17,7 +17,8 @@ struct LogCommand: AsyncParsableCommand {
 
 struct LogDump: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "dump", abstract: "Print the frames of a data folder's volumes, in the log's order.",
+    commandName: "dump",
+    abstract: "Print the frames of a data folder's volumes, in the log's order.",
     discussion: """
       Reads only. The server must be stopped, or --live given: then the log is read as it stands while it grows. A topic is named by its name, as
       the folder's own metadata knows it, or by its id.
@@ -85,7 +86,8 @@ private struct TopicNames {
   private var names: [TopicID: String] = [:]
 
   init(_ data: String) throws(MemQError) {
-    for folder in ["\(data)/metadata", "\(data)/../metadata", data] where SQLitePeek.exists(folder) {
+    for folder in ["\(data)/metadata", "\(data)/../metadata", data] where SQLitePeek.exists(folder)
+    {
       let prefix = StoreKey.topicNames
       let upper = StoreKey(prefix.bytes.dropLast() + [prefix.bytes.last! + 1])
       for entry in try SQLitePeek.entries(folder, in: KeyRange(prefix, upTo: upper)) {
@@ -98,7 +100,8 @@ private struct TopicNames {
 
   /// `events/0`, or with the topic's id.
   func partition(_ text: String) throws(MemQError) -> TopicPartition {
-    guard let slash = text.lastIndex(of: "/"), let number = Int32(text[text.index(after: slash)...]),
+    guard let slash = text.lastIndex(of: "/"),
+      let number = Int32(text[text.index(after: slash)...]),
       number >= 0
     else {
       throw MemQError(

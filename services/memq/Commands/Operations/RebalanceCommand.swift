@@ -7,7 +7,10 @@ import MemQModel
 struct RebalanceCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "rebalance", abstract: "Plan and make moves that spread leaders and replicas.",
-    subcommands: [RebalancePlanCommand.self, RebalanceStart.self, RebalanceStatusCommand.self, RebalanceCancel.self])
+    subcommands: [
+      RebalancePlanCommand.self, RebalanceStart.self, RebalanceStatusCommand.self,
+      RebalanceCancel.self,
+    ])
 }
 
 private func table(_ moves: [PlanMove]) -> String {

@@ -93,7 +93,8 @@ struct QuarantineRelease: AsyncParsableCommand {
       try await client.admin.releaseQuarantined(
         self.id, actor: self.audit.name, reason: self.audit.reason)
     }
-    try await self.output.show(entry.json, "released \(entry.topic)/\(TextTable.printable(entry.name))\n")
+    try await self.output.show(
+      entry.json, "released \(entry.topic)/\(TextTable.printable(entry.name))\n")
   }
 }
 
@@ -112,6 +113,7 @@ struct QuarantineDelete: AsyncParsableCommand {
       try await client.admin.deleteQuarantined(
         self.id, actor: self.audit.name, reason: self.audit.reason)
     }
-    try await self.output.show(entry.json, "deleted \(entry.topic)/\(TextTable.printable(entry.name))\n")
+    try await self.output.show(
+      entry.json, "deleted \(entry.topic)/\(TextTable.printable(entry.name))\n")
   }
 }

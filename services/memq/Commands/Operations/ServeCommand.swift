@@ -19,7 +19,8 @@ struct ServeCommand: ParsableCommand {
 struct ConfigCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "config",
-    abstract: "Check or print the configuration of memq serve: memq config check|print [flags of serve].")
+    abstract:
+      "Check or print the configuration of memq serve: memq config check|print [flags of serve].")
 
   @Argument(parsing: .captureForPassthrough, help: "check or print, then flags of serve.")
   var arguments: [String] = []

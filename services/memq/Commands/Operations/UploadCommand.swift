@@ -61,6 +61,8 @@ struct UploadFlush: AsyncParsableCommand {
       [
         "objects": .number(result.objects), "records": .number(result.records),
         "bytes": .number(result.bytes),
-      ], "uploaded \(result.records) records in \(result.objects) objects, \(byteText(result.bytes))\n")
+      ],
+      "uploaded \(result.records) records in \(result.objects) objects, \(byteText(result.bytes))\n"
+    )
   }
 }

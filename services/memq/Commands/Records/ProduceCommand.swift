@@ -32,9 +32,13 @@ struct ProduceCommand: AsyncParsableCommand {
 
   @Argument(help: "The topic.")
   var topic: String
-  @Option(help: "When a record counts as acknowledged: when sent, durable on the leader, or durable on all in-sync replicas.")
+  @Option(
+    help:
+      "When a record counts as acknowledged: when sent, durable on the leader, or durable on all in-sync replicas."
+  )
   var acks = AcksChoice.all
-  @Option(help: ArgumentHelp("Text between key and value; every line must have it.", valueName: "text"))
+  @Option(
+    help: ArgumentHelp("Text between key and value; every line must have it.", valueName: "text"))
   var keySeparator: String?
   @Option(help: "Send to this partition; default: by the key's hash, without keys in turn.")
   var partition: Int32?
@@ -46,7 +50,9 @@ struct ProduceCommand: AsyncParsableCommand {
   var compression: CompressionChoice?
   @Option(help: ArgumentHelp("How long a batch waits for company.", valueName: "milliseconds"))
   var linger = 5
-  @Option(help: ArgumentHelp("Give a record up when it is not acknowledged for so long.", valueName: "seconds"))
+  @Option(
+    help: ArgumentHelp(
+      "Give a record up when it is not acknowledged for so long.", valueName: "seconds"))
   var deliveryTimeout = 120
   @OptionGroup var server: ServerOptions
 

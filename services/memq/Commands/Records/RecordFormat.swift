@@ -47,7 +47,11 @@ struct RecordFormat: ExpressibleByArgument {
     }
     flush()
     self.parts = parts
-    if parts.count == 1, case .value = parts[0] { self.isValueOnly = true } else { self.isValueOnly = false }
+    if parts.count == 1, case .value = parts[0] {
+      self.isValueOnly = true
+    } else {
+      self.isValueOnly = false
+    }
   }
 
   private static func part(_ letter: Character) -> Part? {
@@ -145,7 +149,8 @@ enum Base64 {
       if count > 2 { word |= UInt32(bytes[at + 2]) }
       for place in 0..<4 {
         out.append(
-          place <= count ? Self.digits[Int(word >> UInt32(18 - 6 * place) & 63)] : UInt8(ascii: "="))
+          place <= count ? Self.digits[Int(word >> UInt32(18 - 6 * place) & 63)] : UInt8(ascii: "=")
+        )
       }
     }
     return String(decoding: out, as: UTF8.self)

@@ -18,7 +18,8 @@ struct ServerOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Seconds to wait for a server that does not answer, or is not ready yet.", valueName: "seconds"))
+      "Seconds to wait for a server that does not answer, or is not ready yet.",
+      valueName: "seconds"))
   var connectTimeout: Double = 5
 
   @Flag(help: "Say on standard error what happens.")
@@ -63,7 +64,8 @@ enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
 
 /// For people, or one JSON document.
 struct OutputOptions: ParsableArguments {
-  @Option(name: [.customShort("o"), .customLong("output")], help: "For people, or one JSON document.")
+  @Option(
+    name: [.customShort("o"), .customLong("output")], help: "For people, or one JSON document.")
   var format = OutputFormat.text
 
   var isJSON: Bool { self.format == .json }
@@ -84,7 +86,9 @@ struct Assignment: ExpressibleByArgument {
   let value: String
 
   init?(argument: String) {
-    guard let equals = argument.firstIndex(of: "="), equals > argument.startIndex else { return nil }
+    guard let equals = argument.firstIndex(of: "="), equals > argument.startIndex else {
+      return nil
+    }
     self.name = String(argument[..<equals])
     self.value = String(argument[argument.index(after: equals)...])
   }

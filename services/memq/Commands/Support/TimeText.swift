@@ -20,7 +20,8 @@ enum TimeText {
   /// Reads `2025-11-21`, `2025-11-21T07:30:00`, with a fraction, with `Z` or `+01:00`; without a zone it is UTC.
   static func parse(_ text: some StringProtocol) -> Timestamp? {
     var rest = Substring(text)
-    guard let year = number(&rest, digits: 4), skip(&rest, "-"), let month = number(&rest, digits: 2),
+    guard let year = number(&rest, digits: 4), skip(&rest, "-"),
+      let month = number(&rest, digits: 2),
       skip(&rest, "-"), let day = number(&rest, digits: 2), (1...12).contains(month),
       (1...Self.days(in: month, of: year)).contains(day)
     else { return nil }
@@ -67,7 +68,9 @@ enum TimeText {
   private static func zone(_ rest: inout Substring) -> Int64? {
     if rest.isEmpty || skip(&rest, "Z") { return 0 }
     let sign: Int64 = rest.first == "-" ? -1 : 1
-    guard skip(&rest, "+") || skip(&rest, "-"), let hours = number(&rest, digits: 2) else { return nil }
+    guard skip(&rest, "+") || skip(&rest, "-"), let hours = number(&rest, digits: 2) else {
+      return nil
+    }
     _ = skip(&rest, ":")
     guard let minutes = number(&rest, digits: 2), hours < 24, minutes < 60 else { return nil }
     return sign * (hours * 60 + minutes)
@@ -97,7 +100,8 @@ enum TimeText {
     let marchMonth = (5 * dayOfYear + 2) / 153
     let month = marchMonth < 10 ? marchMonth + 3 : marchMonth - 9
     return (
-      yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, dayOfYear - (153 * marchMonth + 2) / 5 + 1
+      yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month,
+      dayOfYear - (153 * marchMonth + 2) / 5 + 1
     )
   }
 }

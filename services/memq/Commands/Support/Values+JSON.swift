@@ -33,7 +33,8 @@ extension PartitionInfo {
 extension NodeInfo {
   var json: JSON {
     [
-      "id": .number(self.id.rawValue), "service": .string(self.service), "state": .string(self.state),
+      "id": .number(self.id.rawValue), "service": .string(self.service),
+      "state": .string(self.state),
       "address": .string(self.address), "admin_address": .string(self.adminAddress),
       "rack": .string(self.rack), "host": .string(self.host), "pid": .number(self.pid),
       "epoch": .number(self.epoch.rawValue), "volumes": .array(self.volumes.map { .text($0) }),
@@ -44,7 +45,8 @@ extension NodeInfo {
 extension FileInfo {
   var json: JSON {
     [
-      "name": .string(self.name), "size": .number(self.size), "sha256": .string(hexText(self.sha256)),
+      "name": .string(self.name), "size": .number(self.size),
+      "sha256": .string(hexText(self.sha256)),
       "verdict": .string(self.verdict.kind.rawValue), "version": .number(self.version),
       "topic": .string(self.topic), "content_type": .string(self.contentType),
       "partition": .number(self.partition.rawValue), "offset": .number(self.offset.rawValue),

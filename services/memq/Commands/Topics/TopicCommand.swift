@@ -59,7 +59,8 @@ struct TopicCreate: AsyncParsableCommand {
 }
 
 struct TopicList: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(commandName: "list", abstract: "List topics by name.")
+  static let configuration = CommandConfiguration(
+    commandName: "list", abstract: "List topics by name.")
 
   @Option(help: "Only names beginning so.")
   var prefix = ""
@@ -96,7 +97,8 @@ struct TopicDescribe: AsyncParsableCommand {
       )
     }
     let marks = Dictionary(
-      (uploads?.partitions ?? []).map { ($0.partition, $0) }, uniquingKeysWith: { first, _ in first })
+      (uploads?.partitions ?? []).map { ($0.partition, $0) },
+      uniquingKeysWith: { first, _ in first })
     try await self.output.show(Self.json(topic, marks), Self.text(topic, marks))
   }
 
@@ -114,7 +116,9 @@ struct TopicDescribe: AsyncParsableCommand {
         "partition_list",
         .array(
           topic.partitions.map { partition in
-            guard case .object(var row) = partition.json(topic: topic.topic.name) else { return .null }
+            guard case .object(var row) = partition.json(topic: topic.topic.name) else {
+              return .null
+            }
             if let mark = marks[partition.partition] {
               row.append(("log_start_offset", .number(mark.logStart.rawValue)))
               row.append(("local_start_offset", .number(mark.localStart.rawValue)))
@@ -164,13 +168,16 @@ struct TopicAlter: AsyncParsableCommand {
   var scan: ScanChoice?
   @Option(help: ArgumentHelp("A setting; may be repeated.", valueName: "name=value"))
   var set: [Assignment] = []
-  @Option(help: ArgumentHelp("A setting that returns to its default; may be repeated.", valueName: "name"))
+  @Option(
+    help: ArgumentHelp("A setting that returns to its default; may be repeated.", valueName: "name")
+  )
   var unset: [String] = []
   @OptionGroup var server: ServerOptions
   @OptionGroup var output: OutputOptions
 
   func validate() throws {
-    guard self.partitions != nil || self.scan != nil || !self.set.isEmpty || !self.unset.isEmpty else {
+    guard self.partitions != nil || self.scan != nil || !self.set.isEmpty || !self.unset.isEmpty
+    else {
       throw ValidationError("nothing to change: give --partitions, --scan, --set or --unset")
     }
   }

@@ -132,10 +132,13 @@ actor Controller {
   /// Partitions and leases of nodes that are gone pass on.
   private func settle() async throws(MemQError) {
     try await self.reconcile()
-    while try await self.runner.run("release-leases", { state in
-      let nodes = state.nodes
-      return state.releaseLeases { !(nodes[$0]?.value.state.isLive ?? false) }
-    }) > 0 {}
+    while try await self.runner.run(
+      "release-leases",
+      { state in
+        let nodes = state.nodes
+        return state.releaseLeases { !(nodes[$0]?.value.state.isLive ?? false) }
+      }) > 0
+    {}
   }
 
   /// Until nothing changes any more.
@@ -156,7 +159,8 @@ actor Controller {
       }
       if summary.elected.count > 20 {
         self.logger.notice(
-          "More partitions have another leader", metadata: ["count": "\(summary.elected.count - 20)"])
+          "More partitions have another leader",
+          metadata: ["count": "\(summary.elected.count - 20)"])
       }
       for partition in summary.unclean {
         self.logger.error(

@@ -126,17 +126,21 @@ struct Housekeeper: Sendable {
 
   /// Open puts that got no bytes for long.
   private func sweepForsaken() async throws(MemQError) {
-    let oldest = self.instance.clock.wall.milliseconds
+    let oldest =
+      self.instance.clock.wall.milliseconds
       - self.instance.configuration.uploadIdleMax.milliseconds
     try await self.forEachUpload(on: .active) { upload throws(MemQError) in
-      guard upload.value.state == .open, upload.value.updatedAt.milliseconds < oldest else { return }
+      guard upload.value.state == .open, upload.value.updatedAt.milliseconds < oldest else {
+        return
+      }
       try await self.abandon(upload, reason: "no bytes came for too long")
     }
   }
 
   /// Finished puts that nobody will ask for any more.
   private func sweepFinished() async throws(MemQError) {
-    let oldest = self.instance.clock.wall.milliseconds
+    let oldest =
+      self.instance.clock.wall.milliseconds
       - self.instance.configuration.uploadMemory.milliseconds
     let sweep = self.instance.uploads.finishedSweep
     let range = KeyRange(prefix: .doneUploads)

@@ -7,9 +7,9 @@ import MemQRuntime
 import SwiftProtobuf
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 // Conversions of what concerns files. From the wire they are checked.

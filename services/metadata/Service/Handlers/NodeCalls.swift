@@ -46,7 +46,8 @@ extension MetadataNode {
       service: try ServiceKind(request.service), address: request.address,
       adminAddress: request.adminAddress, rack: request.rack, host: request.host, pid: request.pid,
       volumes: volumes,
-      clusterID: request.clusterID.isEmpty ? nil : try ClusterID(wire: request.clusterID, "cluster_id"))
+      clusterID: request.clusterID.isEmpty
+        ? nil : try ClusterID(wire: request.clusterID, "cluster_id"))
     let node = try await instance.controller.register(registration)
     guard let cluster = instance.cell.read({ $0.cluster?.value }) else {
       throw MemQError(.unavailable, "metadata is not loaded yet")
@@ -67,11 +68,13 @@ extension MetadataNode {
     let instance = try self.instance()
     instance.metrics.watchers.increment()
     defer { instance.metrics.watchers.decrement() }
-    let current = instance.cell.read { $0.cluster?.value.incarnation.rawValue }
     var position: Revision?
-    if request.fromRevision > 0, request.incarnation == current {
-      position = Revision(request.fromRevision)
+    let isKnown = instance.cell.read { state in
+      // A revision from ahead of ours: the store was restored. The watcher sees it by the whole image.
+      request.incarnation == state.cluster?.value.incarnation.rawValue
+        && request.fromRevision > 0 && request.fromRevision <= state.revision.rawValue
     }
+    if isKnown { position = Revision(request.fromRevision) }
     while true {
       let update = try await instance.feed.next(after: position)
       if update.full { instance.metrics.fullImages.increment() }

@@ -11,9 +11,9 @@ import MemQSystem
 import SwiftProtobuf
 
 #if canImport(FoundationEssentials)
-  import FoundationEssentials
+import FoundationEssentials
 #else
-  import Foundation
+import Foundation
 #endif
 
 // File puts.

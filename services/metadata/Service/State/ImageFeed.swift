@@ -95,7 +95,11 @@ final class ImageFeed: Sendable {
       var high = state.updates.count
       while low < high {
         let middle = (low + high) / 2
-        if state.updates[middle].revision <= revision.rawValue { low = middle + 1 } else { high = middle }
+        if state.updates[middle].revision <= revision.rawValue {
+          low = middle + 1
+        } else {
+          high = middle
+        }
       }
       return low < state.updates.count ? .update(state.updates[low]) : .nothing
     }
@@ -116,7 +120,8 @@ final class ImageFeed: Sendable {
     await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
         let isOver = self.state.withLock { state in
-          if state.latest > revision || state.floor > revision || state.isClosed || Task.isCancelled {
+          if state.latest > revision || state.floor > revision || state.isClosed || Task.isCancelled
+          {
             return true
           }
           state.waiters[id] = continuation

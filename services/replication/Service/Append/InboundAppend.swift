@@ -38,7 +38,8 @@ struct InboundAppend: Sendable {
 /// Checks a batch's bytes by Kafka's rules, all but the topic's own limit.
 enum BatchCheck {
   /// - Throws: `.recordBatchTooLarge`, `.recordBatchInvalid`, `.recordBatchChecksumMismatch`, `.feature`.
-  static func header(of batch: [ByteBuffer], byteCount: Int) throws(MemQError) -> RecordBatchHeader {
+  static func header(of batch: [ByteBuffer], byteCount: Int) throws(MemQError) -> RecordBatchHeader
+  {
     let head = self.head(of: batch)
     let header = try withReadableBytes(head) { bytes throws(MemQError) in
       try RecordBatchHeader.validateStructure(

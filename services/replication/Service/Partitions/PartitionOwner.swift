@@ -205,9 +205,10 @@ final class PartitionOwner {
   /// A write that isn't an append, in order with those.
   private func write(
     _ number: WriteNumber,
-    _ body: @escaping (
-      Volume, TopicPartition, @escaping @Sendable (Result<Void, MemQError>) -> Void
-    ) -> Void
+    _ body:
+      @escaping (
+        Volume, TopicPartition, @escaping @Sendable (Result<Void, MemQError>) -> Void
+      ) -> Void
   ) {
     let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox!)
     self.lane.inOrder {

@@ -188,7 +188,7 @@ final class PartitionShard: @unchecked Sendable {
       return self.skipToUploaded(desired, from: found.end, lane)
     }
     do {
-  let rules = self.configuration.rules
+      let rules = self.configuration.rules
       let log = ReplicaLog(
         start: found.logStart, end: found.end, highWatermark: found.highWatermark,
         uploadedOffset: found.uploadedOffset, epochs: try EpochCache(found.epochs),

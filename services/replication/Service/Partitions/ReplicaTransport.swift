@@ -10,7 +10,8 @@ protocol ReplicaTransport: Sendable {
   func send(_ answer: OpenAnswer, of partition: TopicPartition)
   func send(_ position: FollowerPosition, of partition: TopicPartition, to leader: ReplicaID)
   /// From here on batches of the partition go to this follower, as `answer` accepted it.
-  func startPushing(_ partition: TopicPartition, to follower: ReplicaID, _ open: OpenNumber, from: Offset)
+  func startPushing(
+    _ partition: TopicPartition, to follower: ReplicaID, _ open: OpenNumber, from: Offset)
   func stopPushing(_ partition: TopicPartition, to follower: ReplicaID)
   /// The log or its high watermark moved: there may be something to push.
   func advanced(_ partition: TopicPartition, end: Offset, highWatermark: Offset)

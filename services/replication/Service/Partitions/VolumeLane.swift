@@ -36,11 +36,22 @@ final class VolumeLane {
 
   var parkedCount: Int { self.parked.count }
 
-  /// Nil: the batch may be decided on now; else it was parked.
+  /// True: the batch may be decided on now; else it was parked, or refused because the volume is full.
   func admit(_ append: InboundAppend) -> Bool {
     if self.parked.isEmpty && self.held.isEmpty && self.volume.hasRoom { return true }
-    self.parked.append(append)
+    if self.volume.isFull {
+      self.shard.refuse(append, self.full)
+    } else {
+      self.parked.append(append)
+    }
     return false
+  }
+
+  private var full: MemQError {
+    MemQError(
+      .volumeFull,
+      "the volume has no room above its reserve; upload, delete or retain less, or add capacity",
+      subject: "volume \(self.volume.id)")
   }
 
   func append(_ append: Volume.Append, byteCount: Int, number: WriteNumber) {
@@ -99,8 +110,14 @@ final class VolumeLane {
       }
       self.held.removeFirst()
     }
-    while let next = self.parked.first, self.failure != nil || self.volume.hasRoom {
+    while let next = self.parked.first {
+      let isFull = self.volume.isFull
+      guard isFull || self.volume.hasRoom else { return }
       self.parked.removeFirst()
+      if isFull {
+        self.shard.refuse(next, self.full)
+        continue
+      }
       self.shard.decide(next)
       self.flush()
       guard self.held.isEmpty else { return }

@@ -145,7 +145,9 @@ extension PartitionView {
   fileprivate func offset(
     at time: Timestamp, of partition: TopicPartition
   ) async throws(MemQError) -> Offset? {
-    guard var offset = try await self.volume.offset(partition, forTimestamp: time) else { return nil }
+    guard var offset = try await self.volume.offset(partition, forTimestamp: time) else {
+      return nil
+    }
     while offset < self.highWatermark {
       let result = try await self.volume.read(
         partition, from: offset, below: self.highWatermark, maxBytes: 1)

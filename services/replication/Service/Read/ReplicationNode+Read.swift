@@ -47,7 +47,8 @@ extension ReplicationNode {
   }
 
   /// The leader's positions once there is something at `offset`, or the wait is over.
-  private func view(_ plan: ReadPlan, from offset: Offset) async throws(MemQError) -> PartitionView {
+  private func view(_ plan: ReadPlan, from offset: Offset) async throws(MemQError) -> PartitionView
+  {
     let shard = try self.requireShard(of: plan.partition)
     let id = lastReader.wrappingAdd(1, ordering: .relaxed).newValue
     let result = await withTaskCancellationHandler {

@@ -36,7 +36,9 @@ enum Orphans {
   }
 
   /// Ids of a group's objects in the store, from the list of its keys.
-  static func stored(_ group: Int32, _ context: UploaderContext) async throws(MemQError) -> [ObjectID] {
+  static func stored(
+    _ group: Int32, _ context: UploaderContext
+  ) async throws(MemQError) -> [ObjectID] {
     let prefix = ObjectKey.objectPrefix(group: group)
     var ids: [ObjectID] = []
     var after: ObjectKey?

@@ -1,0 +1,103 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MemQAPI
+import MemQMetadata
+@testable import MemQMetadataService
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import MemQSystem
+import NIOCore
+import SwiftProtobuf
+import Testing
+
+/// Metadata and its members over the network.
+@Suite struct ReconnectTests {
+  private struct Instance {
+    let node: MetadataNode
+    let server: RPCServer
+
+    static func start(_ folder: TestFolder, port: Int = 0) async throws -> Instance {
+      var configuration = MetadataNode.Configuration(
+        dataFolder: folder.path, address: "127.0.0.1:\(port)")
+      configuration.sessionTimeout = .seconds(60)
+      configuration.startGrace = .seconds(60)
+      configuration.heartbeatInterval = .milliseconds(50)
+      let node = MetadataNode(configuration: configuration, logger: Logger(label: "test"))
+      var router = RPCRouter()
+      node.register(on: &router)
+      let server = try await RPCServer.start(
+        router: router, on: "127.0.0.1:\(port)", group: TestMetadata.group,
+        logger: Logger(label: "test"))
+      try await node.start()
+      return Instance(node: node, server: server)
+    }
+
+    func stop() async {
+      await self.node.drain(deadline: .seconds(5))
+      await self.server.shutdown(deadline: .milliseconds(100))
+    }
+  }
+
+  @Test func `a member outlives metadata's restart with its number and epoch`() async throws {
+    let folder = TestFolder()
+    var instance = try await Instance.start(folder)
+    let port = instance.server.localPort
+    let pool = ChannelPool(group: TestMetadata.group, logger: Logger(label: "test"))
+    let session = ClusterSession(
+      ClusterSession.Configuration(
+        service: .replication, nodeUUID: NodeUUID(test: 1), address: "127.0.0.1:1",
+        volumes: [VolumeID(test: 7)], metadataAddresses: ["127.0.0.1:\(port)"]),
+      pool: pool, clock: SystemClock(), logger: Logger(label: "test"))
+    try await session.start(timeout: .seconds(30))
+    session.setState(.ready)
+    let id = session.nodeID
+    let before = try await session.waitForImage(timeout: .seconds(30)) {
+      $0.nodes[id]?.state == .ready
+    }
+    await instance.stop()
+    #expect(session.image == before, "what it knows stays")
+
+    instance = try await Instance.start(folder, port: port)
+    let created = try await instance.node.instance().runner.run("create-topic") {
+      (state) throws(MemQError) in
+      try state.createTopic(
+        TopicCreation(
+          id: TopicID(test: 5), name: "t", partitionCount: 2, replicationFactor: 1, settings: [:],
+          createdAt: .none))
+    }
+    let after = try await session.waitForImage(timeout: .seconds(30)) { $0.topics.count == 1 }
+    #expect(after.partitions(of: created.id).allSatisfy { $0.leader == id })
+    #expect(session.nodeID == id && session.nodeEpoch == before.nodes[id]?.epoch)
+    await session.stop()
+    let left = instance.node
+    #expect(try left.instance().cell.read { $0.nodes[id]?.value.state } == .gone)
+    await instance.stop()
+    await pool.closeAll(deadline: .seconds(1))
+  }
+
+  @Test func `without metadata a start gives up in time and says where it tried`() async throws {
+    let pool = ChannelPool(group: TestMetadata.group, logger: Logger(label: "test"))
+    let session = ClusterSession(
+      ClusterSession.Configuration(
+        service: .ingest, nodeUUID: NodeUUID(test: 1), address: "127.0.0.1:1",
+        metadataAddresses: ["127.0.0.1:1", "inprocess:nowhere"]),
+      pool: pool, clock: SystemClock(), logger: Logger(label: "test"))
+    let error = await thrown { try await session.start(timeout: .milliseconds(300)) }
+    #expect(error?.code == .unavailable && error?.subject == "127.0.0.1:1,inprocess:nowhere")
+    await pool.closeAll(deadline: .seconds(1))
+  }
+
+  @Test func `data of another cluster is refused at once`() async throws {
+    let metadata = try await TestMetadata.start()
+    let session = ClusterSession(
+      ClusterSession.Configuration(
+        service: .replication, nodeUUID: NodeUUID(test: 1), address: "inprocess:r",
+        clusterID: ClusterID(test: 99), metadataAddresses: ["inprocess:metadata"]),
+      pool: metadata.pool, clock: SystemClock(), logger: Logger(label: "test"))
+    let error = await thrown { try await session.start(timeout: .seconds(60)) }
+    #expect(error?.code == .wrongCluster)
+    await metadata.stop()
+  }
+}

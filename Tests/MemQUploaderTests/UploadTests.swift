@@ -1,0 +1,129 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import MemQAPI
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import SwiftProtobuf
+import Testing
+
+@Suite(.serialized) struct UploadTests {
+  private func flush(
+    _ cluster: TestCluster, _ topic: String, at uploader: String = "uploader"
+  ) async throws(MemQError) -> Memq_V1_FlushResponse {
+    try await cluster.call(uploader, UploaderMethods.flush) { $0.topic = topic }
+  }
+
+  @Test func `a flush puts everything committed into objects, byte for byte`() async throws {
+    let cluster = try await TestCluster()
+    try await cluster.uploader { $0.objectBytes = 1 << 20 }
+    let partitions = try await cluster.topic("events", partitions: 3)
+    for partition in partitions { try await cluster.produce(partition, batches: 40, size: 2_000) }
+    let done = try await self.flush(cluster, "events")
+    #expect(done.records == 1_200 && done.objects >= 3 && done.bytes > 2_400_000)
+    for partition in partitions {
+      try await cluster.until("the image knows") { cluster.uploaded(partition) == 400 }
+      #expect(try await cluster.cold(partition, below: 400) == cluster.log(partition))
+    }
+
+    let status = try await cluster.call("uploader", UploaderMethods.status) { $0.topic = "events" }
+    #expect(status.partitions.map(\.partition) == [0, 1, 2])
+    #expect(status.partitions.allSatisfy { $0.uploadedOffset == 400 && $0.highWatermark == 400 })
+    #expect(status.objects == done.objects && status.objectBytes > 2_400_000)
+    #expect(status.billedRequests >= status.objects)
+
+    // Nothing new: nothing uploaded. An unknown topic: said so.
+    #expect(try await self.flush(cluster, "events").objects == 0)
+    let unknown = await #expect(throws: MemQError.self) { try await self.flush(cluster, "nope") }
+    #expect(unknown?.code == .topicNotFound)
+    await cluster.end()
+  }
+
+  @Test func `a few records are uploaded by themselves after their linger, and once`() async throws
+  {
+    let cluster = try await TestCluster()
+    try await cluster.uploader { $0.linger = .milliseconds(300) }
+    let partition = try await cluster.topic("slow")[0]
+    try await cluster.produce(partition, batches: 1)
+    try await cluster.until("they are uploaded") { cluster.uploaded(partition) == 10 }
+    #expect(cluster.keys("objects").count == 1)
+    try await cluster.produce(partition, batches: 1)
+    try await cluster.until("they are uploaded") { cluster.uploaded(partition) == 20 }
+    #expect(cluster.keys("objects").count == 2)
+    #expect(try await cluster.cold(partition, below: 20) == cluster.log(partition))
+    await cluster.end()
+  }
+
+  @Test func `topics without an object tier stay on the SSD`() async throws {
+    let cluster = try await TestCluster()
+    try await cluster.uploader()
+    let partition = try await cluster.topic("local", ["object.tier": "false"])[0]
+    try await cluster.produce(partition, batches: 1)
+    #expect(try await self.flush(cluster, "local").objects == 0)
+    #expect(try await self.flush(cluster, "").objects == 0)
+    #expect(cluster.uploaded(partition) == 0 && cluster.keys("objects").isEmpty)
+    await cluster.end()
+  }
+
+  @Test func `a flush works at any uploader, and after its holder left`() async throws {
+    let cluster = try await TestCluster()
+    try await cluster.uploader("uploader")
+    let partition = try await cluster.topic("moves")[0]
+    try await cluster.produce(partition, batches: 1)
+    _ = try await self.flush(cluster, "moves")
+    try await cluster.uploader("second")
+    try await cluster.produce(partition, batches: 1)
+    #expect(try await self.flush(cluster, "moves", at: "second").records == 10)
+    #expect(try await self.flush(cluster, "moves", at: "uploader").records == 0)
+    await cluster.stop(0)
+    try await cluster.produce(partition, batches: 1)
+    #expect(try await self.flush(cluster, "moves", at: "second").records == 10)
+    #expect(try await cluster.cold(partition, below: 30) == cluster.log(partition))
+    await cluster.end()
+  }
+
+  @Test func `a store that fails is tried again until it works`() async throws {
+    let cluster = try await TestCluster()
+    try await cluster.uploader()
+    let partition = try await cluster.topic("stubborn")[0]
+    try await cluster.produce(partition, batches: 1)
+    // A file where the folder of objects must be.
+    let obstacle = "\(cluster.objects)/objects"
+    try Data().write(to: URL(fileURLWithPath: obstacle))
+    let late = await #expect(throws: MemQError.self) {
+      try await cluster.channel("uploader").call(
+        UploaderMethods.flush, .with { $0.topic = "stubborn" }, timeout: .seconds(1))
+    }
+    #expect(late?.code == .deadlineExceeded && cluster.uploaded(partition) == 0)
+    try FileManager.default.removeItem(atPath: obstacle)
+    #expect(try await self.flush(cluster, "stubborn").records == 10)
+    #expect(try await cluster.cold(partition, below: 10) == cluster.log(partition))
+    #expect(cluster.keys("objects").count == 1 && cluster.keys(".partial/put").isEmpty)
+    await cluster.end()
+  }
+
+  @Test func `objects of deleted topics go, others stay; so do objects never announced`()
+    async throws
+  {
+    let cluster = try await TestCluster()
+    try await cluster.uploader()
+    let kept = try await cluster.topic("kept")[0]
+    let gone = try await cluster.topic("gone")[0]
+    for (partition, name) in [(kept, "kept"), (gone, "gone")] {
+      try await cluster.produce(partition, batches: 1)
+      _ = try await self.flush(cluster, name)
+    }
+    let before = cluster.keys("objects")
+    #expect(before.count == 2)
+    // As an uploader leaves it that dies between PUT and announcement.
+    let orphan = before[0].split(separator: "/")[0] + "/\(UUID().uuidString.lowercased())"
+    try Data([1]).write(to: URL(fileURLWithPath: "\(cluster.objects)/objects/\(orphan)"))
+    await cluster.stop(0)
+    _ = try await cluster.call("metadata", MetadataMethods.deleteTopic) { $0.name = "gone" }
+    try await cluster.uploader("collecting") { $0.collectInterval = .milliseconds(100) }
+    try await cluster.until("one object is left") { cluster.keys("objects").count == 1 }
+    #expect(try await cluster.cold(kept, below: 10) == cluster.log(kept))
+    await cluster.end()
+  }
+}
