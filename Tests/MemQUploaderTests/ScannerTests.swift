@@ -4,6 +4,7 @@ import Foundation
 import MemQAPI
 import MemQModel
 import MemQRPC
+import MemQScannerService
 import MemQSystem
 import SwiftProtobuf
 import Testing

@@ -15,6 +15,7 @@ import MemQRuntime
 import MemQScannerService
 import MemQSystem
 import MemQUploaderService
+import NIOCore
 import NIOPosix
 import SwiftProtobuf
 

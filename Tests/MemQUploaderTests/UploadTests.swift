@@ -5,6 +5,7 @@ import MemQAPI
 import MemQModel
 import MemQRPC
 import MemQRuntime
+import MemQUploaderService
 import SwiftProtobuf
 import Testing
 
