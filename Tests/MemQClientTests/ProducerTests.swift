@@ -93,7 +93,7 @@ import Testing
 
   @Test func `a record without a handler fails the flush`() async throws {
     let server = FakeServer(fault: { _ in .refuse(MemQError(.recordBatchTooLarge, "no", limit: 10))
-      })
+    })
     let producer = try await server.client().producer(FakeServer.topic)
     try await producer.send(ProducerRecord("x"))
     let error = await #expect(throws: MemQError.self) { try await producer.flush() }

@@ -49,6 +49,8 @@ struct FetchCall: Sendable {
     let budget = FetchBudget(bytes: bytes, reads: min(positions.count, self.readsMax))
     var first = true
     while true {
+      // A reader that went away: its reads end at once, and without this the rounds would spin until the deadline.
+      if Task.isCancelled { throw MemQError(.cancelled, "the fetch was given up") }
       let left = max(.zero, deadline - self.clock.monotonic)
       let holds = !first && positions.count <= Self.waitersMax
       let isLast = left == .zero || (first && wait == .zero)
