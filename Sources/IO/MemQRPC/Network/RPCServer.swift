@@ -84,7 +84,8 @@ public final class RPCServer: Sendable {
   }
 
   private static func bindError(_ error: any Error, _ address: String) -> MemQError {
-    if let error = error as? IOError, error.errnoCode == 98 /* EADDRINUSE on Linux */ {
+    // 98 is EADDRINUSE on Linux.
+    if let error = error as? IOError, error.errnoCode == 98 {
       return MemQError(
         .addressInUse, "another process listens there: stop it or choose another port",
         subject: address)
