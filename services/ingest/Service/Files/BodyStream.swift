@@ -123,5 +123,20 @@ final class BodyStream: Sendable {
     throw MemQError(.unavailable, "the uploader ended before the body was whole; retry")
   }
 
+  /// No more bytes will come: the uploader tells what it made durable and ends; after `limit` the call is cancelled.
+  func endUnfinished(within limit: Duration) {
+    let stream = self.stream
+    Task {
+      do throws(MemQError) {
+        try await stream.halfClose()
+      } catch {
+        // It is over already.
+        return
+      }
+      try? await Task.sleep(for: limit)
+      stream.cancel()
+    }
+  }
+
   func cancel() { self.stream.cancel() }
 }

@@ -144,62 +144,70 @@ extension PutCall {
 
   /// The stream broke: who resumes need not wait for us. Bytes that can never be right are given up.
   private func letGo(_ record: BodyRecord, _ error: MemQError) async {
-    switch error.code {
-    case .digestMismatch, .fileTooLarge:
-      await self.context.driver.abandon(await record.upload, reason: error.message)
-    default:
-      // A conflict means that somebody has taken it over already.
-      _ = try? await record.change { $0.driver = 0 }
-    }
+    // Not a child: the call may be cancelled already.
+    await Task {
+      switch error.code {
+      case .digestMismatch, .fileTooLarge:
+        await self.context.driver.abandon(await record.upload, reason: error.message)
+      default:
+        // A conflict means that somebody has taken it over already.
+        _ = try? await record.change { $0.driver = 0 }
+      }
+    }.value
   }
+
+  /// How long an uploader may take, once the client is gone, to tell what became durable.
+  private static let drainMax = Duration.seconds(5)
 
   private func transfer(
     _ stream: BodyStream, _ record: BodyRecord, _ progress: PutProgress, _ gathered: RPCMessage
   ) async throws(MemQError) -> Memq_V1_PutFinish {
-    enum Part: Sendable {
-      case sent(Memq_V1_PutFinish, [UInt8], Int64)
-      case complete
+    typealias Sent = (finish: Memq_V1_PutFinish, digest: [UInt8], size: Int64)
+    enum Side: Sendable {
+      case sender(Result<Sent, MemQError>)
+      case acknowledger(Result<Void, MemQError>)
     }
-    let result: Result<Memq_V1_PutFinish, MemQError> = await withTaskGroup(
-      of: Result<Part, MemQError>.self
-    ) { group in
+    // Not a child: what became durable is stored even when the client is gone and its call cancelled.
+    let acknowledging = Task {
+      await catching { () async throws(MemQError) in try await self.acknowledge(stream, record) }
+    }
+    let result: Result<Sent, MemQError> = await withTaskGroup(of: Side.self) { group in
       group.addTask {
-        await catching { () async throws(MemQError) in
-          let (finish, digest, size) = try await self.send(stream, progress, gathered)
-          return .sent(finish, digest, size)
-        }
+        .sender(
+          await catching { () async throws(MemQError) in
+            try await self.send(stream, progress, gathered)
+          })
       }
-      group.addTask {
-        await catching { () async throws(MemQError) in
-          try await self.acknowledge(stream, record)
-          return .complete
-        }
-      }
-      var sent: (Memq_V1_PutFinish, [UInt8], Int64)?
-      for await part in group {
-        switch part {
-        case .success(.sent(let finish, let digest, let size)): sent = (finish, digest, size)
-        case .success(.complete): break
-        case .failure(let error):
-          stream.cancel()
+      group.addTask { .acknowledger(await acknowledging.value) }
+      var sent: Sent?
+      var failure: MemQError?
+      for await side in group {
+        switch side {
+        case .sender(.success(let value)): sent = value
+        case .sender(.failure(let error)):
+          failure = failure ?? error
+          stream.endUnfinished(within: Self.drainMax)
+        case .acknowledger(.success): break
+        case .acknowledger(.failure(let error)):
+          failure = failure ?? error
           group.cancelAll()
-          return .failure(error)
         }
       }
-      guard let (finish, digest, size) = sent else {
+      if let failure { return .failure(failure) }
+      guard let sent else {
         return .failure(MemQError(.internalError, "a body ended without its finish"))
       }
-      return await catching { () async throws(MemQError) in
-        _ = try await record.change {
-          $0.state = .sealed
-          $0.offset = size
-          $0.sha256 = Data(digest)
-          $0.digestState = Data()
-        }
-        return finish
-      }
+      return .success(sent)
     }
-    return try result.get()
+    stream.cancel()
+    let (finish, digest, size) = try result.get()
+    _ = try await record.change {
+      $0.state = .sealed
+      $0.offset = size
+      $0.sha256 = Data(digest)
+      $0.digestState = Data()
+    }
+    return finish
   }
 
   private func send(
@@ -219,14 +227,21 @@ extension PutCall {
     }
   }
 
-  /// Stores each durable part's end with the digest's state there, then tells the client.
+  /// Stores each durable part's end with the digest's state there, then tells the client, if it is still there.
   private func acknowledge(_ stream: BodyStream, _ record: BodyRecord) async throws(MemQError) {
+    var isHeard = true
     while case .part(let mark) = try await stream.nextDurable() {
       _ = try await record.change {
         $0.offset = mark.end
         $0.digestState = Data(mark.digestState)
       }
-      try await self.tell(.durableBelow(mark.end))
+      guard isHeard else { continue }
+      do throws(MemQError) {
+        try await self.tell(.durableBelow(mark.end))
+      } catch {
+        // The sender's side learns why; parts still on their way are stored all the same.
+        isHeard = false
+      }
     }
   }
 }
