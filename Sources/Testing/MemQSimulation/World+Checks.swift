@@ -62,6 +62,28 @@ extension World {
     self.nodes[node].checked[partition] = end
   }
 
+  /// The memory of producers is a function of the log: a replica that cut or recovered knows what one knows that only
+  /// ever appended these batches.
+  func checkProducers(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
+    guard let replica = self.nodes[node].replicas[partition] else { return }
+    let batches = self.nodes[node].volume.current[partition].batches.map(\.summary)
+    let known = replica.log.producers.contents
+    let expected: [ProducerContents]
+    do {
+      expected = try ProducerState(
+        snapshot: nil, start: .zero, batches: batches, limits: self.configuration.producers
+      ).contents
+    } catch {
+      throw Shadow.Broken(rule: "a producer table can't be built", detail: "\(error)")
+    }
+    guard known == expected else {
+      let difference = expected.first { !known.contains($0) } ?? known.first { !expected.contains($0) }
+      throw Shadow.Broken(
+        rule: "a replica's memory of producers differs from its log",
+        detail: "node \(node) partition \(partition): \(String(describing: difference))")
+    }
+  }
+
   /// After healing: every partition led, every replica in sync and equal, everything committed.
   func unsettled() -> String? {
     for (at, record) in self.metadata.partitions.enumerated() {

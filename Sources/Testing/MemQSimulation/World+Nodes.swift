@@ -106,6 +106,7 @@ extension World {
         ReplicaMember(MetadataOracle.replica(node), epoch), log: log,
         configuration: self.configuration, weaknesses: self.options.mutation.weaknesses)
       try self.checkLog(node, partition)
+      try self.checkProducers(node, partition)
     }
   }
 
@@ -213,6 +214,7 @@ extension World {
       try self.file(.truncate(to: end, epochs: epochs), node, partition, number)
       self.nodes[node].checked[partition] = Swift.min(
         self.nodes[node].checked[partition], Int(end.rawValue))
+      try self.checkProducers(node, partition)
     case .highWatermark(let offset):
       try self.watermarkMoved(node, partition, to: offset)
     case .producerSnapshot(let bytes, let at):

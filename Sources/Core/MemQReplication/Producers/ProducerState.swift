@@ -42,6 +42,8 @@ public struct ProducerState: Sendable {
   /// Idempotent batches held above the snapshot.
   public var batchesAboveSnapshot: Int { self.batches.count }
   public var producerCount: Int { self.table.count }
+  /// For checks: what is known of each producer, by id.
+  package var contents: [ProducerContents] { self.table.contents }
 
   public func judge(
     _ id: ProducerID, _ epoch: ProducerEpoch, base: Int32, count: Int64

@@ -131,6 +131,17 @@ package struct ProducerTable: Sendable {
     self.link(place, usedAt: usedAt)
   }
 
+  /// What is known, apart from the times: for each producer its epoch and batches, by id.
+  var contents: [ProducerContents] {
+    self.entries.indices.lazy
+      .filter { self.places[self.entries[$0].id] == $0 }
+      .map {
+        ProducerContents(
+          id: self.entries[$0].id, epoch: self.entries[$0].epoch, batches: self.entries[$0].batches)
+      }
+      .sorted { $0.id < $1.id }
+  }
+
   mutating func setClock(_ clock: Timestamp) { self.clock = clock }
   func contains(_ id: ProducerID) -> Bool { self.places[id] != nil }
 
@@ -187,6 +198,13 @@ package struct ProducerTable: Sendable {
       body(&self.producers, &self.entries)
     }
   }
+}
+
+/// One producer as the table knows it.
+package struct ProducerContents: Hashable, Sendable {
+  package var id: ProducerID
+  package var epoch: ProducerEpoch
+  package var batches: [ProducerTable.KeptBatch]
 }
 
 extension ProducerID {
