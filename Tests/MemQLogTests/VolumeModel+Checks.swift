@@ -121,10 +121,10 @@ extension VolumeModel {
     }
     let expected = version.batches.filter { $0.summary.endOffset > state.localStart }
     var offset = state.localStart
-    var found: [[UInt8]] = []
+    var found: [SimulatedVolume.ReadBatch] = []
     let maxBytes = Int.random(in: 1...8_000, using: &self.generator)
     while offset < version.end {
-      let batches: [[UInt8]]
+      let batches: [SimulatedVolume.ReadBatch]
       do {
         batches = try self.volume.read(
           partition.id, from: offset, below: version.end, maxBytes: maxBytes)
@@ -137,12 +137,14 @@ extension VolumeModel {
       }
       found += batches
       let count = found.count
-      guard count <= expected.count, last == expected[count - 1].bytes else {
+      guard count <= expected.count, last.bytes == expected[count - 1].bytes else {
         throw ModelViolation(description: "\(partition.id) reads other bytes at \(offset)")
       }
       offset = expected[count - 1].summary.endOffset
     }
-    guard found == expected.map(\.bytes) else {
+    guard found.map(\.bytes) == expected.map(\.bytes),
+      found.map(\.summary.appendTime) == expected.map(\.summary.appendTime)
+    else {
       throw ModelViolation(description: "\(partition.id) reads other bytes")
     }
   }

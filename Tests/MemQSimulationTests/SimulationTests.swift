@@ -25,6 +25,18 @@ import Testing
     }
   }
 
+  /// Seeds that broke a rule once: a follower filled by a recovered leader forgot its producers (1142, 1650, 2201), a
+  /// volume that makes its next segment took no write (1126).
+  @Test(arguments: [1126, 1142, 1650, 2201]) func `a seed that broke a rule once passes`(
+    seed: UInt64
+  ) {
+    if case .violated(let violation, _) = Simulation(
+      seed: seed, options: Self.options(faultSeconds: 20)
+    ).run() {
+      Issue.record("\(violation)")
+    }
+  }
+
   @Test(arguments: SimulationOptions.Mutation.allCases.filter { $0 != .none })
   func `a safety rule switched off is noticed`(mutation: SimulationOptions.Mutation) {
     for seed in UInt64(1)...200 {

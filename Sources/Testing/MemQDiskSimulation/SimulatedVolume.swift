@@ -21,6 +21,12 @@ public struct SimulatedVolume: Sendable {
     let request: RequestID
   }
 
+  /// A batch as a read gives it back: the frame's append time is in the summary.
+  public struct ReadBatch: Sendable {
+    public let summary: BatchSummary
+    public let bytes: [UInt8]
+  }
+
   public private(set) var identity: VolumeIdentity
   public var configuration: LogConfiguration
   public var disk: CrashableDisk
@@ -284,7 +290,7 @@ public struct SimulatedVolume: Sendable {
   /// - Throws: `.partitionNotFound`, `.offsetOutOfRange`, `.logCorrupt`.
   public mutating func read(
     _ partition: TopicPartition, from: Offset, below: Offset, maxBytes: Int
-  ) throws(MemQError) -> [[UInt8]] {
+  ) throws(MemQError) -> [ReadBatch] {
     guard let core = self.core else { throw MemQError(.unavailable, "the volume is not open") }
     let tail = self.tails[partition] ?? []
     if let first = tail.first, from >= first.summary.baseOffset {
@@ -311,19 +317,19 @@ public struct SimulatedVolume: Sendable {
 
   private static func batches(
     _ tail: [TailBatch], _ from: Offset, _ below: Offset, _ maxBytes: Int
-  ) -> [[UInt8]] {
-    var found: [[UInt8]] = []
+  ) -> [ReadBatch] {
+    var found: [ReadBatch] = []
     var bytes = 0
     for batch in tail where batch.summary.endOffset > from && batch.summary.endOffset <= below {
       guard found.isEmpty || bytes + batch.bytes.count <= maxBytes else { break }
       bytes += batch.bytes.count
-      found.append(batch.bytes)
+      found.append(ReadBatch(summary: batch.summary, bytes: batch.bytes))
     }
     return found
   }
 
-  private mutating func batches(_ read: SegmentRuns) throws(MemQError) -> [[UInt8]] {
-    var found: [[UInt8]] = []
+  private mutating func batches(_ read: SegmentRuns) throws(MemQError) -> [ReadBatch] {
+    var found: [ReadBatch] = []
     let seal = HeaderSeal(volume: self.identity.volume, segment: read.segment)
     for run in read.runs {
       let bytes = try self.bytes(read.slot, run.position, run.byteCount)
@@ -333,7 +339,11 @@ public struct SimulatedVolume: Sendable {
             in: view, run: run, log: read.log, seal: seal, from: read.from, below: read.below)
         }
       }
-      for frame in try frames.get() { found.append(Array(bytes[frame.payload])) }
+      for frame in try frames.get() {
+        let payload = Array(bytes[frame.payload])
+        let summary = payload.withUnsafeBytes { frame.header.summary(of: $0) }
+        found.append(ReadBatch(summary: summary, bytes: payload))
+      }
     }
     return found
   }

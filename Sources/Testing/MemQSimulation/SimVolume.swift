@@ -42,7 +42,9 @@ struct SimVolume {
   private(set) var current: [Log]
   private(set) var durable: [Log]
   private var recovered: [RecoveredPartition?]
+  /// Filed and not durable yet, in order; `held` is the end of it that the volume did not take yet.
   private var queue: [Queued] = []
+  private var held: [(request: RequestID, partition: Int, write: Write)] = []
   private var lastRequest: UInt64 = 0
   private var reads = 0
 
@@ -73,22 +75,33 @@ struct SimVolume {
     let request = RequestID(self.lastRequest)
     self.queue.append(
       Queued(request: request, partition: partition, number: number, write: write))
-    let id = Self.partition(partition)
-    switch write {
-    case .open:
-      self.disk.handle(
-        .openPartition(request, id, logStart: .zero, epochs: []), at: now, wall: wall)
-    case .startEpoch(let start):
-      self.disk.handle(.startEpoch(request, id, start), at: now, wall: wall)
-    case .truncate(let end, let epochs):
-      self.disk.handle(.truncate(request, id, to: end, epochs: epochs), at: now, wall: wall)
-    case .append(let batch):
-      do {
-        try self.disk.append(
-          [(id, Self.bytes(of: batch))], request: request, at: now, wall: wall)
-      } catch {
-        throw Shadow.Broken(rule: "a volume refused a write", detail: "\(error)")
+    self.held.append((request, partition, write))
+    try self.giveHeld(at: now, wall: wall)
+  }
+
+  /// Hands the volume what it would not take before, in order, as a node's lane does.
+  private mutating func giveHeld(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
+    while let (request, partition, write) = self.held.first {
+      let id = Self.partition(partition)
+      switch write {
+      case .open:
+        self.disk.handle(
+          .openPartition(request, id, logStart: .zero, epochs: []), at: now, wall: wall)
+      case .startEpoch(let start):
+        self.disk.handle(.startEpoch(request, id, start), at: now, wall: wall)
+      case .truncate(let end, let epochs):
+        self.disk.handle(.truncate(request, id, to: end, epochs: epochs), at: now, wall: wall)
+      case .append(let batch):
+        do throws(MemQError) {
+          try self.disk.append(
+            [(id, Self.bytes(of: batch))], request: request, at: now, wall: wall)
+        } catch {
+          // Its queue is full, or the next segment is being made: both pass.
+          if error.code == .resourceExhausted { return }
+          throw Shadow.Broken(rule: "a volume refused a write", detail: "\(error)")
+        }
       }
+      self.held.removeFirst()
     }
   }
 
@@ -121,12 +134,16 @@ struct SimVolume {
   var outstanding: Int { self.disk.outstanding.count }
   var wake: MonotonicInstant? { self.disk.wake }
 
-  mutating func perform(_ index: Int, at now: MonotonicInstant, wall: Timestamp) {
+  mutating func perform(
+    _ index: Int, at now: MonotonicInstant, wall: Timestamp
+  ) throws(Shadow.Broken) {
     self.disk.perform(index, at: now, wall: wall)
+    try self.giveHeld(at: now, wall: wall)
   }
 
-  mutating func tick(at now: MonotonicInstant, wall: Timestamp) {
+  mutating func tick(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
     self.disk.handle(.tick, at: now, wall: wall)
+    try self.giveHeld(at: now, wall: wall)
   }
 
   /// The last write of each partition that became durable since, by partition.
@@ -179,6 +196,7 @@ struct SimVolume {
     }
     self.current = self.durable
     self.queue = []
+    self.held = []
   }
 
   private mutating func contents(_ number: Int) throws(Shadow.Broken) -> Log {
@@ -190,7 +208,7 @@ struct SimVolume {
         let found = try self.disk.read(
           recovered.partition, from: log.end, below: recovered.end, maxBytes: 1 << 20)
         guard !found.isEmpty else { break }
-        for bytes in found { log.batches.append(try Self.batch(of: bytes)) }
+        for read in found { log.batches.append(Self.batch(read)) }
       }
     } catch {
       throw Shadow.Broken(rule: "a recovered volume can't be read", detail: "\(error)")
@@ -198,23 +216,12 @@ struct SimVolume {
     return log
   }
 
-  private static func batch(of bytes: [UInt8]) throws(MemQError) -> Batch {
-    let result = bytes.withUnsafeBytes { view -> Result<RecordBatchHeader, MemQError> in
-      Result { () throws(MemQError) in
-        try RecordBatchHeader.validate(view, maxBytes: Limits.recordBatchBytesMax)
-      }
-    }
-    let header = try result.get()
-    let body = bytes[RecordBatchHeader.byteCount...]
+  private static func batch(_ read: SimulatedVolume.ReadBatch) -> Batch {
+    let body = read.bytes[RecordBatchHeader.byteCount...]
     let values = stride(from: body.startIndex, to: body.endIndex, by: 8).map { at in
       (0..<8).reduce(UInt64(0)) { $0 | UInt64(body[at + $1]) << UInt64(8 * $1) }
     }
-    return Batch(
-      summary: BatchSummary(
-        baseOffset: header.baseOffset, endOffset: header.endOffset,
-        leaderEpoch: header.leaderEpoch, producerID: header.producerID,
-        producerEpoch: header.producerEpoch, baseSequence: header.baseSequence),
-      values: values)
+    return Batch(summary: read.summary, values: values)
   }
 
   /// Whether a recovered log is the durable one after none, some or all of the writes that followed.
@@ -234,7 +241,8 @@ struct SimVolume {
     }
     return zip(a.batches, b.batches).allSatisfy {
       $0.summary.baseOffset == $1.summary.baseOffset
-        && $0.summary.leaderEpoch == $1.summary.leaderEpoch && $0.values == $1.values
+        && $0.summary.leaderEpoch == $1.summary.leaderEpoch
+        && $0.summary.appendTime == $1.summary.appendTime && $0.values == $1.values
     }
   }
 
@@ -256,16 +264,16 @@ struct SimVolume {
 
   // MARK: - Reads
 
-  /// The batch that begins at `offset`. Every sixteenth is compared with what the volume reads.
+  /// The batch that begins at `offset`. Every sixteenth is compared with what the volume reads, if it has taken all.
   mutating func batch(_ partition: Int, at offset: Offset) throws(Shadow.Broken) -> Batch? {
     let batches = self.current[partition].batches
     let at = Self.index(of: offset, in: batches)
     guard at < batches.count, batches[at].summary.baseOffset == offset else { return nil }
     self.reads += 1
-    if self.reads % 16 == 0 {
+    if self.reads % 16 == 0, !self.held.contains(where: { $0.partition == partition }) {
       let found = try? self.disk.read(
         Self.partition(partition), from: offset, below: batches[at].summary.endOffset, maxBytes: 1)
-      guard found?.first == Self.bytes(of: batches[at]).bytes else {
+      guard found?.first?.bytes == Self.bytes(of: batches[at]).bytes else {
         throw Shadow.Broken(
           rule: "a volume reads something else", detail: "partition \(partition) offset \(offset)")
       }

@@ -77,7 +77,8 @@ extension World {
       throw Shadow.Broken(rule: "a producer table can't be built", detail: "\(error)")
     }
     guard known == expected else {
-      let difference = expected.first { !known.contains($0) } ?? known.first { !expected.contains($0) }
+      let difference =
+        expected.first { !known.contains($0) } ?? known.first { !expected.contains($0) }
       throw Shadow.Broken(
         rule: "a replica's memory of producers differs from its log",
         detail: "node \(node) partition \(partition): \(String(describing: difference))")

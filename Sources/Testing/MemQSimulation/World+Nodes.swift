@@ -147,7 +147,7 @@ extension World {
     guard self.nodes[node].life == life, self.nodes[node].isUp else { return }
     self.nodes[node].scheduledWork -= 1
     let index = self.random.number(0..<self.nodes[node].volume.outstanding)
-    self.nodes[node].volume.perform(index, at: self.now, wall: self.wall(node))
+    try self.nodes[node].volume.perform(index, at: self.now, wall: self.wall(node))
     try self.afterDisk(node)
   }
 
@@ -157,7 +157,7 @@ extension World {
     else { return }
     self.nodes[node].scheduledWake = nil
     self.nodes[node].lastWake = time
-    self.nodes[node].volume.tick(at: self.now, wall: self.wall(node))
+    try self.nodes[node].volume.tick(at: self.now, wall: self.wall(node))
     try self.afterDisk(node)
   }
 
