@@ -230,10 +230,11 @@ public final class Volume: Sendable {
     set { self.engine.monitor.withLock { $0.onLocalStartMoved = newValue } }
   }
 
-  /// A segment was sealed: a good moment for producer snapshots.
-  public var onSegmentRoll: (@Sendable () -> Void)? {
-    get { self.engine.monitor.withLock { $0.onSegmentRoll } }
-    set { self.engine.monitor.withLock { $0.onSegmentRoll = newValue } }
+  /// Only a producer snapshot through all that is committed keeps the partition's oldest segment on this disk: send it by
+  /// `setProducerSnapshot`. Asked for again while that is so.
+  public var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)? {
+    get { self.engine.monitor.withLock { $0.onSnapshotWanted } }
+    set { self.engine.monitor.withLock { $0.onSnapshotWanted = newValue } }
   }
 
   // MARK: - End

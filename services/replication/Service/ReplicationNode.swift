@@ -136,6 +136,9 @@ public final class ReplicationNode: Sendable {
     volume.onLocalStartMoved = { [weak self] partition, offset in
       self?.shard(of: partition)?.mailbox.post(.localStartMoved(partition, offset))
     }
+    volume.onSnapshotWanted = { [weak self] partition in
+      self?.shard(of: partition)?.mailbox.post(.snapshotWanted(partition))
+    }
   }
 
   private func failed(_ id: VolumeID, _ error: MemQError) {

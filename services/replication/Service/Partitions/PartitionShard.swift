@@ -15,6 +15,7 @@ final class PartitionShard: @unchecked Sendable {
     case durable([(partition: TopicPartition, number: WriteNumber)])
     case volumeFailed(VolumeID, MemQError)
     case localStartMoved(TopicPartition, Offset)
+    case snapshotWanted(TopicPartition)
     case assign(DesiredPartition)
     case unassign(TopicPartition)
     /// On this volume.
@@ -99,6 +100,7 @@ final class PartitionShard: @unchecked Sendable {
     case .volumeFailed(let id, let error): self.volumeFailed(id, error)
     case .localStartMoved(let partition, let offset):
       self.partitions[partition]?.feed(.localStartMoved(offset))
+    case .snapshotWanted(let partition): self.partitions[partition]?.feed(.snapshotWanted)
     case .assign(let desired): self.assign(desired)
     case .unassign(let partition): self.unassign(partition)
     case .opened(let partition, let volume, let result): self.opened(partition, volume, result)
@@ -193,7 +195,7 @@ final class PartitionShard: @unchecked Sendable {
         start: found.logStart, end: found.end, highWatermark: found.highWatermark,
         uploadedOffset: found.uploadedOffset, epochs: try EpochCache(found.epochs),
         producers: try ProducerState(
-          snapshot: found.producerSnapshot, start: found.logStart,
+          snapshot: found.producerSnapshot, start: found.producerSnapshotEnd,
           batches: found.batchesAfterSnapshot, limits: rules.producers))
       self.own(desired, log, lane, localStart: lane.volume.localBytes(desired.id).localStart)
     } catch {
