@@ -191,12 +191,37 @@ import Testing
     #expect(
       outcome(&leader, 1, producer: file + 2, sequence: 0, time: 10)
         == .refused(.overloaded(limit: 2)))
-    // 15 minutes later the publications are forgotten, 7 days later the producers.
+    // 15 minutes later the oldest publication makes room for a new one; 7 days later all is forgotten.
     _ = outcome(&leader, 1, producer: 3, sequence: 1, time: 16 * 60_000)
     #expect(
       outcome(&leader, 1, producer: file + 2, sequence: 0, time: 16 * 60_000)
         == .at(9, 10, time: 16 * 60_000))
+    let later = 6 * 24 * 3_600_000 as Int64
+    #expect(
+      outcome(&leader, 1, producer: file + 1, sequence: 0, time: later)
+        == .duplicate(base: Offset(7)))
     _ = outcome(&leader, 1, producer: 100, sequence: 0, time: 8 * 24 * 3_600_000)
     #expect(outcome(&leader, 1, producer: 3, sequence: 2) == .refused(.unknownProducer))
+    #expect(
+      outcome(&leader, 1, producer: file + 1, sequence: 0, time: 8 * 24 * 3_600_000)
+        == .at(11, 12, time: 8 * 24 * 3_600_000))
+  }
+
+  @Test func `limits that fit a snapshot give none that is larger`() throws {
+    let limits = ProducerLimits().fitting(snapshotBytes: 10_000)
+    var configuration = ReplicationConfiguration()
+    configuration.producers = limits
+    var leader = self.single(configuration)
+    for n in 0..<200 {
+      for sequence in 0..<5 as Range<Int32> {
+        _ = outcome(&leader, 1, producer: Int64(n), sequence: sequence)
+      }
+      _ = outcome(&leader, 1, producer: (1 << 62) + Int64(n), sequence: 0)
+    }
+    for case .producerSnapshot(let bytes, _) in leader.handle(.snapshotWanted) {
+      #expect(bytes.count <= 10_000 && bytes.count > 9_700)
+    }
+    #expect(limits.filesMax == 127 && limits.producersMax == 41)
+    #expect(ProducerLimits().fitting(snapshotBytes: 8 << 20).producersMax > 30_000)
   }
 }

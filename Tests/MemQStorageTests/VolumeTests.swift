@@ -269,6 +269,53 @@ import Testing
     await volume.close()
   }
 
+  @Test func `records that are uploaded and not kept are released from their offset on`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    let volume = try await Volume.open(Example.configuration(folder), logger: Example.logger)
+    let (released, kept) = (Example.partition(0), Example.partition(1))
+    for partition in [released, kept] {
+      try await volume.openDurably(partition)
+      volume.setLocalRetention(
+        partition, bytes: partition == released ? 0 : 1 << 30, milliseconds: nil,
+        hasObjectTier: true)
+      _ = try await self.fill(volume, partition, batches: 10, bodyBytes: 100)
+      volume.setUploadedOffset(partition, to: Offset(15))
+    }
+    // One segment holds both, so no byte of it may go; its readers are told where to read all the same.
+    #expect(volume.localBytes(released).localStart == Offset(15))
+    #expect(volume.localBytes(released).bytes > 0)
+    #expect(volume.localBytes(kept).localStart == .zero)
+    await #expect(throws: MemQError.self) {
+      _ = try await volume.read(released, from: Offset(14), below: .max, maxBytes: 1)
+    }
+    #expect(try await volume.readAll(released, from: Offset(15)).count == 5)
+    // An uploaded offset beyond the end releases no more than there is.
+    volume.setUploadedOffset(released, to: Offset(99))
+    #expect(volume.localBytes(released).localStart == Offset(30))
+    volume.setLocalRetention(released, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    #expect(volume.localBytes(released).localStart == .zero)
+    await volume.close()
+  }
+
+  @Test func `a hung disk holds up no close beyond its time`() async throws {
+    let folder = TemporaryFolder()
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    disk.set { $0.holdsSyncs = true }
+    let batch = Example.batch(at: .zero)
+    try volume.append([
+      Volume.Append(
+        partition: partition, summary: batch.summary, batch: [ByteBuffer(bytes: batch.bytes)])
+    ]) { _ in }
+    #expect(!(await volume.close(within: .milliseconds(50))))
+    disk.set { $0.holdsSyncs = false }
+  }
+
   @Test func `many writers and readers at once lose nothing`() async throws {
     let folder = TemporaryFolder()
     var configuration = Example.configuration(folder)

@@ -309,8 +309,16 @@ public struct VolumeCore: Sendable {
       && self.pending.cost < self.userRoom && self.pending.cost < self.placedRoom
   }
 
-  /// Appends are refused until something is reclaimed: what is left is the reserve.
-  public var isFull: Bool { self.pending.cost >= self.userRoom }
+  /// Whether a batch of `byteCount` would be admitted now.
+  public func hasRoom(for byteCount: Int) -> Bool {
+    let cost = self.pending.cost + PendingFrame.overhead + byteCount
+    return self.hasRoom && cost <= self.userRoom && cost <= self.placedRoom
+  }
+
+  /// Whether such a batch is refused until something is reclaimed: what is left is the reserve.
+  public func isFull(for byteCount: Int) -> Bool {
+    self.pending.cost + PendingFrame.overhead + byteCount > self.userRoom
+  }
 
   /// The log takes groups, or can't for want of room: opening it is done.
   public var isStarted: Bool {
