@@ -273,20 +273,13 @@ let modules: [Module] = [
   Module(
     "MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
     uses: [
-      "MemQModel", "MemQRecords", "MemQMetadata", "MemQObjectStore", "MemQSystem", "MemQRPC",
-      "MemQAPI", "MemQRuntime", "MemQIngestService",
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQScreening", "MemQObjectStore", "MemQSystem",
+      "MemQRPC", "MemQAPI", "MemQRuntime", "MemQIngestService",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,
     uses: ["MemQModel", "MemQRecords", "MemQRPC", "MemQAPI", "MemQClient", "MemQSystem"],
     packages: nio + ["Logging", "SwiftProtobuf", "DequeModule"]),
-  Module(
-    "MemQServiceTests", .test, "Tests/MemQServiceTests", kind: .test,
-    uses: [
-      "MemQModel", "MemQRecords", "MemQSystem", "MemQRPC", "MemQAPI", "MemQClient", "MemQEmbedded",
-      "MemQTestSupport", "MemQRuntime",
-    ],
-    packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQReplicationServiceTests", .test, "Tests/MemQReplicationServiceTests", kind: .test,
     uses: [

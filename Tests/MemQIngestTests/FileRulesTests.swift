@@ -1,6 +1,8 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQScreening
+import NIOCore
 import Testing
 
 @testable import MemQIngestService
@@ -110,7 +112,7 @@ import Testing
       UploadPlan.after(
         .infected(signature: "x"), settings: self.settings { $0.scanNotScanned = .passMarked })
         == .quarantine(.scanned))
-    let unread = ScanOutcome.notScanned(reason: "timed out")
+    let unread = ScanOutcome.notScanned("timed out")
     guard case .hold = UploadPlan.after(unread, settings: self.settings()) else {
       return #expect(Bool(false))
     }
@@ -120,6 +122,26 @@ import Testing
     #expect(
       UploadPlan.after(unread, settings: self.settings { $0.scanNotScanned = .passMarked })
         == .judge(.scanned))
+  }
+
+  @Test func `every row of the table of screening decides for files`() {
+    let words = NotScannedReason.allCases.map(\.rawValue) + ["engine error: away", "no verdict"]
+    for text in words {
+      let outcome = ScanOutcome.notScanned(text)
+      for oversize in [TopicSettings.OversizePolicy.refuse, .hold, .passMarked] {
+        let settings = self.settings { $0.scanOversize = oversize }
+        let step = UploadPlan.after(outcome, settings: settings)
+        switch (ScreeningPolicy(settings).decide(outcome.said), step) {
+        case (.publish, .judge(.scanned)), (.passMarked, .judge(.scanned)), (.hold, .hold),
+          (.refuse, .refuse), (.quarantine, .quarantine(.scanned)):
+          break
+        case (let decision, _): Issue.record("\(text): \(decision) became \(step)")
+        }
+      }
+    }
+    let large = UploadPlan.after(.notScanned("too large"), settings: self.settings())
+    guard case .refuse(let error) = large else { return #expect(Bool(false)) }
+    #expect(error.code == .fileTooLarge)
   }
 
   @Test func `a put has one driver, and a dead or silent one is replaced`() {
@@ -136,5 +158,34 @@ import Testing
     #expect(!may(2))
     #expect(may(2, live: false))
     #expect(may(2, idle: .seconds(121)))
+  }
+}
+
+@Suite struct ScanPartsTests {
+  private func add(_ bytes: [UInt8], to parts: inout ScanParts) {
+    bytes.withUnsafeBytes { parts.add($0) }
+  }
+
+  @Test func `parts keep their borders, fill few calls, and small ones are not sent twice`() {
+    var parts = ScanParts()
+    for index in 0..<5 {
+      self.add([1, 2, 3], to: &parts)
+      self.add([UInt8](repeating: UInt8(index), count: 3 << 20), to: &parts)
+    }
+    let large = [UInt8](repeating: 9, count: ScanParts.bytesMax + 1)
+    self.add(large, to: &parts)
+    self.add([4], to: &parts)
+    let calls = parts.finish()
+    let mega: Int64 = 3 << 20
+    let wanted: [[Int64]] = [
+      [3, mega, mega], [mega, mega], [mega], [Int64(ScanParts.bytesMax) + 1], [1],
+    ]
+    #expect(calls.map(\.sizes) == wanted)
+    for call in calls {
+      let sum = call.sizes.reduce(0, +)
+      #expect(sum == Int64(call.content.readableBytes))
+    }
+    var none = ScanParts()
+    #expect(none.finish().isEmpty)
   }
 }

@@ -185,6 +185,42 @@ import Foundation
     await ingest.stop()
   }
 
+  @Test func `a gate judges keys, header names and header values, in one call a batch`()
+    async throws
+  {
+    let ingest = try await TestIngest.start([("g", [("scan.policy", "gate")])])
+    let stream = try await ingest.client.openHot(IngestMethods.produce)
+    func record(_ key: String, _ header: String, _ headerValue: String) -> Memq_V1_Record {
+      .with {
+        $0.key = Data(key.utf8)
+        $0.value = Data("good".utf8)
+        $0.headers = [
+          .with {
+            $0.name = header
+            $0.value = Data(headerValue.utf8)
+          }
+        ]
+      }
+    }
+    let records = [
+      record("EVIL key", "h", "v"), record("k", "EVIL name", "v"), record("k", "h", "EVIL value"),
+      record("k", "h", "v"),
+    ]
+    for (index, record) in records.enumerated() {
+      var request = Memq_V1_ProduceRequest()
+      request.requestID = UInt64(index)
+      request.topic = "g"
+      request.records = [record, record]
+      try await stream.send(Hot(request, payload: RPCMessage()))
+    }
+    let answers = try await self.answers(stream, 4)
+    for id in 0..<3 { #expect(answers[UInt64(id)]?.error.code == .infected) }
+    #expect(answers[3]?.hasError == false)
+    #expect(ingest.cluster.scanner.scans == 4)
+    #expect(try self.texts(ingest, "g", 0) == ["good", "good"])
+    await ingest.stop()
+  }
+
   @Test func `a stalled leader stops the client instead of filling memory`() async throws {
     let ingest = try await TestIngest.start([("t", [])]) { $0.streamBytesMax = 1 << 20 }
     ingest.cluster.leader.hold(true)

@@ -246,6 +246,33 @@ import Foundation
     await ingest.stop()
   }
 
+  @Test func `held puts, however many, keep nobody else waiting`() async throws {
+    let ingest = try await TestIngest.start([("g", [("scan.policy", "gate")])])
+    ingest.cluster.scanner.setAway(true)
+    let bytes = self.bytes(60)
+    let count = Finisher.pagePuts + 5
+    for number in 0..<count {
+      await #expect(throws: MemQError.self) {
+        try await self.put(ingest, "g", "held-\(number)", bytes)
+      }
+    }
+    func release(_ name: String) throws {
+      let upload = ingest.cluster.metadataService.uploads.first { $0.name == name }
+      ingest.cluster.metadataService.change(try #require(upload).uploadID) { $0.state = .judged }
+    }
+    // The newest of all, released: a page of older ones stands before it.
+    try release("held-\(count - 1)")
+    try await eventually("the released file") {
+      (try? await self.get(ingest, "g", "held-\(count - 1)")) == bytes
+    }
+    // And the scanner gets to see those behind the first page, too.
+    let seen = ingest.cluster.scanner.refusals
+    try await eventually("all held puts were tried") {
+      ingest.cluster.scanner.refusals - seen > count
+    }
+    await ingest.stop()
+  }
+
   @Test func `a file above the scan limit is refused before its bytes are sent`() async throws {
     let settings = [("scan.policy", "gate"), ("scan.max.bytes", "1000")]
     let ingest = try await TestIngest.start([

@@ -84,7 +84,8 @@ extension VolumeModel {
 
   /// Snapshot and the batches after it give every producer batch, none twice.
   private static func checkProducers(_ version: Version, _ found: RecoveredPartition) throws {
-    let start = max(found.producerSnapshotEnd, found.localStart)
+    // What was uploaded and left the disk counts too: a restart must not forget who wrote it.
+    let start = max(found.producerSnapshotEnd, found.logStart)
     let expected = version.batches.map(\.summary).filter {
       $0.producerID.rawValue >= 0 && $0.endOffset > start
     }

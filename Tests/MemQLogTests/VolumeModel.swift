@@ -29,6 +29,8 @@ struct VolumeModel {
     /// The leader's: rises with each truncate too, so that equal ends and epochs mean equal records.
     var epoch = LeaderEpoch(1)
     var now: Version { self.versions[self.versions.count - 1] }
+    /// The highest end of a snapshot in this life: no truncate reaches below it.
+    var snapshotted = Offset.zero
     var uploaded: Offset {
       get { self.uploadedOfLife[self.now.life] }
       set { self.uploadedOfLife[self.now.life] = newValue }
@@ -88,7 +90,15 @@ struct VolumeModel {
     case 50..<55: try self.check(partition)
     default: self.performDisk()
     }
+    self.answerSnapshotsWanted()
     self.noteCompletions()
+  }
+
+  /// Lets time pass, with its tick.
+  mutating func pass(_ time: Duration) {
+    self.time = self.time + time
+    if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
+    self.drain()
   }
 
   mutating func send(_ event: VolumeCore.Event) {
@@ -104,6 +114,11 @@ struct VolumeModel {
   mutating func drain() {
     self.volume.drain(at: self.time, wall: self.wall)
     self.noteCompletions()
+    while !self.volume.snapshotsWanted.isEmpty {
+      self.answerSnapshotsWanted()
+      self.volume.drain(at: self.time, wall: self.wall)
+      self.noteCompletions()
+    }
   }
 
   private mutating func change(
@@ -123,6 +138,7 @@ struct VolumeModel {
     let epochs = [EpochStart(epoch: self.partitions[partition].epoch, start: start)]
     let life = self.partitions[partition].uploadedOfLife.count
     self.partitions[partition].uploadedOfLife.append(.zero)
+    self.partitions[partition].snapshotted = .zero
     self.change(partition, request) {
       $0 = Version(exists: true, life: life, logStart: start, end: start, epochs: epochs)
     }
@@ -189,7 +205,9 @@ struct VolumeModel {
     guard version.exists, !version.batches.isEmpty else { return }
     let keep = Int.random(in: 0..<version.batches.count, using: &self.generator)
     let end = version.batches[keep].summary.baseOffset
-    guard end >= version.logStart, end >= self.partitions[partition].uploaded else { return }
+    guard end >= version.logStart, end >= self.partitions[partition].uploaded,
+      end >= self.partitions[partition].snapshotted
+    else { return }
     let request = self.request(partition)
     self.change(partition, request) { version in
       version.batches.removeSubrange(keep...)
@@ -251,12 +269,21 @@ struct VolumeModel {
     self.send(.setHighWatermark(self.partitions[partition].id, committed))
   }
 
+  /// Snapshots cover what no truncate reaches, as the rules of replication have it.
   mutating func snapshot(_ partition: Int) {
-    let version = self.partitions[partition].now
-    guard version.exists else { return }
-    let text = "producers below \(version.end)"
-    self.send(
-      .setProducerSnapshot(self.partitions[partition].id, Array(text.utf8), at: version.end))
+    guard self.partitions[partition].versions.allSatisfy(\.exists) else { return }
+    let end = self.partitions[partition].versions.map(\.end).min()!
+    self.partitions[partition].snapshotted = max(self.partitions[partition].snapshotted, end)
+    let text = "producers below \(end)"
+    self.send(.setProducerSnapshot(self.partitions[partition].id, Array(text.utf8), at: end))
+  }
+
+  private mutating func answerSnapshotsWanted() {
+    let wanted = self.volume.snapshotsWanted
+    self.volume.snapshotsWanted = []
+    for index in self.partitions.indices where wanted.contains(self.partitions[index].id) {
+      self.snapshot(index)
+    }
   }
 
   // MARK: - Completions

@@ -34,11 +34,15 @@ import Testing
       self.listed.withLock { $0.append(object.ref(sequence: sequence, key: key.text)) }
     }
 
-    func reader(_ change: (inout ObjectReader.Configuration) -> Void = { _ in }) -> ObjectReader {
+    func reader(
+      _ change: (inout ObjectReader.Configuration) -> Void = { _ in },
+      uploaded: @escaping UploadedOffsets = { _ in nil }
+    ) -> ObjectReader {
       var configuration = ObjectReader.Configuration()
       change(&configuration)
       return ObjectReader(
-        store: self.store, configuration: configuration, logger: Logger(label: "test")
+        store: self.store, configuration: configuration, logger: Logger(label: "test"),
+        uploaded: uploaded
       ) { _, after throws(MemQError) in
         // Pages of two.
         let rest = self.listed.withLock { $0.filter { $0.sequence > after } }
@@ -130,6 +134,35 @@ import Testing
     #expect(await code() == .offsetOutOfRange)
     #expect(await code() == .offsetOutOfRange)
     _ = try await reader.read(self.partition, group: 3, from: Offset(100), maxBytes: 1)
+  }
+
+  @Test
+  func `an announced object without bytes is damage where it may hold the offset, nowhere else`()
+    async throws
+  {
+    let (bucket, _) = try await self.filled()
+    defer { bucket.remove() }
+    // Gone before anybody has read its footer: offsets 200 to 299, and 6 to 8 of the other partition.
+    let lost = bucket.listed.withLock { $0[2] }
+    try await bucket.store.delete(try ObjectKey(lost.key), timeout: .seconds(5))
+    let reader = bucket.reader(uploaded: { $0 == self.partition ? Offset(500) : nil })
+    func code(_ offset: Int64, _ partition: TopicPartition? = nil) async -> ErrorCode? {
+      do throws(MemQError) {
+        _ = try await reader.read(
+          partition ?? self.partition, group: 3, from: Offset(offset), maxBytes: 1)
+        return nil
+      } catch {
+        return error.code
+      }
+    }
+    #expect(await code(250) == .objectCorrupt)
+    #expect(await code(7, Examples.partition(1)) == .objectCorrupt)
+    #expect(await code(199) == nil)
+    #expect(await code(300) == nil)
+    #expect(await code(500) == .offsetOutOfRange, "nothing is uploaded there yet")
+    // What was unreadable and is collected is no damage any more.
+    bucket.listed.withLock { _ = $0.remove(at: 2) }
+    #expect(await code(250) == .offsetOutOfRange)
   }
 
   @Test func `a damaged block is never served`() async throws {

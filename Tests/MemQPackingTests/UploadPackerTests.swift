@@ -187,6 +187,23 @@ import Testing
     #expect(story.observe([140]) == [self.read(0, 40, 400)])
   }
 
+  @Test func `a renewal that a commit overtook does not move positions back`() {
+    var story = Story()
+    _ = story.lease([0])
+    _ = story.observe([100])
+    _ = story.read(0, end: 100, 1_000)
+    let position = UploadPacker.Position(
+      partition: Examples.partition(0), nextOffset: Offset(100), historyEpoch: .zero)
+    _ = story.send(.committed(refused: [], [position]))
+    #expect(story.lease([0]) == [])
+    #expect(story.packer.partitions[Examples.partition(0)]?.position.nextOffset == Offset(100))
+    // Another history or another lease is believed, whatever it says.
+    _ = story.lease([40], history: 1)
+    #expect(story.packer.partitions[Examples.partition(0)]?.position.nextOffset == Offset(40))
+    _ = story.lease([10], epoch: 2, history: 1)
+    #expect(story.packer.partitions[Examples.partition(0)]?.position.nextOffset == Offset(10))
+  }
+
   @Test func `a history that changes under a fill takes only its partition out`() {
     var story = Story()
     _ = story.lease([0, 0])

@@ -40,9 +40,13 @@ import Testing
         _ = try RecordBatchHeader.validate(whole, maxBytes: bytes.count)
         try RecordBatch.validateRecords(whole)
         #expect(try RecordBatch.records(whole) == records)
-        var values: [[UInt8]?] = []
-        try RecordBatch.forEachValue(whole) { values.append($0.map { Array($0) }) }
-        #expect(values == records.map(\.value))
+        var parts: [[UInt8]] = []
+        try RecordBatch.forEachPart(whole) { parts.append(Array($0)) }
+        let wanted: [[UInt8]] = records.flatMap { record in
+          [record.key ?? [], record.value ?? []]
+            + record.headers.flatMap { [Array($0.name.utf8), $0.value ?? []] }
+        }
+        #expect(parts == wanted.filter { !$0.isEmpty })
       }
     }
   }

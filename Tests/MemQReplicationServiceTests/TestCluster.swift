@@ -23,13 +23,16 @@ final class TestCluster {
   private static let wait: Duration = .seconds(30)
 
   let folder: String
+  /// Of the node's volume from its next start on.
+  var capacityBytes: Int64?
   private var metadata: MetadataNode!
   private var pool: ChannelPool!
   private(set) var session: ClusterSession!
   private(set) var node: ReplicationNode!
   private(set) var channel: (any RPCChannel)!
 
-  init() async throws {
+  init(capacityBytes: Int64? = nil) async throws {
+    self.capacityBytes = capacityBytes
     var template = Array("/tmp/memq-replication-XXXXXX".utf8CString)
     self.folder = String(cString: mkdtemp(&template)!)
     try await self.start()
@@ -53,6 +56,7 @@ final class TestCluster {
   private func startNode() async throws {
     var configuration = ReplicationNode.Configuration(dataPath: "\(self.folder)/node")
     configuration.segmentBytes = 16 << 20
+    configuration.volumes[0].capacityBytes = self.capacityBytes
     let prepared = try ReplicationNode.prepare(configuration)
     self.session = ClusterSession(
       ClusterSession.Configuration(
@@ -75,6 +79,53 @@ final class TestCluster {
   func restart() async throws {
     await self.stop()
     try await self.start()
+  }
+
+  /// After `stop`.
+  func startAgain() async throws { try await self.start() }
+
+  /// Starts again on what a crash at this moment would have left.
+  func crash() async throws {
+    let (live, image) = ("\(self.folder)/node", "\(self.folder)/image")
+    try await Self.blocking { try Self.copy(live, to: image) }
+    await self.stop()
+    try await Self.blocking {
+      try Self.remove(live)
+      try Files.rename(image, to: live)
+    }
+    try await self.start()
+  }
+
+  static func blocking<R: Sendable>(_ body: @escaping @Sendable () throws -> R) async throws -> R {
+    try await NIOThreadPool.singleton.runIfActive(body)
+  }
+
+  private static func copy(_ from: String, to: String) throws {
+    try Files.makeFolder(to)
+    for name in try Files.list(from) {
+      let (old, new) = ("\(from)/\(name)", "\(to)/\(name)")
+      if Files.isFolder(old) {
+        try Self.copy(old, to: new)
+        continue
+      }
+      let bytes = try Self.bytes(of: old)
+      try bytes.withUnsafeBytes { try File(new, .create).write($0, at: 0) }
+    }
+  }
+
+  static func bytes(of path: String) throws -> [UInt8] {
+    let file = try File(path, .readOnly)
+    var bytes = [UInt8](repeating: 0, count: Int(try file.byteCount()))
+    _ = try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: 0) }
+    return bytes
+  }
+
+  private static func remove(_ folder: String) throws {
+    for name in try Files.list(folder) {
+      let path = "\(folder)/\(name)"
+      if Files.isFolder(path) { try Self.remove(path) } else { try Files.remove(path) }
+    }
+    rmdir(folder)
   }
 
   func stop() async {
@@ -119,12 +170,14 @@ final class TestCluster {
 
   func waitForLeader(of partition: TopicPartition) async throws {
     let deadline = ContinuousClock.now + Self.wait
+    var error = ""
     while ContinuousClock.now < deadline {
       let offsets = try await self.offsets(partition, .latest)
       guard offsets.hasError else { return }
+      error = "\(MemQError(offsets.error))"
       try await Task.sleep(for: .milliseconds(5))
     }
-    throw MemQError(.deadlineExceeded, "nobody leads \(partition)")
+    throw MemQError(.deadlineExceeded, "nobody leads \(partition): \(error)")
   }
 
   func offsets(

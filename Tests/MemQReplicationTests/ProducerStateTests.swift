@@ -93,6 +93,51 @@ import Testing
     #expect(outcome(&follower, 1, producer: 8, sequence: 1) == .refused(.unknownProducer))
   }
 
+  @Test func `a snapshot that is asked for covers all that is committed, and is given again`()
+    throws
+  {
+    var leader = self.single()
+    _ = outcome(&leader, 2, sequence: 0)
+    _ = outcome(&leader, 3, producer: -1, sequence: -1)
+    leader.append(1, sequence: 2)
+    func wanted() throws -> (bytes: [UInt8], at: Offset) {
+      for case .producerSnapshot(let bytes, let at) in leader.handle(.snapshotWanted) {
+        return (bytes, at)
+      }
+      throw MemQError(.internalError, "no snapshot")
+    }
+    let first = try wanted()
+    #expect(first.at == Offset(5))
+    // The volume had no room for it: the batches are gone from memory, the snapshot isn't.
+    let again = try wanted()
+    #expect(again == first)
+    leader.sync()
+    #expect(try wanted().at == Offset(6))
+    let state = try ProducerState(
+      snapshot: first.bytes, start: .zero, batches: [], limits: ProducerLimits())
+    #expect(state.judge(ProducerID(7), ProducerEpoch(0), base: 2, count: 1) == .fresh)
+  }
+
+  @Test func `a leader with a full memory of batches that are all committed takes more`() throws {
+    var configuration = ReplicationConfiguration()
+    configuration.uncommittedBatchesMax = 4
+    configuration.snapshotBatches = 3
+    let batches = (0..<5 as Range<Int64>).map {
+      BatchSummary(
+        baseOffset: Offset($0), endOffset: Offset($0 + 1), leaderEpoch: LeaderEpoch(0),
+        producerID: ProducerID(7), producerEpoch: ProducerEpoch(0), baseSequence: Int32($0))
+    }
+    let log = ReplicaLog(
+      start: .zero, end: Offset(5), highWatermark: Offset(5), uploadedOffset: .zero,
+      epochs: try EpochCache([EpochStart(epoch: LeaderEpoch(0), start: .zero)]),
+      producers: try ProducerState(
+        snapshot: nil, start: .zero, batches: batches, limits: configuration.producers))
+    var leader = Subject(1, log: log, configuration: configuration)
+    leader.handle(.assigned(assignment(leader: 1, isr: [1], replicas: [1], minISR: 1)))
+    leader.sync()
+    #expect(outcome(&leader, 1, sequence: 5) == .at(5, 6))
+  }
+
   @Test func `a snapshot survives, a damaged one is refused`() throws {
     var configuration = ReplicationConfiguration()
     configuration.snapshotBatches = 3
@@ -146,12 +191,37 @@ import Testing
     #expect(
       outcome(&leader, 1, producer: file + 2, sequence: 0, time: 10)
         == .refused(.overloaded(limit: 2)))
-    // 15 minutes later the publications are forgotten, 7 days later the producers.
+    // 15 minutes later the oldest publication makes room for a new one; 7 days later all is forgotten.
     _ = outcome(&leader, 1, producer: 3, sequence: 1, time: 16 * 60_000)
     #expect(
       outcome(&leader, 1, producer: file + 2, sequence: 0, time: 16 * 60_000)
         == .at(9, 10, time: 16 * 60_000))
+    let later = 6 * 24 * 3_600_000 as Int64
+    #expect(
+      outcome(&leader, 1, producer: file + 1, sequence: 0, time: later)
+        == .duplicate(base: Offset(7)))
     _ = outcome(&leader, 1, producer: 100, sequence: 0, time: 8 * 24 * 3_600_000)
     #expect(outcome(&leader, 1, producer: 3, sequence: 2) == .refused(.unknownProducer))
+    #expect(
+      outcome(&leader, 1, producer: file + 1, sequence: 0, time: 8 * 24 * 3_600_000)
+        == .at(11, 12, time: 8 * 24 * 3_600_000))
+  }
+
+  @Test func `limits that fit a snapshot give none that is larger`() throws {
+    let limits = ProducerLimits().fitting(snapshotBytes: 10_000)
+    var configuration = ReplicationConfiguration()
+    configuration.producers = limits
+    var leader = self.single(configuration)
+    for n in 0..<200 {
+      for sequence in 0..<5 as Range<Int32> {
+        _ = outcome(&leader, 1, producer: Int64(n), sequence: sequence)
+      }
+      _ = outcome(&leader, 1, producer: (1 << 62) + Int64(n), sequence: 0)
+    }
+    for case .producerSnapshot(let bytes, _) in leader.handle(.snapshotWanted) {
+      #expect(bytes.count <= 10_000 && bytes.count > 9_700)
+    }
+    #expect(limits.filesMax == 127 && limits.producersMax == 41)
+    #expect(ProducerLimits().fitting(snapshotBytes: 8 << 20).producersMax > 30_000)
   }
 }

@@ -111,6 +111,21 @@ import Testing
     #expect(desk.scratchBytes == 100)
   }
 
+  @Test func `memory of scans that run or wait is bounded, and given back`() {
+    var desk = ScanAdmission(
+      configuration: .init(runningMax: 1, waitingMax: 100, memoryBytesMax: 50))
+    #expect(desk.request(1, memoryBytes: 51) == .tooLarge)
+    #expect(desk.request(2, memoryBytes: 20) == .start)
+    #expect(desk.request(3, memoryBytes: 20) == .wait)
+    #expect(self.code(desk.request(4, memoryBytes: 11)) == .resourceExhausted)
+    #expect(desk.request(5, memoryBytes: 10) == .wait)
+    #expect(desk.end(3) == [])
+    #expect(desk.end(2) == [5])
+    #expect(desk.memoryBytes == 10)
+    #expect(desk.end(5) == [])
+    #expect(desk.memoryBytes == 0)
+  }
+
   @Test func `a full queue refuses, to be tried again`() {
     var desk = self.admission(running: 1, waiting: 1)
     #expect(desk.request(1, scratchBytes: 0) == .start)

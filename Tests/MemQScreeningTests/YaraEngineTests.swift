@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Glibc
 import Logging
 import MemQEngines
 import MemQModel
@@ -58,7 +59,7 @@ import Testing
         #expect(answer.outcome == outcome, "\(bytes.count) bytes: \(answer.detail)")
         #expect(answer.engine.hasPrefix("yara 4.") && answer.databaseVersion.count == 64)
       }
-      await engine.close()
+      await engine.close(deadline: .seconds(60))
       #expect(await self.scan(engine, []) == .notScanned(.engineError))
     }
   }
@@ -72,7 +73,7 @@ import Testing
       let answer = await engine.scan(file: path, name: name, timeout: .seconds(60))
       #expect(answer.outcome == .clean, "\(name): \(answer.detail)")
     }
-    await engine.close()
+    await engine.close(deadline: .seconds(60))
   }
 
   @Test func `what takes too long or can't be read is not scanned, never clean`() async throws {
@@ -82,7 +83,25 @@ import Testing
       await self.scan(engine, large, timeout: .nanoseconds(1)) == .notScanned(.timedOut))
     let missing = await engine.scan(file: "/no/such/file", name: "", timeout: .seconds(1))
     #expect(missing.outcome == .notScanned(.engineError) && !missing.detail.isEmpty)
-    await engine.close()
+    await engine.close(deadline: .seconds(60))
+  }
+
+  @Test(.timeLimit(.minutes(1)))
+  func `closing does not wait for a scan longer than its deadline`() async throws {
+    try await self.withFolder { folder in
+      // A pipe without a writer: opening it blocks the scan's thread until the test lets go.
+      let pipe = folder.appendingPathComponent("pipe").path
+      #expect(mkfifo(pipe, 0o600) == 0)
+      let engine = try await self.engine()
+      let scan = Task.immediate {
+        await engine.scan(file: pipe, name: "", timeout: .seconds(60)).outcome
+      }
+      await engine.close(deadline: .milliseconds(50))
+      let writer = open(pipe, O_RDWR)
+      #expect(writer >= 0)
+      _ = await scan.value
+      close(writer)
+    }
   }
 
   @Test func `a finding counts though other rules were given up`() async throws {
@@ -94,7 +113,7 @@ import Testing
       #expect(await self.scan(engine, many) == .notScanned(.engineError))
       #expect(
         await self.scan(engine, many + self.eicar) == .infected(signature: "Eicar_Test_String"))
-      await engine.close()
+      await engine.close(deadline: .seconds(60))
     }
   }
 
@@ -123,7 +142,7 @@ import Testing
       try FileManager.default.removeItem(at: folder.appendingPathComponent("marker.yar"))
       #expect(await engine.reloadIfChanged())
       #expect(engine.status == before)
-      await engine.close()
+      await engine.close(deadline: .seconds(60))
     }
   }
 
@@ -133,7 +152,7 @@ import Testing
       let engine = try await self.engine(folder)
       #expect(await self.scan(engine, [1], name: "a/b.sh") == .infected(signature: "Shell"))
       #expect(await self.scan(engine, [1], name: "a/b.txt") == .clean)
-      await engine.close()
+      await engine.close(deadline: .seconds(60))
     }
   }
 
@@ -165,6 +184,6 @@ import Testing
     let engine = try await self.engine(source)
     #expect(engine.status.rules == 4)
     #expect(await self.scan(engine, self.eicar) == .infected(signature: "Eicar_Test_File"))
-    await engine.close()
+    await engine.close(deadline: .seconds(60))
   }
 }

@@ -92,6 +92,19 @@ extension Volume {
     }
   }
 
+  /// Waits until nothing of the partition is on the disk; for at most 20 s.
+  func waitUntilEmpty(_ partition: TopicPartition) async throws {
+    let deadline = ContinuousClock.now + .seconds(20)
+    while self.localBytes(partition).bytes > 0 {
+      guard ContinuousClock.now < deadline else {
+        throw MemQError(
+          .deadlineExceeded, "bytes are left on the disk",
+          actual: self.localBytes(partition).bytes)
+      }
+      await Task.yield()
+    }
+  }
+
   /// Everything from `from` to the end, as bytes per batch.
   func readAll(
     _ partition: TopicPartition, from: Offset, maxBytes: Int = 100_000
@@ -122,6 +135,10 @@ final class FaultyDisk: VolumeDisk {
     var syncErrors = 0
     var writesUntilError = Int.max
     var slotsMax = Int.max
+    /// What an allocation beyond `slotsMax` fails with.
+    var allocateError = ENOSPC
+    /// The file system claims to have room.
+    var statesRoom = false
     var readsFail = false
     var syncs = 0
     /// Syncs wait until it is false.
@@ -155,14 +172,16 @@ final class FaultyDisk: VolumeDisk {
 
   func allocate(_ slot: SegmentSlot, byteCount: Int64) throws(FileError) {
     guard Int(slot.rawValue) < self.faults.withLock({ $0.slotsMax }) else {
-      throw FileError(.allocate, path: "segment \(slot)", number: ENOSPC)
+      throw FileError(
+        .allocate, path: "segment \(slot)", number: self.faults.withLock { $0.allocateError })
     }
     try self.folder.allocate(slot, byteCount: byteCount)
   }
 
   func availableBytes() throws(FileError) -> Int64 {
     let slots = try self.folder.slots().count
-    let max = self.faults.withLock { $0.slotsMax }
+    let (max, statesRoom) = self.faults.withLock { ($0.slotsMax, $0.statesRoom) }
+    if statesRoom { return try self.folder.availableBytes() }
     return max == .max ? try self.folder.availableBytes() : Int64(Swift.max(0, max - slots)) << 20
   }
 }

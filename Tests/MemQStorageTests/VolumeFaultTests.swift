@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 import MemQDiskSimulation
 import MemQLog
 import MemQModel
@@ -146,6 +147,75 @@ import Testing
     }
     #expect(taken == 20)
     await volume.close()
+  }
+
+  @Test func `a first open without room says what it needs and what there is`() async throws {
+    let folder = TemporaryFolder()
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    disk.set { $0.slotsMax = 0 }
+    do {
+      _ = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+      Issue.record("opened without room")
+    } catch {
+      #expect(error.code == .volumeFull)
+      #expect(error.limit == 0 && error.actual == 1 << 20)
+    }
+    disk.set { $0.slotsMax = 8 }
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    await volume.close()
+  }
+
+  @Test func `a volume without room opens, reads, refuses writes, and heals when there is room`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    disk.set { $0.slotsMax = 1 }
+    var volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    let made = Example.batch(at: .zero)
+    try await volume.appendDurably([(partition, made)])
+    await volume.abandon()
+    // The cut segment takes no more, and there is no room for the next.
+    volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    #expect(try await volume.readAll(partition, from: .zero) == [made.bytes])
+    let next = Example.batch(at: Offset(3))
+    #expect(await self.code { try await volume.appendDurably([(partition, next)]) } == .volumeFull)
+    let open = volume
+    #expect(
+      await self.code {
+        try await open.durably {
+          open.startEpoch(partition, epoch: LeaderEpoch(2), start: Offset(3), completion: $0)
+        }
+      } == .volumeFull)
+    disk.set { $0.slotsMax = 8 }
+    let deadline = ContinuousClock.now + .seconds(20)
+    var code: ErrorCode? = .volumeFull
+    while code != nil, ContinuousClock.now < deadline {
+      code = await self.code { try await open.appendDurably([(partition, next)]) }
+    }
+    #expect(code == nil)
+    await volume.close()
+  }
+
+  @Test func `a segment file that can't be made for want of anything but room fails the volume`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    disk.set {
+      $0.slotsMax = 0
+      $0.allocateError = EIO
+      $0.statesRoom = true
+    }
+    #expect(
+      await self.code {
+        _ = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+      } == .volumeFailed)
   }
 
   @Test func `the capacity bounds what a volume takes of its file system`() async throws {

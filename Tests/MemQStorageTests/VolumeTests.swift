@@ -202,12 +202,118 @@ import Testing
     volume.setUploadedOffset(partition, to: end)
     // Readers are sent to the object tier at once; the bytes follow with their segments.
     for await start in moved where start == end { break }
-    while volume.localBytes(partition).bytes > 0 { await Task.yield() }
+    try await volume.waitUntilEmpty(partition)
     #expect(volume.localBytes(partition) == (0, end))
     let next = Example.batch(at: end)
     try await volume.appendDurably([(partition, next)])
     #expect(try await volume.readAll(partition, from: end) == [next.bytes])
     await volume.close()
+  }
+
+  @Test func `what was uploaded stays until a snapshot knows its producers`() async throws {
+    let folder = TemporaryFolder()
+    var configuration = Example.configuration(folder)
+    configuration.rollIdle = .milliseconds(30)
+    var volume = try await Volume.open(configuration, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    volume.setLocalRetention(partition, bytes: 0, milliseconds: nil, hasObjectTier: true)
+    let (asked, asks) = AsyncStream<TopicPartition>.makeStream()
+    volume.onSnapshotWanted = { asks.yield($0) }
+    let made = try await self.fill(volume, partition, batches: 700, producer: ProducerID(7))
+    let end = made.last!.summary.endOffset
+    volume.setUploadedOffset(partition, to: end)
+    for await wanted in asked {
+      #expect(wanted == partition)
+      break
+    }
+    #expect(volume.stats.log.counters.segmentsReclaimed == 0)
+    await volume.abandon()
+
+    volume = try await Volume.open(configuration, logger: Example.logger)
+    var recovered = try #require(volume.recoveredPartitions().first)
+    #expect(recovered.producerSnapshot == nil)
+    #expect(recovered.batchesAfterSnapshot == made.map(\.summary))
+    volume.onSnapshotWanted = { [weak volume] in
+      volume?.setProducerSnapshot($0, bytes: [7], at: end)
+    }
+    volume.setLocalRetention(partition, bytes: 0, milliseconds: nil, hasObjectTier: true)
+    volume.setUploadedOffset(partition, to: end)
+    // The sealed segments go; what the crash cut goes with them, nothing of it was the active one.
+    try await volume.waitUntilEmpty(partition)
+    await volume.abandon()
+
+    volume = try await Volume.open(configuration, logger: Example.logger)
+    recovered = try #require(volume.recoveredPartitions().first)
+    #expect(recovered.producerSnapshot == [7] && recovered.producerSnapshotEnd == end)
+    #expect(recovered.end == end && recovered.batchesAfterSnapshot.isEmpty)
+    await volume.close()
+  }
+
+  @Test func `an idle partition gives its last bytes back once its producers are kept`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    var configuration = Example.configuration(folder)
+    configuration.rollIdle = .milliseconds(30)
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    volume.setLocalRetention(partition, bytes: 0, milliseconds: nil, hasObjectTier: true)
+    volume.onSnapshotWanted = { [weak volume] in
+      volume?.setProducerSnapshot($0, bytes: [7], at: Offset(9))
+    }
+    _ = try await self.fill(volume, partition, batches: 3, producer: ProducerID(7))
+    volume.setUploadedOffset(partition, to: Offset(9))
+    try await volume.waitUntilEmpty(partition)
+    await volume.close()
+  }
+
+  @Test func `records that are uploaded and not kept are released from their offset on`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    let volume = try await Volume.open(Example.configuration(folder), logger: Example.logger)
+    let (released, kept) = (Example.partition(0), Example.partition(1))
+    for partition in [released, kept] {
+      try await volume.openDurably(partition)
+      volume.setLocalRetention(
+        partition, bytes: partition == released ? 0 : 1 << 30, milliseconds: nil,
+        hasObjectTier: true)
+      _ = try await self.fill(volume, partition, batches: 10, bodyBytes: 100)
+      volume.setUploadedOffset(partition, to: Offset(15))
+    }
+    // One segment holds both, so no byte of it may go; its readers are told where to read all the same.
+    #expect(volume.localBytes(released).localStart == Offset(15))
+    #expect(volume.localBytes(released).bytes > 0)
+    #expect(volume.localBytes(kept).localStart == .zero)
+    await #expect(throws: MemQError.self) {
+      _ = try await volume.read(released, from: Offset(14), below: .max, maxBytes: 1)
+    }
+    #expect(try await volume.readAll(released, from: Offset(15)).count == 5)
+    // An uploaded offset beyond the end releases no more than there is.
+    volume.setUploadedOffset(released, to: Offset(99))
+    #expect(volume.localBytes(released).localStart == Offset(30))
+    volume.setLocalRetention(released, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    #expect(volume.localBytes(released).localStart == .zero)
+    await volume.close()
+  }
+
+  @Test func `a hung disk holds up no close beyond its time`() async throws {
+    let folder = TemporaryFolder()
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    disk.set { $0.holdsSyncs = true }
+    let batch = Example.batch(at: .zero)
+    try volume.append([
+      Volume.Append(
+        partition: partition, summary: batch.summary, batch: [ByteBuffer(bytes: batch.bytes)])
+    ]) { _ in }
+    #expect(!(await volume.close(within: .milliseconds(50))))
+    disk.set { $0.holdsSyncs = false }
   }
 
   @Test func `many writers and readers at once lose nothing`() async throws {

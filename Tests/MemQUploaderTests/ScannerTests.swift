@@ -92,6 +92,30 @@ import Testing
     await cluster.end()
   }
 
+  @Test func `each part of a call is judged by itself, and no byte is left out`() async throws {
+    let cluster = try await TestCluster()
+    try await cluster.scanner()
+    func scan(_ bytes: [UInt8], _ sizes: [Int64]) async throws -> Memq_V1_Verdict {
+      try await cluster.channel("scanner").callHot(
+        ScannerMethods.scanBytes,
+        Hot(.with { $0.partSizes = sizes }, payload: RPCMessage(bytes: bytes))
+      ).verdict
+    }
+    let size = Int64(self.eicar.count)
+    let around = [1, 2, 3] + self.eicar + [4]
+    // A rule that wants its finding at the start of a file works on a part.
+    let found = try await scan(around, [3, size, 1])
+    #expect(found.kind == .infected && found.signature == "Eicar_Test_File")
+    #expect(try await scan(around, []).signature == "Eicar_Test_String")
+    #expect(try await scan(around, [3, size - 1, 2]).kind == .clean)
+    #expect(try await scan([1, 2], [0, 2, 0]).kind == .clean)
+    for sizes: [Int64] in [[3], [3, size], [3, size, 2], [-1, size + 5], [.max, .max]] {
+      let error = await #expect(throws: MemQError.self) { try await scan(around, sizes) }
+      #expect(error?.code == .invalidArgument)
+    }
+    await cluster.end()
+  }
+
   @Test func `quarantine entries are listed and resolved through metadata`() async throws {
     let cluster = try await TestCluster()
     try await cluster.scanner()

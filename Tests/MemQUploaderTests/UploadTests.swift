@@ -128,4 +128,55 @@ import Testing
     #expect(try await cluster.cold(kept, below: 10) == cluster.log(kept))
     await cluster.end()
   }
+
+  @Test func `objects of the only topic go when it is deleted, and the counts with them`()
+    async throws
+  {
+    let cluster = try await TestCluster()
+    try await cluster.uploader { $0.collectInterval = .milliseconds(100) }
+    let only = try await cluster.topic("only")[0]
+    try await cluster.produce(only, batches: 1)
+    _ = try await self.flush(cluster, "only")
+    let before = try await cluster.call("uploader", UploaderMethods.status)
+    #expect(before.objects == 1 && before.objectBytes > 0)
+    _ = try await cluster.call("metadata", MetadataMethods.deleteTopic) { $0.name = "only" }
+    try await cluster.until("no object is left") { cluster.keys("objects").isEmpty }
+    try await cluster.until("the counts say so") {
+      let status = try await cluster.call("uploader", UploaderMethods.status)
+      return status.objects == 0 && status.objectBytes == 0
+    }
+    await cluster.end()
+  }
+
+  @Test func `a body that can't be deleted holds up no other`() async throws {
+    let cluster = try await TestCluster()
+    let topic = try await cluster.topic("files")[0].topic
+    let folder = "\(cluster.objects)/bodies/\(topic)"
+    // The first by name is a folder with something in it: it can't be unlinked.
+    let names = ["00000000-0000-4000-8000-000000000001", "ffffffff-0000-4000-8000-000000000002"]
+    try FileManager.default.createDirectory(
+      atPath: "\(folder)/\(names[0])/in the way", withIntermediateDirectories: true)
+    try Data([1]).write(to: URL(fileURLWithPath: "\(folder)/\(names[1])"))
+    for name in names {
+      let id = UploadID(name)!
+      var upload = try await cluster.call("metadata", MetadataMethods.createUpload) {
+        $0.upload.uploadID = Data(id.bytes)
+        $0.upload.topicID = Data(topic.bytes)
+        $0.upload.name = name
+        $0.upload.declaredSize = 1
+        $0.upload.state = .open
+        $0.upload.bodyKey = "bodies/\(topic)/\(name)"
+      }
+      upload.state = .abandoned
+      let step = upload
+      _ = try await cluster.call("metadata", MetadataMethods.advanceUpload) { $0.upload = step }
+    }
+    try await cluster.uploader { $0.collectInterval = .milliseconds(100) }
+    try await cluster.until("the other body is gone") {
+      !FileManager.default.fileExists(atPath: "\(folder)/\(names[1])")
+    }
+    let left = try await cluster.call("metadata", MetadataMethods.listDroppingBodies)
+    #expect(left.bodyKeys.contains("bodies/\(topic)/\(names[0])"))
+    await cluster.end()
+  }
 }

@@ -86,6 +86,23 @@ def test_six_processes_do_what_one_does_and_end_gracefully(folder):
             assert process.wait(10) == 0, f"{name}: {cluster.log.read_text()[-3000:]}"
 
 
+def test_services_end_in_time_while_metadata_hangs(folder):
+    with Processes(folder).start() as cluster:
+        cluster.cli("topic", "create", "events")
+        cluster.cli("produce", "events", stdin=b"one\n")
+        cluster.cli("upload", "flush", "events")
+        metadata = cluster.processes["metadata"]
+        metadata.send_signal(signal.SIGSTOP)
+        try:
+            others = [name for name in SERVICES if name != "metadata"]
+            for name in others:
+                cluster.processes[name].send_signal(signal.SIGTERM)
+            for name in others:
+                assert cluster.processes[name].wait(10) == 0, f"{name}: {cluster.log.read_text()[-3000:]}"
+        finally:
+            metadata.send_signal(signal.SIGCONT)
+
+
 def test_every_executable_explains_itself():
     for name in SERVICES:
         done = subprocess.run([BIN / f"memq-{name}", "--help"], capture_output=True, timeout=60)

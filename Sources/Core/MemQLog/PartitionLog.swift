@@ -28,6 +28,8 @@ struct PartitionLog: Sendable {
   var snapshotsPending = 0
   /// The next mark-only group states the positions.
   var arePositionsDue = false
+  /// Recovery found damage: its segments stay for whoever repairs it.
+  var isDamaged = false
   /// Oldest first.
   var spans: [SegmentSpan] = []
 

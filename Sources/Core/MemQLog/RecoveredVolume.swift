@@ -17,10 +17,12 @@ public struct RecoveredPartition: Hashable, Sendable {
   public var uploadedOffset: Offset
   /// The producers' state for all records below `producerSnapshotEnd`.
   public var producerSnapshot: [UInt8]?
-  /// The log start when there is no snapshot.
+  /// Without a snapshot, where what is left of the log begins.
   public var producerSnapshotEnd: Offset
   /// The batches at and above `producerSnapshotEnd` that have a producer id, in order.
   public var batchesAfterSnapshot: [BatchSummary]
+  /// Something of it below what was durable does not read: it must not be served, nor voted with. Its bytes stay.
+  public var damage: MemQError?
 
   public init(
     partition: TopicPartition, logStart: Offset, end: Offset, localStart: Offset,

@@ -13,7 +13,7 @@ public struct RunEntry: Hashable, Sendable {
   public var endOffset: Offset
   public var maxTimestamp: Timestamp
   public var maxAppendTime: Timestamp
-  /// Whether some batch has a producer id.
+  /// Whether its batches have a producer id: all of them, or none.
   public var hasProducers: Bool
 
   public init(
@@ -41,7 +41,8 @@ struct SegmentSpan: Hashable, Sendable {
   var maxTimestamp: Timestamp
   var maxAppendTime: Timestamp
   var byteCount: Int64
-  var hasProducers: Bool
+  /// The exclusive end of the last batch with a producer id; nil: there is none.
+  var producersEnd: Offset?
   /// The lowest truncate in this segment: where earlier segments' records of the partition end.
   var cutTo: Offset?
   /// Rising; empty when `isInFooter`.
@@ -56,7 +57,7 @@ struct SegmentSpan: Hashable, Sendable {
     self.maxTimestamp = .none
     self.maxAppendTime = .none
     self.byteCount = 0
-    self.hasProducers = false
+    self.producersEnd = nil
     self.cutTo = nil
     self.runs = []
     self.isInFooter = false
@@ -70,17 +71,17 @@ struct SegmentSpan: Hashable, Sendable {
     self.maxTimestamp = max(self.maxTimestamp, run.maxTimestamp)
     self.maxAppendTime = max(self.maxAppendTime, run.maxAppendTime)
     self.byteCount += Int64(run.byteCount)
-    self.hasProducers = self.hasProducers || run.hasProducers
+    if run.hasProducers { self.producersEnd = run.endOffset }
     if let last = self.runs.indices.last {
       let joins =
         self.runs[last].frameEnd == run.position && self.runs[last].endOffset == run.baseOffset
+        && self.runs[last].hasProducers == run.hasProducers
         && self.runs[last].byteCount + run.byteCount <= runBytesMax
       if joins {
         self.runs[last].byteCount += run.byteCount
         self.runs[last].endOffset = run.endOffset
         self.runs[last].maxTimestamp = max(self.runs[last].maxTimestamp, run.maxTimestamp)
         self.runs[last].maxAppendTime = max(self.runs[last].maxAppendTime, run.maxAppendTime)
-        self.runs[last].hasProducers = self.runs[last].hasProducers || run.hasProducers
         return
       }
     }
@@ -98,6 +99,12 @@ struct SegmentSpan: Hashable, Sendable {
     if let last = self.runs.indices.last, self.runs[last].endOffset > end {
       self.runs[last].endOffset = end
     }
+    if self.isInFooter {
+      // Where exactly the last one ends now, only the footer says.
+      self.producersEnd = self.hasRecords ? self.producersEnd.map { min($0, end) } : nil
+    } else {
+      self.producersEnd = self.runs.last { $0.hasProducers }?.endOffset
+    }
   }
 }
 
@@ -113,6 +120,8 @@ struct LiveSegment: Hashable, Sendable {
   var footer: FooterPlace?
   /// Where the search for something that keeps the segment stands in `logs`.
   var reclaimCursor = 0
+  /// Only missing producer snapshots keep it; they were asked for, and are again at this time.
+  var snapshotsDueAt: MonotonicInstant?
 }
 
 /// A partition log's place in the core's table; stale once the entry there has another id.

@@ -66,7 +66,7 @@ extension SegmentSpan {
       self.maxTimestamp = max(self.maxTimestamp, run.maxTimestamp)
       self.maxAppendTime = max(self.maxAppendTime, run.maxAppendTime)
       self.byteCount += Int64(run.byteCount)
-      self.hasProducers = self.hasProducers || run.hasProducers
+      if run.hasProducers { self.producersEnd = run.endOffset }
     }
     self.cutTo = entry.cutTo
     self.isInFooter = true

@@ -8,7 +8,7 @@ extension VolumeCore {
     guard !self.isWriting else { return }
     switch self.phase {
     case .running:
-      if self.shouldRollWhenIdle(at: now, wall: wall) {
+      if self.shouldRollWhenIdle(at: now, wall: wall, &effects) {
         self.phase = .sealing
         return self.startWrite(at: now, wall: wall, &effects)
       }
@@ -105,6 +105,7 @@ extension VolumeCore {
     case .seal:
       let sealed = self.sealActive()
       effects.append(.segmentRolled(sealed))
+      self.askForSnapshotsAtRoll(&effects)
     case .close:
       self.phase = .closed
       effects.append(.complete(self.closeRequest!, .success(())))
@@ -141,7 +142,11 @@ extension VolumeCore {
       if due > now { consider(due) }
     }
     consider(self.allocationRetryAt)
-    if self.hasTimedRetention {
+    for segment in [self.segments.first, self.segments.last] {
+      if let due = segment?.snapshotsDueAt, due > now { consider(due) }
+    }
+    // A short disk is looked at again: something else may have freed room.
+    if self.hasTimedRetention || self.isShortOfRoom {
       if self.housekeepingAt == nil || self.housekeepingAt! <= now {
         self.housekeepingAt = now + self.configuration.housekeeping
       }

@@ -20,7 +20,7 @@ extension VolumeCore {
     guard let capacity = self.configuration.capacitySegments else { return byFileSystem }
     // One beyond the capacity, where the log could otherwise not go on to free what may go.
     if self.phase == .slotWanted, self.readySlots.isEmpty, self.slotCount == capacity,
-      self.freeing.contains(where: { $0.carries > 0 })
+      self.freeing.contains(where: { $0.carries > 0 }) || self.waitsForSnapshots
     {
       return min(1, byFileSystem)
     }
@@ -76,12 +76,16 @@ extension VolumeCore {
     }
     let wanted = min(
       4, max(1, self.configuration.pendingBytesMax / Int(self.identity.segmentBytes)))
-    let coming = self.readySlots.count + self.readSlots.count + self.freeing.count
+    // Without a segment nothing is carried, and what waits for that doesn't come.
+    let freeing = self.freeing.count { $0.carries == 0 || self.phase != .slotWanted }
+    let coming = self.readySlots.count + self.readSlots.count + freeing
     let isSoon =
       self.phase != .running || wanted > 1
       || self.remaining < Int(self.identity.segmentBytes) / 2
-    guard coming < wanted, isSoon || self.pending.cost > self.remaining, self.allocatable > 0 else {
-      return
+    guard coming < wanted, isSoon || self.pending.cost > self.remaining else { return }
+    guard self.allocatable > 0 else {
+      // Nothing else looks again when the file system has room once more.
+      return self.allocationRetryAt = now + self.configuration.housekeeping
     }
     let slot = SegmentSlot(self.slotCount)
     self.slotCount += 1
@@ -111,7 +115,7 @@ extension VolumeCore {
   /// Frees the oldest segments while nothing keeps them.
   mutating func reclaim(at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]) {
     while let oldest = self.segments.first, oldest.sequence < self.checkpointSegment,
-      self.isReclaimable(0, wall: wall)
+      self.isReclaimable(0, at: now, wall: wall, &effects)
     {
       self.free(oldest, &effects)
     }
@@ -119,39 +123,98 @@ extension VolumeCore {
 
   /// Whether the segment at `index` may go. The search goes on where it was stopped last time, so a segment kept by one
   /// partition costs one look per event, not one per partition.
-  private mutating func isReclaimable(_ index: Int, wall: Timestamp) -> Bool {
+  private mutating func isReclaimable(
+    _ index: Int, at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]
+  ) -> Bool {
     let isResumed = self.segments[index].reclaimCursor > 0
-    guard self.advanceReclaimCursor(index, wall: wall) else { return false }
-    guard isResumed else { return true }
-    // What was passed earlier may hold again (a retention changed, room came back): look once more from the start.
-    self.segments[index].reclaimCursor = 0
-    return self.advanceReclaimCursor(index, wall: wall)
+    var hold = self.advanceReclaimCursor(index, wall: wall)
+    if hold == nil, isResumed {
+      // What was passed earlier may hold again (a retention changed, room came back): look once more from the start.
+      self.segments[index].reclaimCursor = 0
+      hold = self.advanceReclaimCursor(index, wall: wall)
+    }
+    if hold == .producers {
+      self.askForSnapshots(index, at: now, wall: wall, &effects)
+    } else {
+      self.segments[index].snapshotsDueAt = nil
+    }
+    return hold == nil
   }
 
-  private mutating func advanceReclaimCursor(_ index: Int, wall: Timestamp) -> Bool {
+  private mutating func advanceReclaimCursor(_ index: Int, wall: Timestamp) -> Hold? {
     let isShort = self.isShortOfRoom
     let segment = self.segments[index]
     var cursor = segment.reclaimCursor
+    var hold: Hold?
     while cursor < segment.logs.count {
-      if self.keeps(segment.logs[cursor], segment.sequence, isShort: isShort, wall: wall) { break }
+      hold = self.hold(segment.logs[cursor], segment.sequence, isShort: isShort, wall: wall)
+      if hold != nil { break }
       cursor += 1
     }
     self.segments[index].reclaimCursor = cursor
-    return cursor == segment.logs.count
+    return hold
   }
 
-  private var isShortOfRoom: Bool {
+  /// Asks once for all snapshots that this segment waits for, not for one after the other; again when they don't come.
+  private mutating func askForSnapshots(
+    _ index: Int, at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]
+  ) {
+    if let due = self.segments[index].snapshotsDueAt, due > now { return }
+    guard self.closeRequest == nil else { return }
+    self.segments[index].snapshotsDueAt = now + self.configuration.housekeeping
+    let (isShort, segment) = (self.isShortOfRoom, self.segments[index])
+    for reference in segment.logs[segment.reclaimCursor...] {
+      guard let log = self.log(reference), log.snapshotsPending == 0,
+        self.byName[log.partition] == reference.index,
+        self.hold(reference, segment.sequence, isShort: isShort, wall: wall) == .producers
+      else { continue }
+      effects.append(.snapshotWanted(log.partition))
+    }
+  }
+
+  /// Asks for what the sealed segment will need before it may go: a disk that has filled up may have no place for it later.
+  mutating func askForSnapshotsAtRoll(_ effects: inout [Effect]) {
+    guard self.closeRequest == nil else { return }
+    for reference in self.segments[self.segments.count - 1].logs {
+      guard let log = self.log(reference), log.snapshotsPending == 0, !log.isDamaged,
+        self.byName[log.partition] == reference.index,
+        let end = log.spans.last?.producersEnd, end > log.snapshotPlace?.end ?? .zero
+      else { continue }
+      effects.append(.snapshotWanted(log.partition))
+    }
+  }
+
+  /// Nothing but producer snapshots keeps the oldest segment.
+  var waitsForSnapshots: Bool { self.segments.first?.snapshotsDueAt != nil }
+
+  var isShortOfRoom: Bool {
     self.freeSegments + self.freeing.count <= self.userReserve + 1
   }
 
-  /// Whether a partition's records keep a segment.
-  private func keeps(
+  /// Why a partition keeps a segment.
+  private enum Hold {
+    case records
+    /// No snapshot holds the producers of all batches in it: without them a producer would be forgotten by a restart.
+    case producers
+  }
+
+  private func hold(
     _ reference: LogReference, _ segment: SegmentSequence, isShort: Bool, wall: Timestamp
-  ) -> Bool {
+  ) -> Hold? {
     guard let log = self.logs[reference.index], log.id == reference.log,
-      let span = log.spans.first(where: { $0.segment == segment }), span.hasRecords,
-      span.endOffset > log.laid.logStart
-    else { return false }
+      let span = log.spans.first(where: { $0.segment == segment })
+    else { return nil }
+    if log.isDamaged || self.keepsRecords(log, span, isShort: isShort, wall: wall) {
+      return .records
+    }
+    if let end = span.producersEnd, end > log.snapshotPlace?.end ?? .zero { return .producers }
+    return nil
+  }
+
+  private func keepsRecords(
+    _ log: PartitionLog, _ span: SegmentSpan, isShort: Bool, wall: Timestamp
+  ) -> Bool {
+    guard span.hasRecords, span.endOffset > log.laid.logStart else { return false }
     guard log.retention.hasObjectTier, span.endOffset <= log.uploadedOffset else { return true }
     if isShort { return false }
     if let bytes = log.retention.bytes, log.localBytes - span.byteCount >= bytes { return false }
@@ -262,12 +325,14 @@ extension VolumeCore {
   }
 
   /// Whether the active segment is idle, holds only what may go, and someone wants it gone.
-  mutating func shouldRollWhenIdle(at now: MonotonicInstant, wall: Timestamp) -> Bool {
+  mutating func shouldRollWhenIdle(
+    at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]
+  ) -> Bool {
     guard let active = self.active, active.isWantedEmpty, let last = active.lastBatchAt,
       last + self.configuration.rollIdle <= now, self.pending.isEmpty, self.inFlight.isEmpty,
       self.closeRequest == nil
     else { return false }
-    return self.isReclaimable(self.segments.count - 1, wall: wall)
+    return self.isReclaimable(self.segments.count - 1, at: now, wall: wall, &effects)
   }
 }
 

@@ -199,15 +199,18 @@ extension VolumeCore {
     self.duePositions.append(LogReference(index: index, log: self.logs[index]!.id))
   }
 
-  /// A snapshot that would not fit well into a segment, or that follows two that still wait, is passed over: recovery then
-  /// reads more batches instead.
+  /// A snapshot that would not fit into a segment, or that follows two that still wait, is passed over: recovery then reads
+  /// more batches instead, and what frees a segment is asked for again. Where the disk waits for snapshots to free something,
+  /// they may use up what has a place already.
   mutating func setSnapshot(_ partition: TopicPartition, _ bytes: [UInt8], _ end: Offset) {
     guard self.failure == nil, self.closeRequest == nil, let index = self.byName[partition],
       end <= self.logs[index]!.accepted.end
     else { return }
     let cost = PendingFrame.overhead + bytes.count
-    guard bytes.count <= self.batchBytesMax / 2, self.logs[index]!.snapshotsPending < 2,
-      self.pending.cost + cost <= self.stateRoom
+    let room = self.waitsForSnapshots ? max(self.stateRoom, self.placedRoom) : self.stateRoom
+    guard bytes.count <= self.batchBytesMax, self.logs[index]!.snapshotsPending < 2,
+      self.pending.cost + cost <= room,
+      self.pending.isEmpty || self.pendingBytes + cost <= self.configuration.pendingBytesMax
     else { return self.counters.snapshotsRefused += 1 }
     self.logs[index]!.snapshotsPending += 1
     self.pending.append(

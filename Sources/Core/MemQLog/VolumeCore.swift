@@ -85,8 +85,10 @@ public struct VolumeCore: Sendable {
     /// syncs, in any order. Answer: `.retired` or `.diskFailed`.
     case retire(SegmentSlot, block: [UInt8])
     case localStartMoved(TopicPartition, Offset)
-    /// A segment was sealed: a good moment for producer snapshots.
     case segmentRolled(SegmentSequence)
+    /// Only a producer snapshot through all that is committed keeps this partition's oldest records on the disk. Asked for
+    /// again, at `housekeeping` intervals, while that is so.
+    case snapshotWanted(TopicPartition)
     /// Once: the volume takes no more requests.
     case failed(MemQError)
     /// Send `.tick` at this time; replaces the wake before.
@@ -307,13 +309,24 @@ public struct VolumeCore: Sendable {
       && self.pending.cost < self.userRoom && self.pending.cost < self.placedRoom
   }
 
-  /// Appends are refused until something is reclaimed: what is left is the reserve.
-  public var isFull: Bool { self.pending.cost >= self.userRoom }
+  /// Whether a batch of `byteCount` would be admitted now.
+  public func hasRoom(for byteCount: Int) -> Bool {
+    let cost = self.pending.cost + PendingFrame.overhead + byteCount
+    return self.hasRoom && cost <= self.userRoom && cost <= self.placedRoom
+  }
+
+  /// Whether such a batch is refused until something is reclaimed: what is left is the reserve.
+  public func isFull(for byteCount: Int) -> Bool {
+    self.pending.cost + PendingFrame.overhead + byteCount > self.userRoom
+  }
 
   /// The log takes groups, or can't for want of room: opening it is done.
   public var isStarted: Bool {
     self.phase == .running || (self.phase == .slotWanted && self.allocationRetryAt != nil)
   }
+
+  /// False while there is no room for one.
+  public var hasActiveSegment: Bool { self.active != nil }
 
   /// Accepted and not yet durable, with headers and index entries.
   public var pendingBytes: Int { self.pending.cost + self.inFlightCost }

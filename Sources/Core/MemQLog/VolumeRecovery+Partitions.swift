@@ -8,15 +8,35 @@ extension Recovery {
     var logs = self.state.logs
     for index in logs.indices {
       logs[index].accepted = logs[index].laid
-      try self.checkContinuity(logs[index])
-      if let place = logs[index].snapshotPlace {
-        logs[index].snapshot = PartitionLog.Snapshot(
-          bytes: try self.readSnapshot(logs[index], place), end: place.end)
+      do throws(MemQError) {
+        try self.finish(&logs[index])
+      } catch {
+        // Damage of one partition is no reason to refuse the others.
+        guard error.code == .logCorrupt else { throw error }
+        logs[index].isDamaged = true
+        var damaged = self.describe(logs[index], producers: [])
+        damaged.damage = error
+        self.result.partitions.append(damaged)
       }
-      self.result.partitions.append(try self.describe(logs[index]))
     }
     self.result.partitions.sort { $0.partition < $1.partition }
     self.result.logs = logs
+  }
+
+  private mutating func finish(_ log: inout PartitionLog) throws(MemQError) {
+    try self.checkContinuity(log)
+    if let place = log.snapshotPlace {
+      log.snapshot = PartitionLog.Snapshot(
+        bytes: try self.readSnapshot(log, place), end: place.end)
+    }
+    let producers = try self.summaries(log, from: Self.producerSnapshotEnd(log))
+    self.result.partitions.append(self.describe(log, producers: producers))
+  }
+
+  /// Without a snapshot every batch that is left counts, those below the log start too: their producers may still write.
+  private static func producerSnapshotEnd(_ log: PartitionLog) -> Offset {
+    log.snapshotPlace?.end
+      ?? min(log.laid.logStart, log.spans.first?.baseOffset ?? log.laid.logStart)
   }
 
   private func checkContinuity(_ log: PartitionLog) throws(MemQError) {
@@ -34,14 +54,15 @@ extension Recovery {
     }
   }
 
-  private mutating func describe(_ log: PartitionLog) throws(MemQError) -> RecoveredPartition {
-    let snapshotEnd = log.snapshotPlace?.end ?? log.laid.logStart
-    return RecoveredPartition(
+  private func describe(
+    _ log: PartitionLog, producers: [BatchSummary]
+  ) -> RecoveredPartition {
+    RecoveredPartition(
       partition: log.partition, logStart: log.laid.logStart, end: log.laid.end,
       localStart: log.localStart, epochs: log.laid.epochs,
       highWatermark: min(log.highWatermark, log.laid.end), uploadedOffset: log.uploadedOffset,
-      producerSnapshot: log.snapshot?.bytes, producerSnapshotEnd: snapshotEnd,
-      batchesAfterSnapshot: try self.summaries(log, from: snapshotEnd))
+      producerSnapshot: log.snapshot?.bytes, producerSnapshotEnd: Self.producerSnapshotEnd(log),
+      batchesAfterSnapshot: producers)
   }
 
   private mutating func readSnapshot(
@@ -72,7 +93,7 @@ extension Recovery {
   ) throws(MemQError) -> [BatchSummary] {
     var summaries: [BatchSummary] = []
     for span in log.spans
-    where span.hasProducers && span.endOffset > from && span.segment != self.result.end.segment {
+    where (span.producersEnd ?? from) > from && span.segment != self.result.end.segment {
       summaries += try self.summaries(log, span, from: from)
     }
     summaries += self.state.tailSummaries(of: log.id).filter { $0.endOffset > from }

@@ -27,6 +27,8 @@ public struct PartitionReplica: Sendable {
     /// Below this offset the volume holds nothing any more.
     case localStartMoved(Offset)
     case uploadedOffsetMoved(Offset)
+    /// The volume needs a producer snapshot to let go of records.
+    case snapshotWanted
     case leader(PartitionLeader.Event)
     case follower(PartitionFollower.Event)
     case tick
@@ -82,6 +84,10 @@ public struct PartitionReplica: Sendable {
     case .logStartMoved(let offset): self.updateLog { $0.setStart(offset) }
     case .localStartMoved(let offset): self.updateLog { $0.setLocalStart(offset) }
     case .uploadedOffsetMoved(let offset): self.updateLog { $0.setUploadedOffset(offset) }
+    case .snapshotWanted:
+      var snapshot: (bytes: [UInt8], at: Offset)?
+      self.updateLog { snapshot = $0.takeSnapshot() }
+      if let snapshot { effects.append(.producerSnapshot(snapshot.bytes, at: snapshot.at)) }
     case .leader(let event): self.lead(event, at: now, into: &effects)
     case .follower(let event): self.follower?.handle(event, at: now, into: &effects)
     case .tick:

@@ -41,11 +41,25 @@ public struct ProducerLimits: Hashable, Sendable {
   public var batchesKept = Limits.batchesPerProducerKept
   /// A producer not heard of for this long is forgotten.
   public var expiry: Duration = Limits.producerExpiry
-  /// A file's publication is remembered at least this long, outside `producersMax`: longer than any
-  /// append's deadline and metadata's own retry of it.
-  public var fileExpiry: Duration = .seconds(15 * 60)
-  /// File publications remembered at once. Beyond: refused, retriable; none is forgotten early.
+  /// A file's publication is remembered this long, outside `producersMax`: an ingest node that was away for
+  /// days may publish it again.
+  public var fileExpiry: Duration = Limits.producerExpiry
+  /// File publications remembered at once. Beyond, the oldest goes, unless it is younger than `fileKeptMin`: then
+  /// the new one is refused, retriable.
   public var filesMax = 1_048_576
+  /// No publication is forgotten earlier: longer than any append's deadline and metadata's own retry of it.
+  public var fileKeptMin: Duration = .seconds(15 * 60)
 
   public init() {}
+
+  /// The same within what a snapshot of `byteCount` holds: half for each kind. A table whose snapshot the volume doesn't
+  /// take would keep its records on the disk for good.
+  public func fitting(snapshotBytes byteCount: Int) -> ProducerLimits {
+    var limits = self
+    let half = (byteCount - ProducerTable.headBytes) / 2
+    limits.producersMax = min(
+      limits.producersMax, half / ProducerTable.entryBytes(batches: limits.batchesKept))
+    limits.filesMax = min(limits.filesMax, half / ProducerTable.entryBytes(batches: 1))
+    return limits
+  }
 }

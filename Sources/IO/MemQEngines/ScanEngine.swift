@@ -9,12 +9,22 @@ public protocol ScanEngine: Sendable {
   var status: EngineStatus { get }
   /// Judges bytes in memory.
   ///
-  /// - Parameter name: for rules that look at it.
-  func scan(bytes: [UInt8], name: String, timeout: Duration) async -> EngineAnswer
+  /// - Parameters:
+  ///   - parts: sizes that add up to the bytes: each part is judged by itself, and the answer is the worst of them.
+  ///   - name: for rules that look at it.
+  ///   - timeout: for all of it.
+  func scan(bytes: [UInt8], parts: [Int], name: String, timeout: Duration) async -> EngineAnswer
   /// Judges a file of this machine, whole.
   func scan(file path: String, name: String, timeout: Duration) async -> EngineAnswer
-  /// Ends what runs and refuses the rest.
-  func close() async
+  /// Refuses what comes and waits for what runs, until the deadline.
+  func close(deadline: Duration) async
+}
+
+extension ScanEngine {
+  /// Judges bytes in memory as one thing.
+  public func scan(bytes: [UInt8], name: String, timeout: Duration) async -> EngineAnswer {
+    await self.scan(bytes: bytes, parts: [bytes.count], name: name, timeout: timeout)
+  }
 }
 
 /// An engine's answer and what it was given by.

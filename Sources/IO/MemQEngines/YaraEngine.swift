@@ -130,8 +130,10 @@ public final class YaraEngine: ScanEngine {
       "New scan rules can't be used; the old ones stay", metadata: ["error": "\(error)"])
   }
 
-  public func scan(bytes: [UInt8], name: String, timeout: Duration) async -> EngineAnswer {
-    await self.scan(.bytes(bytes), name, timeout)
+  public func scan(
+    bytes: [UInt8], parts: [Int], name: String, timeout: Duration
+  ) async -> EngineAnswer {
+    await self.scan(.bytes(bytes, parts: parts), name, timeout)
   }
 
   public func scan(file path: String, name: String, timeout: Duration) async -> EngineAnswer {
@@ -157,14 +159,38 @@ public final class YaraEngine: ScanEngine {
     }
   }
 
-  /// Waits for the scans that run.
-  public func close() async {
+  /// Waits for the scans that run until the deadline. Their threads end by themselves after it: a scan looks at its own
+  /// time, and nothing it does outlasts the process.
+  public func close(deadline: Duration) async {
     let pools = [self.threads, self.compileThread]
+    let once = CloseOnce()
     await withCheckedContinuation { (done: CheckedContinuation<Void, Never>) in
+      once.set(done)
       _ = OwnThread(name: "yara-close") {
         for pool in pools { pool.stop() }
-        done.resume()
+        once.finish()
+      }
+      Task {
+        try? await Task.sleep(for: deadline)
+        once.finish()
       }
     }
+  }
+}
+
+/// Wakes who waits for the end once, whoever comes first.
+private final class CloseOnce: Sendable {
+  private let waiter = Mutex<CheckedContinuation<Void, Never>?>(nil)
+
+  func set(_ continuation: CheckedContinuation<Void, Never>) {
+    self.waiter.withLock { $0 = continuation }
+  }
+
+  func finish() {
+    let waiter = self.waiter.withLock { waiter in
+      defer { waiter = nil }
+      return waiter
+    }
+    waiter?.resume()
   }
 }

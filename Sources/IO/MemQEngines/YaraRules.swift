@@ -48,7 +48,8 @@ final class YaraRules: @unchecked Sendable {
   }
 
   enum Content {
-    case bytes([UInt8])
+    /// Sizes of parts that add up to the bytes.
+    case bytes([UInt8], parts: [Int])
     case file(String)
   }
 
@@ -64,20 +65,55 @@ final class YaraRules: @unchecked Sendable {
     let finding = Finding()
     yr_scanner_set_callback(scanner, noteFinding, Unmanaged.passUnretained(finding).toOpaque())
     yr_scanner_set_flags(scanner, SCAN_FLAGS_REPORT_RULES_MATCHING)
-    // The call takes whole seconds; the field is in nanoseconds. 0 would mean no limit.
-    scanner.pointee.timeout = UInt64(max(1, timeout.nanoseconds))
     _ = yr_scanner_define_string_variable(scanner, "filename", name)
-    let result = withExtendedLifetime(finding) { () -> Int32 in
+    return withExtendedLifetime(finding) {
       switch content {
-      case .file(let path): yr_scanner_scan_file(scanner, path)
-      case .bytes(let bytes):
-        // An empty array has no address; the library wants one.
-        (bytes.isEmpty ? [0] : bytes).withUnsafeBufferPointer {
-          yr_scanner_scan_mem(scanner, $0.baseAddress, bytes.count)
-        }
+      case .file(let path):
+        Self.limit(scanner, timeout)
+        return Self.judge(yr_scanner_scan_file(scanner, path), finding)
+      case .bytes(let bytes, let parts):
+        return Self.scan(bytes, parts, scanner, finding, timeout: timeout)
       }
     }
-    return Self.judge(result, finding)
+  }
+
+  /// One part after another with the same scanner: making one costs more than scanning a small part.
+  private static func scan(
+    _ bytes: [UInt8], _ parts: [Int], _ scanner: UnsafeMutablePointer<YR_SCANNER>,
+    _ finding: Finding, timeout: Duration
+  ) -> (outcome: ScreeningVerdict.Outcome, detail: String) {
+    let end = ContinuousClock.now + timeout
+    var worst: (outcome: ScreeningVerdict.Outcome, detail: String) = (.clean, "")
+    // An empty array has no address; the library wants one.
+    (bytes.isEmpty ? [0] : bytes).withUnsafeBufferPointer { all in
+      var at = 0
+      for size in parts {
+        precondition(size >= 0 && size <= bytes.count - at, "parts larger than their bytes")
+        finding.begin()
+        Self.limit(scanner, end - .now)
+        let result = yr_scanner_scan_mem(scanner, all.baseAddress! + at, size)
+        at += size
+        let judged = Self.judge(result, finding)
+        switch judged.outcome {
+        case .clean: continue
+        case .infected:
+          worst = judged
+          return
+        case .notScanned(.timedOut):
+          // There is no time for the others either.
+          worst = judged
+          return
+        case .notScanned: if worst.outcome == .clean { worst = judged }
+        }
+      }
+      precondition(at == bytes.count, "parts smaller than their bytes")
+    }
+    return worst
+  }
+
+  private static func limit(_ scanner: UnsafeMutablePointer<YR_SCANNER>, _ timeout: Duration) {
+    // The call takes whole seconds; the field is in nanoseconds. 0 would mean no limit.
+    scanner.pointee.timeout = UInt64(max(1, timeout.nanoseconds))
   }
 
   private static func judge(
@@ -106,6 +142,12 @@ private final class Finding {
   /// A string was given up: rules that need it were not judged.
   var isIncomplete = false
   var isFinished = false
+
+  /// Before each part: what was given up or finished is said of it anew.
+  func begin() {
+    self.isIncomplete = false
+    self.isFinished = false
+  }
 }
 
 private func noteFinding(

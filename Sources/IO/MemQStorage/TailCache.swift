@@ -17,6 +17,9 @@ struct TailCache {
   private var order: Deque<(partition: TopicPartition, serial: UInt64)> = []
   private let bytesMax: Int
   private(set) var bytes = 0
+  private var count = 0
+  /// Places kept for batches, stale ones counted.
+  var placeCount: Int { self.order.count }
   private var nextSerial: UInt64 = 0
   private var durableBelow: UInt64 = 0
 
@@ -27,8 +30,24 @@ struct TailCache {
     self.entries[partition, default: []].append(Entry(batch: batch, serial: self.nextSerial))
     self.order.append((partition, self.nextSerial))
     self.bytes += batch.memoryBytes
+    self.count += 1
     self.nextSerial += 1
+    if self.order.count > 2 * self.count + Self.stalePlacesMax { self.dropStalePlaces() }
     return self.nextSerial
+  }
+
+  /// Behind one batch that stays, others that were trimmed leave their places: they go once they are the most.
+  private static let stalePlacesMax = 1_024
+
+  private mutating func dropStalePlaces() {
+    var live: Deque<(partition: TopicPartition, serial: UInt64)> = []
+    for place in self.order {
+      guard let entries = self.entries[place.partition], let first = entries.first,
+        let last = entries.last, place.serial >= first.serial, place.serial <= last.serial
+      else { continue }
+      live.append(place)
+    }
+    self.order = live
   }
 
   /// Batches with lower serials are durable: they may be forgotten, oldest first, above the limit.
@@ -48,6 +67,7 @@ struct TailCache {
         continue
       }
       self.bytes -= entry.batch.memoryBytes
+      self.count -= 1
       self.entries[oldest.partition]!.removeFirst()
       if self.entries[oldest.partition]!.isEmpty { self.entries[oldest.partition] = nil }
     }
@@ -62,6 +82,7 @@ struct TailCache {
   mutating func cut(_ partition: TopicPartition, to end: Offset) {
     while let last = self.entries[partition]?.last, last.batch.summary.endOffset > end {
       self.bytes -= last.batch.memoryBytes
+      self.count -= 1
       self.entries[partition]!.removeLast()
     }
     if self.entries[partition]?.isEmpty == true { self.entries[partition] = nil }
@@ -71,6 +92,7 @@ struct TailCache {
   mutating func trim(_ partition: TopicPartition, to start: Offset) {
     while let first = self.entries[partition]?.first, first.batch.summary.endOffset <= start {
       self.bytes -= first.batch.memoryBytes
+      self.count -= 1
       self.entries[partition]!.removeFirst()
     }
     if self.entries[partition]?.isEmpty == true { self.entries[partition] = nil }

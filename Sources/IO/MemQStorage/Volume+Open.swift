@@ -9,7 +9,11 @@ extension Volume {
   /// Opens a volume, or makes it in an empty folder. Blocking work runs on threads of the volume's own.
   ///
   /// - Parameter recoveryProgress: called on such a thread, per segment.
-  /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt` with the place, `.volumeFailed`.
+  /// A volume whose disk has no room for another segment opens all the same: it serves what it holds, refuses writes as
+  /// `.volumeFull`, and goes on once there is room.
+  ///
+  /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt` with the place, `.volumeFailed`;
+  ///   `.volumeFull` when there is no room for its very first segment.
   public static func open(
     _ configuration: Configuration, logger: Logger,
     recoveryProgress: @escaping @Sendable (RecoveryProgress) -> Void = { _ in }
@@ -37,8 +41,20 @@ extension Volume {
       await volume.abandon()
       throw failure
     }
-    // A disk too full for the first segment has no log yet.
-    guard volume.stats.log.durable != .start else { return volume }
+    guard volume.stats.log.durable != .start else {
+      let available = volume.engine.availableBytes()
+      await volume.abandon()
+      throw MemQError(
+        .volumeFull,
+        "the disk has no room for a first segment: free some, or make segment.bytes smaller",
+        subject: configuration.path, limit: available,
+        actual: volume.engine.identity.segmentBytes)
+    }
+    if !volume.engine.monitor.withLock({ $0.core.hasActiveSegment }) {
+      logger.warning(
+        "The disk has no room for another segment; the volume is read-only until there is",
+        metadata: ["volume": "\(volume.id)", "path": "\(configuration.path)"])
+    }
     do throws(MemQError) {
       try await readers.run { () throws(MemQError) in try opening.noteLog() }
     } catch {

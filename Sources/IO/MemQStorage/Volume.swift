@@ -64,8 +64,15 @@ public final class Volume: Sendable {
   /// Whether an append of up to an eighth of `pendingBytesMax` would be taken now.
   public var hasRoom: Bool { self.engine.monitor.withLock { $0.core.hasRoom } }
 
-  /// Whether appends are refused as `.volumeFull` until something is reclaimed.
-  public var isFull: Bool { self.engine.monitor.withLock { $0.core.isFull } }
+  /// Whether a batch of `byteCount` would be taken now.
+  public func hasRoom(for byteCount: Int) -> Bool {
+    self.engine.monitor.withLock { $0.core.hasRoom(for: byteCount) }
+  }
+
+  /// Whether a batch of `byteCount` is refused as `.volumeFull` until something is reclaimed.
+  public func isFull(for byteCount: Int) -> Bool {
+    self.engine.monitor.withLock { $0.core.isFull(for: byteCount) }
+  }
 
   /// Takes batches, all or none, to make them durable; readable at once.
   ///
@@ -131,6 +138,38 @@ public final class Volume: Sendable {
   ) {
     self.request(completion, before: { $0.cache.trim(partition, to: start) }) {
       .setLogStart($0, partition, start)
+    }
+  }
+
+  /// A change of a partition's log that keeps its place among the appends.
+  public enum Change: Sendable {
+    case startEpoch(EpochStart)
+    case truncate(to: Offset, epochs: [EpochStart])
+  }
+
+  /// As `startEpoch` and `truncate`, for a caller that keeps an order: what a full disk refuses is refused at once.
+  ///
+  /// - Throws: `.volumeFull`; nothing was taken then, and `completion` is not called.
+  public func submit(
+    _ change: Change, of partition: TopicPartition, completion: @escaping Completion
+  ) throws(MemQError) {
+    try self.engine.update { (state, now, wall) throws(MemQError) in
+      let request = RequestID(state.nextRequest)
+      state.nextRequest += 1
+      let event: VolumeCore.Event =
+        switch change {
+        case .startEpoch(let start): .startEpoch(request, partition, start)
+        case .truncate(let end, let epochs): .truncate(request, partition, to: end, epochs: epochs)
+        }
+      state.core.handle(event, at: now, wall: wall, into: &state.effects)
+      for (index, effect) in state.effects.enumerated() {
+        guard case .complete(request, .failure(let error)) = effect, error.code == .volumeFull
+        else { continue }
+        state.effects.remove(at: index)
+        throw error
+      }
+      state.completions[request] = VolumeEngine.Completion(body: completion, serial: nil)
+      if case .truncate(let end, _) = change { state.cache.cut(partition, to: end) }
     }
   }
 
@@ -230,10 +269,11 @@ public final class Volume: Sendable {
     set { self.engine.monitor.withLock { $0.onLocalStartMoved = newValue } }
   }
 
-  /// A segment was sealed: a good moment for producer snapshots.
-  public var onSegmentRoll: (@Sendable () -> Void)? {
-    get { self.engine.monitor.withLock { $0.onSegmentRoll } }
-    set { self.engine.monitor.withLock { $0.onSegmentRoll = newValue } }
+  /// Only a producer snapshot through all that is committed keeps the partition's oldest segment on this disk: send it by
+  /// `setProducerSnapshot`. Asked for again while that is so.
+  public var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)? {
+    get { self.engine.monitor.withLock { $0.onSnapshotWanted } }
+    set { self.engine.monitor.withLock { $0.onSnapshotWanted = newValue } }
   }
 
   // MARK: - End
@@ -255,6 +295,33 @@ public final class Volume: Sendable {
     }
     self.engine.monitor.withLock { $0.isClosed = true }
     await self.end(abandons: false)
+  }
+
+  /// Closes, but waits for at most `limit`: a disk that hangs then keeps what it had, as after a crash.
+  ///
+  /// - Returns: whether the volume is closed.
+  public func close(within limit: Duration) async -> Bool {
+    let waiting = Monitor<CheckedContinuation<Bool, Never>?>(nil)
+    @Sendable func end(_ isClosed: Bool) {
+      let continuation = waiting.withLock { waiting in
+        defer { waiting = nil }
+        return waiting
+      }
+      continuation?.resume(returning: isClosed)
+    }
+    let isClosed = await withCheckedContinuation { continuation in
+      waiting.withLock { $0 = continuation }
+      Task {
+        await self.close()
+        end(true)
+      }
+      Task {
+        try? await Task.sleep(for: limit)
+        end(false)
+      }
+    }
+    if !isClosed { self.engine.abandonThreads() }
+    return isClosed
   }
 
   /// Ends as a crash of the process would: nothing is drained, nothing written. For tests.

@@ -63,6 +63,8 @@ extension VolumeEngine {
       try self.disk.allocate(slot, byteCount: self.identity.segmentBytes)
       isMade = true
     } catch {
+      // Time helps against a full disk alone.
+      guard error.number == ENOSPC || error.number == EDQUOT else { return self.fail(error) }
       self.logger.warning(
         "No segment file could be made",
         metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])

@@ -14,6 +14,8 @@ import MemQSystem
 final class VolumeEngine: Sendable {
   /// A group write, a sync, an allocation and answers can all be under way at once.
   private static let threadCount = 4
+  /// Idle marks tick every few milliseconds; the core's own looks at a full disk are a second apart.
+  private static let roomInterval: Duration = .milliseconds(500)
 
   struct State {
     var core: VolumeCore
@@ -33,7 +35,9 @@ final class VolumeEngine: Sendable {
     var isClosed = false
     var onFailure: (@Sendable (MemQError) -> Void)?
     var onLocalStartMoved: (@Sendable (TopicPartition, Offset) -> Void)?
-    var onSegmentRoll: (@Sendable () -> Void)?
+    var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)?
+    /// When the core was last told what the file system has free.
+    var roomAt: MonotonicInstant?
     var whenStarted: (@Sendable (MemQError?) -> Void)?
     var effects: [VolumeCore.Effect] = []
     var measures = DiskMeasures()
@@ -165,9 +169,10 @@ final class VolumeEngine: Sendable {
       state.cache.trim(partition, to: start)
       guard let body = state.onLocalStartMoved else { return }
       state.deliveries.append(.callback { body(partition, start) })
-    case .segmentRolled:
-      guard let body = state.onSegmentRoll else { return }
-      state.deliveries.append(.callback(body))
+    case .segmentRolled: break
+    case .snapshotWanted(let partition):
+      guard let body = state.onSnapshotWanted else { return }
+      state.deliveries.append(.callback { body(partition) })
     case .failed(let error):
       self.logger.error(
         "The volume failed", metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
@@ -194,9 +199,27 @@ final class VolumeEngine: Sendable {
       switch self.nextAction() {
       case .job(let job): self.perform(job)
       case .deliver(let deliveries): self.deliver(deliveries)
-      case .tick: self.send(.tick)
+      case .tick: self.tick()
       case .end: return
       }
+    }
+  }
+
+  /// Room that something else freed or took in the file system is noticed here; a look costs one statvfs.
+  private func tick() {
+    let now = self.clock.monotonic
+    let isRoomDue = self.monitor.withLock { state in
+      if let last = state.roomAt, now < last + Self.roomInterval { return false }
+      state.roomAt = now
+      return true
+    }
+    let available = isRoomDue ? self.availableBytes() : nil
+    self.update { state, now, wall in
+      if let available {
+        state.core.handle(
+          .room(availableBytes: available), at: now, wall: wall, into: &state.effects)
+      }
+      state.core.handle(.tick, at: now, wall: wall, into: &state.effects)
     }
   }
 

@@ -48,6 +48,8 @@ public struct SimulatedVolume: Sendable {
   private var partitionsOf: [RequestID: [TopicPartition]] = [:]
   /// Segments sealed since the last look.
   public var segmentsRolled = 0
+  /// Partitions whose producer snapshot the volume asked for since the last look.
+  public var snapshotsWanted: [TopicPartition] = []
 
   public init(
     identity: VolumeIdentity, configuration: LogConfiguration = LogConfiguration(),
@@ -142,6 +144,7 @@ public struct SimulatedVolume: Sendable {
       case .complete(let request, let result): self.complete(request, result)
       case .localStartMoved(let partition, let start): self.moves.append((partition, start))
       case .segmentRolled: self.segmentsRolled += 1
+      case .snapshotWanted(let partition): self.snapshotsWanted.append(partition)
       case .failed(let error): self.failure = error
       case .wake(let time): self.wake = time
       }

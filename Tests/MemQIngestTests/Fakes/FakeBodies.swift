@@ -77,11 +77,14 @@ final class FakeScanner: Sendable {
   private let store: any ObjectStore
   private let isAway = Mutex(false)
   private let scanCount = Mutex(0)
+  private let refusalCount = Mutex(0)
 
   init(store: any ObjectStore) { self.store = store }
 
   func setAway(_ away: Bool) { self.isAway.withLock { $0 = away } }
   var scans: Int { self.scanCount.withLock { $0 } }
+  /// Scans asked for while it was away.
+  var refusals: Int { self.refusalCount.withLock { $0 } }
 
   func register(on router: inout RPCRouter) {
     router.handleHot(ScannerMethods.scanBytes) { request, _ in
@@ -96,7 +99,10 @@ final class FakeScanner: Sendable {
   }
 
   private func judge(_ bytes: [UInt8]) throws(MemQError) -> Memq_V1_ScanResponse {
-    guard !self.isAway.withLock({ $0 }) else { throw MemQError(.unavailable, "no engine") }
+    guard !self.isAway.withLock({ $0 }) else {
+      self.refusalCount.withLock { $0 += 1 }
+      throw MemQError(.unavailable, "no engine")
+    }
     self.scanCount.withLock { $0 += 1 }
     let isEvil = String(decoding: bytes, as: UTF8.self).contains("EVIL")
     return .with {

@@ -56,10 +56,13 @@ final class FakeMetadata: Sendable {
     router.handle(MetadataMethods.advanceUpload) { request, _ in try self.advance(request.upload) }
     router.handle(MetadataMethods.listUploads) { request, _ in
       let now = SystemClock().wall.milliseconds
-      let found = self.uploads.filter {
-        request.states.contains($0.state) && now - $0.updatedAtMs >= request.idleMs
-      }
-      return .with { $0.uploads = found.map(\.bare) }
+      func key(_ time: Int64, _ id: Data) -> (Int64, String) { (time, id.base64EncodedString()) }
+      let after = key(request.afterUpdatedAtMs, request.afterUploadID)
+      let found = self.uploads.filter { upload in
+        request.states.contains(upload.state) && now - upload.updatedAtMs >= request.idleMs
+          && (request.afterUploadID.isEmpty || key(upload.updatedAtMs, upload.uploadID) > after)
+      }.sorted { key($0.updatedAtMs, $0.uploadID) < key($1.updatedAtMs, $1.uploadID) }
+      return .with { $0.uploads = found.prefix(Int(request.limit)).map(\.bare) }
     }
     router.handle(MetadataMethods.getFile) { request, _ in
       let versions = self.state.withLock { $0.files[request.name] ?? [] }

@@ -55,7 +55,7 @@ import Testing
           UploadGroupRecord(
             group: UploadGroupImage(
               id: 1, holder: NodeID(4), leaseEpoch: LeaseEpoch(2), objectSequence: 3,
-              objectBytes: 4, billedRequests: 5),
+              objectCount: 2, objectBytes: 4, billedRequests: 5),
             positions: [partition: UploadPosition(next: Offset(8), historyEpoch: HistoryEpoch(1))])
         ),
         Kept(

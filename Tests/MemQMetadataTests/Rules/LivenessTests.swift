@@ -42,4 +42,13 @@ import Testing
     #expect(liveness.tick(at(9_100)) == [1, 2])
     #expect(liveness.isSilent(3, at: at(0)), "nobody knows it")
   }
+
+  @Test func `a lease that was granted a moment ago has not run out`() {
+    let start = MonotonicInstant(nanoseconds: 0)
+    var leases = Liveness<Int32>(at: start, tickGapMax: .seconds(5))
+    #expect(!leases.hasRunOut(1, at: start + .seconds(60)))
+    leases.heard(1, at: start, timeout: .seconds(10))
+    #expect(!leases.hasRunOut(1, at: start + .seconds(10)))
+    #expect(leases.hasRunOut(1, at: start + .seconds(11)))
+  }
 }

@@ -135,13 +135,13 @@ import Testing
     // The bar stays while the lease lives under which the object was written.
     let bar: Versioned<ObjectIDRecord>? = try cluster.find(.objectID(good.object.id))
     try cluster.run { (state) throws(MemQError) in
-      try state.removeObject(good.object.id, group: 1, sequence: 0, known: bar?.value)
+      try state.removeObject(good.object.id, group: 1, sequence: 0, known: bar?.value, object: nil)
     }
     #expect(code(good, &cluster) == .objectBarred)
     let other = try cluster.join(.uploader, uuid: 51)
     _ = try acquire(&cluster, other, silent: [1])
     try cluster.run { (state) throws(MemQError) in
-      try state.removeObject(good.object.id, group: 1, sequence: 0, known: bar?.value)
+      try state.removeObject(good.object.id, group: 1, sequence: 0, known: bar?.value, object: nil)
     }
     #expect(code(good, &cluster) == .leaseLost)
   }
@@ -154,13 +154,72 @@ import Testing
     let known: Versioned<ObjectIDRecord>? = try cluster.find(.objectID(id))
     #expect(try cluster.run { $0.barObject(id, group: 1, known: known?.value) } == true)
     let wrong = thrown { () throws(MemQError) in
-      try cluster.state.removeObject(id, group: 1, sequence: 2, known: known?.value)
+      try cluster.state.removeObject(id, group: 1, sequence: 2, known: known?.value, object: nil)
     }
     #expect(wrong?.code == .invalidArgument)
-    try cluster.run { (state) throws(MemQError) in
-      try state.removeObject(id, group: 1, sequence: 1, known: known?.value)
-    }
+    try remove(id, 1, &cluster)
     #expect(cluster.keys(.objects(1)).isEmpty)
     #expect(cluster.partition(topic, 0).uploadedOffset == Offset(10))
+  }
+
+  private func remove(
+    _ id: ObjectID, _ sequence: Int64, _ cluster: inout PureCluster
+  ) throws(MemQError) {
+    let known: Versioned<ObjectIDRecord>? = try cluster.find(.objectID(id))
+    let object: Versioned<ObjectRecord>? = try cluster.find(.object(1, sequence))
+    try cluster.run { (state) throws(MemQError) in
+      try state.removeObject(
+        id, group: 1, sequence: sequence, known: known?.value, object: object?.value)
+    }
+  }
+
+  @Test func `counts are those of the objects that are announced and not collected`() throws {
+    var (cluster, topic, uploader) = try cluster()
+    _ = try acquire(&cluster, uploader)
+    _ = try run(commit(uploader, topic, object: 1, [(0, 0, 10)]), &cluster)
+    _ = try run(commit(uploader, topic, object: 2, [(0, 10, 20)]), &cluster)
+    var group: UploadGroupImage { cluster.state.image!.uploadGroups[1]! }
+    #expect(group.objectCount == 2 && group.objectBytes == 2_000)
+    try remove(ObjectID(test: 1), 1, &cluster)
+    #expect(group.objectCount == 1 && group.objectBytes == 1_000 && group.objectSequence == 2)
+    let again = thrown { () throws(MemQError) in try remove(ObjectID(test: 1), 1, &cluster) }
+    #expect(again?.code == .objectNotFound && group.objectCount == 1)
+  }
+
+  @Test func `a group whose last topic was deleted keeps an owner that collects its objects`()
+    throws
+  {
+    var (cluster, topic, uploader) = try cluster()
+    _ = try acquire(&cluster, uploader)
+    _ = try run(commit(uploader, topic, [(0, 0, 10)]), &cluster)
+    try cluster.run { (state) throws(MemQError) in
+      try state.deleteTopic(topic.name, at: Timestamp(milliseconds: 9))
+    }
+    while try cluster.run({ $0.clearPartitions(of: topic.id) }) {}
+    #expect(cluster.state.uploadGroups[1]?.value.positions.isEmpty == true)
+    let held = try acquire(&cluster, uploader)
+    #expect(held.map(\.group.id) == [1])
+    let second = try cluster.join(.uploader, uuid: 51)
+    #expect(try acquire(&cluster, second, silent: [1]).map(\.group.id) == [1])
+  }
+
+  @Test func `bars go when the lease has passed on, committed ids never`() throws {
+    var (cluster, topic, uploader) = try cluster()
+    _ = try acquire(&cluster, uploader)
+    _ = try run(commit(uploader, topic, [(0, 0, 10)]), &cluster)
+    try cluster.run { $0.barObject(ObjectID(test: 7), group: 1, known: nil) }
+    var all: [(ObjectID, ObjectIDRecord)] = []
+    for id in [ObjectID(test: 1), ObjectID(test: 7)] {
+      let record: Versioned<ObjectIDRecord>? = try cluster.find(.objectID(id))
+      all.append((id, try #require(record).value))
+      #expect(StoreKey.objectID(in: .objectID(id)) == id)
+    }
+    let known = all
+    try cluster.run { $0.removeBars(known) }
+    #expect(cluster.keys(.objectIDs).count == 2)
+    let other = try cluster.join(.uploader, uuid: 51)
+    _ = try acquire(&cluster, other, silent: [1])
+    try cluster.run { $0.removeBars(known) }
+    #expect(cluster.keys(.objectIDs) == [.objectID(ObjectID(test: 1))])
   }
 }

@@ -177,4 +177,29 @@ import Testing
     #expect(
       thrown { () throws(MemQError) in try cluster.makeTopic("c") }?.code == .limitReached)
   }
+
+  @Test func `more replicas than the version offers are refused, and are no default`() throws {
+    var cluster = try PureCluster(limits: MetadataLimits())
+    try cluster.joinReplicas(3)
+    #expect(try cluster.makeTopic("d", replicas: 0).replicationFactor == replicationFactorOffered)
+    let error = thrown { () throws(MemQError) in
+      try cluster.makeTopic("t", replicas: replicationFactorOffered + 1)
+    }
+    #expect(error?.code == .replicationFactorInvalid)
+    #expect(error?.limit == Int64(replicationFactorOffered))
+  }
+
+  @Test func `a deleted topic over many upload groups leaves no position behind`() throws {
+    var limits = PureCluster.limits
+    limits.uploadGroupPartitionsMax = 1
+    var cluster = try PureCluster(limits: limits)
+    try cluster.joinReplicas(1)
+    let topic = try cluster.makeTopic("t", partitions: 50)
+    try cluster.run { (state) throws(MemQError) in
+      try state.deleteTopic("t", at: Timestamp(milliseconds: 9))
+    }
+    while try cluster.run({ $0.clearPartitions(of: topic.id) }) {}
+    #expect(cluster.keys(.partitions).isEmpty)
+    for group in cluster.state.uploadGroups.values { #expect(group.value.positions.isEmpty) }
+  }
 }

@@ -229,6 +229,9 @@ import Testing
     #expect(code(changed(.sealed) { $0.declaredSize = 9 }) == .fileIncomplete)
     #expect(code(changed(.judged) { $0.verdict = nil }) == .invalidArgument)
     #expect(code(changed(.judged) { $0.verdict?.kind = .off }) == .invalidArgument)
+    for state in [UploadState.judged, .publishing] {
+      #expect(code(changed(state) { $0.verdict?.kind = .infected }) == .invalidArgument)
+    }
     #expect(code(upload(topic, .published)) == .invalidArgument)
     #expect(
       code(changed { $0.attributes = ["a": String(repeating: "x", count: 1_025)] })

@@ -11,7 +11,14 @@ struct PureCluster {
   var deltas: [ImageDelta] = []
   private var nextID: UInt64 = 100
 
-  init(limits: MetadataLimits = MetadataLimits()) throws {
+  /// Rules are proven with more replicas than this version offers.
+  static var limits: MetadataLimits {
+    var limits = MetadataLimits()
+    limits.replicationFactorMax = 7
+    return limits
+  }
+
+  init(limits: MetadataLimits = Self.limits) throws {
     self.state = MetadataState(limits: limits)
     try self.run {
       $0.createCluster(

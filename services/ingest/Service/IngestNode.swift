@@ -76,9 +76,10 @@ public final class IngestNode: Sendable {
     let store = try await ObjectStores.make(
       self.configuration.objects, clock: self.service.clock, logger: self.logger)
     let cluster = self.cluster
-    let objects = ObjectReader(store: store, logger: self.logger) {
-      group, after throws(MemQError) in try await Self.list(group, after, cluster)
-    }
+    let objects = ObjectReader(
+      store: store, logger: self.logger,
+      uploaded: { cluster.image.partitions[$0]?.uploadedOffset }
+    ) { group, after throws(MemQError) in try await Self.list(group, after, cluster) }
     let reader = LogReader(
       cluster: cluster, objects: objects, marks: self.marks, clock: self.service.clock)
     let appender = Appender(

@@ -67,7 +67,7 @@ public final class ReplicationNode: Sendable {
   public func start() async throws(MemQError) {
     try self.configuration.validate()
     let volumes = try await self.openVolumes()
-    let shards = self.makeShards()
+    let shards = self.makeShards(volumes)
     let recovered = volumes.flatMap { $0.recoveredPartitions() }
     for (at, shard) in shards.enumerated() {
       let own = recovered.filter { Self.shardIndex($0.partition, of: shards.count) == at }
@@ -120,12 +120,17 @@ public final class ReplicationNode: Sendable {
     }
   }
 
-  private func makeShards() -> [PartitionShard] {
+  private func makeShards(_ volumes: [Volume]) -> [PartitionShard] {
+    var configuration = self.configuration
+    for volume in volumes {
+      configuration.rules.producers = configuration.rules.producers.fitting(
+        snapshotBytes: volume.batchBytesMax)
+    }
     let proposals = ClusterProposals(
       cluster: self.cluster, timeout: self.configuration.rules.proposalTimeout)
-    return (0..<self.configuration.shards).map { _ in
+    return (0..<configuration.shards).map { _ in
       PartitionShard(
-        on: MultiThreadedEventLoopGroup.singleton.next(), self.configuration, clock: self.clock,
+        on: MultiThreadedEventLoopGroup.singleton.next(), configuration, clock: self.clock,
         logger: self.logger, metrics: self.metrics, metadata: proposals, transport: nil)
     }
   }
@@ -135,6 +140,9 @@ public final class ReplicationNode: Sendable {
     volume.onFailure = { [weak self] error in self?.failed(id, error) }
     volume.onLocalStartMoved = { [weak self] partition, offset in
       self?.shard(of: partition)?.mailbox.post(.localStartMoved(partition, offset))
+    }
+    volume.onSnapshotWanted = { [weak self] partition in
+      self?.shard(of: partition)?.mailbox.post(.snapshotWanted(partition))
     }
   }
 
@@ -162,8 +170,21 @@ public final class ReplicationNode: Sendable {
       do { try await Task.sleep(for: .milliseconds(10)) } catch { break }
     }
     for shard in shards { await Self.ask(shard) { $0.stop() } }
-    for volume in volumes { await volume.close() }
+    let left = Swift.max(Self.closeTimeMin, end - self.clock.monotonic)
+    await withTaskGroup(of: Void.self) { group in
+      for volume in volumes {
+        group.addTask {
+          guard !(await volume.close(within: left)) else { return }
+          self.logger.error(
+            "A volume did not close in time and is left as after a crash",
+            metadata: ["volume": "\(volume.id)"])
+        }
+      }
+    }
   }
+
+  /// A clean end is worth a moment even when the appends took all the time.
+  private static let closeTimeMin: Duration = .seconds(1)
 
   private func isIdle(_ shards: [PartitionShard]) async -> Bool {
     var isIdle = true

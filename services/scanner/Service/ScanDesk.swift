@@ -9,7 +9,7 @@ final class ScanDesk: Sendable {
   /// What became of the request for a place.
   enum Admitted<Value: Sendable>: Sendable {
     case done(Value)
-    /// It never fits the scratch disk.
+    /// It never fits the scratch disk, or memory.
     case tooLarge
   }
 
@@ -35,14 +35,16 @@ final class ScanDesk: Sendable {
 
   /// Runs `body` once there is a place for it.
   ///
-  /// - Throws: `.resourceExhausted` (queue or scratch disk), `.cancelled`, what `body` throws.
+  /// - Throws: `.resourceExhausted` (queue, scratch disk or memory), `.cancelled`, what `body` throws.
   func with<Value: Sendable>(
-    scratchBytes: Int64, _ body: () async throws(MemQError) -> Value
+    scratchBytes: Int64 = 0, memoryBytes: Int64 = 0, _ body: () async throws(MemQError) -> Value
   ) async throws(MemQError) -> Admitted<Value> {
     let (id, answer) = self.state.withLock { state in
       let id = state.next
       state.next += 1
-      return (id, state.admission.request(id, scratchBytes: scratchBytes))
+      return (
+        id, state.admission.request(id, scratchBytes: scratchBytes, memoryBytes: memoryBytes)
+      )
     }
     switch answer {
     case .start: break

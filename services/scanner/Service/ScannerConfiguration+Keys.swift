@@ -23,6 +23,10 @@ extension ScannerNode.Configuration {
       "scan.scratch.bytes.max", .size, default: "8GiB",
       "Bytes of all bodies on scratch disk at a time."),
     ConfigurationKey(
+      "scan.memory.bytes.max", .size, default: "256MiB",
+      "Bytes of inline files and records that are scanned or wait for it; beyond, they are refused and retried."
+    ),
+    ConfigurationKey(
       "scan.rules.reload", .duration, default: "10s", "How often the rules folder is looked at."),
   ]
 
@@ -38,6 +42,7 @@ extension ScannerNode.Configuration {
     self.queueMax = loaded.integer("scan.queue.max")
     self.scanTimeout = loaded.duration("scan.timeout")
     self.scratchBytesMax = loaded.bytes("scan.scratch.bytes.max")
+    self.memoryBytesMax = loaded.bytes("scan.memory.bytes.max")
     self.rulesReloadInterval = loaded.duration("scan.rules.reload")
     try self.validate()
   }

@@ -12,6 +12,8 @@ extension ScannerNode {
     public var scratchFolder: String
     /// Bytes of all bodies on scratch disk at a time. 8 GiB: four of the largest.
     public var scratchBytesMax: Int64 = 8 << 30
+    /// Bytes that ride along, of scans that run or wait. A copy for the engine is as large again, for those that run.
+    public var memoryBytesMax: Int64 = 256 << 20
     /// Folder of YARA rules (`*.yar`, `*.yara`); nil: the built-in rule alone.
     public var rulesFolder: String?
     /// How often the folder is looked at.
@@ -44,6 +46,8 @@ extension ScannerNode {
           .configurationInvalid, "the scanner needs a scratch folder", subject: "scratch.folder")
       }
       try check("scratch.bytes.max", self.scratchBytesMax, 1 << 20...1 << 50)
+      // At least two of the largest messages.
+      try check("scan.memory.bytes.max", self.memoryBytesMax, 32 << 20...1 << 40)
       try check("scan.max", Int64(self.scansMax), 1...256)
       try check("scan.queue.max", Int64(self.queueMax), 1...1_000_000)
       try check("scan.timeout", self.scanTimeout.milliseconds, 1_000...3_600_000)

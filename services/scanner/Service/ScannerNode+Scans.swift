@@ -14,7 +14,7 @@ extension ScannerNode {
   func registerScans(on router: inout RPCRouter) {
     router.handleHot(ScannerMethods.scanBytes) { request, _ in
       let verdict = try await self.scan(
-        Array(buffer: request.payload.contiguous()), name: request.header.name)
+        request.payload, parts: try Self.parts(request), name: request.header.name)
       return Self.response(verdict)
     }
     router.handle(ScannerMethods.scanBody) { request, _ in
@@ -24,6 +24,36 @@ extension ScannerNode {
       let running = try self.whileRunning()
       return self.status(running.engine.status)
     }
+  }
+
+  /// Parts of one call: their bookkeeping stays small beside the bytes.
+  private static let partsMax = 200_000
+
+  private static func parts(_ request: Hot<Memq_V1_ScanBytesRequest>) throws(MemQError) -> [Int] {
+    let byteCount = request.payload.byteCount
+    let sizes = request.header.partSizes
+    guard !sizes.isEmpty else { return [byteCount] }
+    guard sizes.count <= Self.partsMax else {
+      throw MemQError(
+        .invalidArgument, "too many parts in one call", subject: "part_sizes",
+        limit: Int64(Self.partsMax), actual: Int64(sizes.count))
+    }
+    var left = Int64(byteCount)
+    for size in sizes {
+      guard size >= 0, size <= left else {
+        throw MemQError(
+          .invalidArgument, "the parts are larger than the content", subject: "part_sizes",
+          limit: left, actual: size)
+      }
+      left -= size
+    }
+    guard left == 0 else {
+      // What no part covers would be judged by nobody.
+      throw MemQError(
+        .invalidArgument, "the parts are smaller than the content", subject: "part_sizes",
+        limit: Int64(byteCount), actual: Int64(byteCount) - left)
+    }
+    return sizes.map { Int($0) }
   }
 
   private static func body(_ request: Memq_V1_ScanBodyRequest) throws(MemQError) -> BodyScan {

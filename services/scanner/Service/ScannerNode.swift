@@ -48,7 +48,8 @@ public final class ScannerNode: Sendable {
     self.desk = ScanDesk(
       .init(
         runningMax: configuration.scansMax, waitingMax: configuration.queueMax,
-        scratchBytesMax: configuration.scratchBytesMax))
+        scratchBytesMax: configuration.scratchBytesMax,
+        memoryBytesMax: configuration.memoryBytesMax))
   }
 
   // MARK: Life
@@ -90,8 +91,11 @@ public final class ScannerNode: Sendable {
     guard let running = self.running.withLock({ $0 }) else {
       return [("engines", "the scanner has not started")]
     }
+    let engine = running.engine.status
     return [
-      ("engines", running.engine.status.isReady ? nil : running.engine.status.problem),
+      ("engines", engine.isReady ? nil : engine.problem),
+      // The old rules go on judging; somebody must look at the new ones.
+      ("rules", engine.isReady && !engine.problem.isEmpty ? engine.problem : nil),
       ("draining", self.draining.load(ordering: .relaxed) ? "shutting down" : nil),
     ]
   }
@@ -110,7 +114,8 @@ public final class ScannerNode: Sendable {
       return running
     }
     running?.reload.cancel()
-    await running?.engine.close()
+    // A scan that goes on has its threads end by themselves: nobody waits for its answer any more.
+    await running?.engine.close(deadline: max(end - self.clock.monotonic, .milliseconds(200)))
     await running?.store.close()
     try? await self.threads.shutdownGracefully()
   }
@@ -128,13 +133,22 @@ public final class ScannerNode: Sendable {
     return running
   }
 
-  func scan(_ content: [UInt8], name: String) async throws(MemQError) -> ScreeningVerdict {
+  /// - Parameter parts: sizes that add up to the content; each part is judged by itself.
+  func scan(
+    _ content: RPCMessage, parts: [Int], name: String
+  ) async throws(MemQError) -> ScreeningVerdict {
     let running = try self.whileRunning()
     let timeout = self.configuration.scanTimeout
-    let admitted = try await self.desk.with(scratchBytes: 0) { () async throws(MemQError) in
-      let digest = try await self.onThread { SHA256.digest(of: content) }
-      let answer = await running.engine.scan(bytes: content, name: name, timeout: timeout)
-      return self.verdict(answer, sha256: digest, byteCount: Int64(content.count), name: name)
+    let byteCount = Int64(content.byteCount)
+    let admitted = try await self.desk.with(memoryBytes: byteCount) { () async throws(MemQError) in
+      // The copy is made by those alone that run.
+      let (bytes, digest) = try await self.onThread {
+        let bytes = Array(buffer: content.contiguous())
+        return (bytes, SHA256.digest(of: bytes))
+      }
+      let answer = await running.engine.scan(
+        bytes: bytes, parts: parts, name: name, timeout: timeout)
+      return self.verdict(answer, sha256: digest, byteCount: byteCount, name: name)
     }
     return self.verdict(of: admitted, running, name)
   }

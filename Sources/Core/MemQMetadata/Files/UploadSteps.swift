@@ -85,6 +85,11 @@ extension MetadataState {
     next.updatedAt = now
     try self.check(next, inlineBody)
     try self.checkVerdict(next)
+    // Only a person's release lets an infected file pass, and what is released was quarantined before.
+    guard next.verdict?.kind != .infected || next.state == .quarantined else {
+      throw MemQError(
+        .invalidArgument, "an infected put goes into quarantine", subject: next.name)
+    }
     var transaction = Transaction()
     transaction.require(.exists(.topic(next.topic)))
     for shelf in UploadShelf.allCases { transaction.require(.absent(.upload(next.id, shelf))) }

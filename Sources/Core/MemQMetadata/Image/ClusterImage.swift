@@ -125,17 +125,21 @@ public struct UploadGroupImage: Hashable, Sendable {
   public var leaseEpoch: LeaseEpoch
   /// Sequence number of the last committed object.
   public var objectSequence: Int64
+  /// Objects announced and not collected.
+  public var objectCount: Int64
+  /// Bytes of those.
   public var objectBytes: Int64
   public var billedRequests: Int64
 
   public init(
     id: Int32, holder: NodeID? = nil, leaseEpoch: LeaseEpoch = .zero, objectSequence: Int64 = 0,
-    objectBytes: Int64 = 0, billedRequests: Int64 = 0
+    objectCount: Int64 = 0, objectBytes: Int64 = 0, billedRequests: Int64 = 0
   ) {
     self.id = id
     self.holder = holder
     self.leaseEpoch = leaseEpoch
     self.objectSequence = objectSequence
+    self.objectCount = objectCount
     self.objectBytes = objectBytes
     self.billedRequests = billedRequests
   }

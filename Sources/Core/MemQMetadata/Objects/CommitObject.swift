@@ -93,6 +93,7 @@ extension MetadataState {
     if refused.count < commit.ranges.count {
       sequence = record.group.objectSequence + 1
       record.group.objectSequence = sequence
+      record.group.objectCount += 1
       record.group.objectBytes += commit.object.byteCount
       var object = commit.object
       object.sequence = sequence
@@ -168,12 +169,16 @@ extension MetadataState {
     return Plan([transaction], outcome: false)
   }
 
-  /// Takes an object out of the list, or a bar away, after the bytes are gone. A bar stays while the lease lives under
-  /// which the object could still be committed.
+  /// Takes an object out of the list and of its group's counts, before its bytes go: a crash in between leaves bytes that
+  /// nobody announced, and those are found. Or takes a bar away, which stays while the lease lives under which the object
+  /// could still be committed.
   ///
+  /// - Parameters:
+  ///   - known: what stands under the object's id.
+  ///   - object: what stands under its group and number.
   /// - Throws: `.objectNotFound`, `.invalidArgument` when group or number are another object's.
   public func removeObject(
-    _ id: ObjectID, group: Int32, sequence: Int64, known: ObjectIDRecord?
+    _ id: ObjectID, group: Int32, sequence: Int64, known: ObjectIDRecord?, object: ObjectRecord?
   ) throws(MemQError) -> Plan<Void> {
     guard let known else {
       throw MemQError(.objectNotFound, "no such object", subject: "\(id)")
@@ -183,15 +188,29 @@ extension MetadataState {
         .invalidArgument, "the object has another group or number", subject: "\(id)",
         limit: known.sequence, actual: sequence)
     }
+    if known.isBarred { return self.removeBars([(id, known)]) }
     var transaction = Transaction()
-    if known.isBarred {
-      let epoch = self.uploadGroups[group]?.value.group.leaseEpoch ?? .zero
-      guard epoch > known.leaseEpoch else { return Plan(outcome: ()) }
-    } else {
-      transaction.delete(.object(group, sequence))
+    if let object, let owner = self.uploadGroups[group] {
+      var record = owner.value
+      record.group.objectCount -= 1
+      record.group.objectBytes -= object.byteCount
+      transaction.replace(.uploadGroup(group), owner, with: record)
     }
+    transaction.require(.exists(.objectID(id)))
+    transaction.delete(.object(group, sequence))
     transaction.delete(.objectID(id))
     return Plan([transaction], outcome: ())
+  }
+
+  /// Takes bars away that forbid nothing any more: the lease under which their object was written has passed on. Others
+  /// stay, and so do ids that are committed.
+  public func removeBars(_ known: [(ObjectID, ObjectIDRecord)]) -> Plan<Void> {
+    var transaction = Transaction()
+    for (id, record) in known where record.isBarred {
+      let epoch = self.uploadGroups[record.group]?.value.group.leaseEpoch ?? .zero
+      if epoch > record.leaseEpoch { transaction.delete(.objectID(id)) }
+    }
+    return Plan(transaction.operations.isEmpty ? [] : [transaction], outcome: ())
   }
 }
 

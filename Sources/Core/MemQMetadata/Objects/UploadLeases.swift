@@ -30,7 +30,8 @@ extension MetadataState {
   /// Renews, grants and takes back leases of upload groups.
   ///
   /// An uploader keeps what it holds, up to its fair share while others have less; free groups, and those whose lease ran
-  /// out (`isSilent`), go to who asks. Each grant raises the lease epoch.
+  /// out (`isSilent`), go to who asks. Each grant raises the lease epoch. A group without partitions needs an owner, too:
+  /// who holds it collects what deleted topics left in the bucket.
   ///
   /// - Returns: the groups it holds afterwards, by id.
   /// - Throws: `.nodeUnknown`, `.nodeFenced`, `.invalidArgument` when the node is no uploader.
@@ -50,10 +51,10 @@ extension MetadataState {
       if holder == node.id {
         if request.release.contains(group.value.group.id) {
           self.release(group, in: &transaction)
-        } else if !group.value.positions.isEmpty {
+        } else {
           mine.append(group.value)
         }
-      } else if !group.value.positions.isEmpty, self.isFree(group.value.group, isSilent) {
+      } else if self.isFree(group.value.group, isSilent) {
         free.append(group)
       }
     }
@@ -76,7 +77,7 @@ extension MetadataState {
 
   /// The rounded-up fair share of one uploader.
   private var fairShare: Int {
-    let groups = self.uploadGroups.values.count { !$0.value.positions.isEmpty }
+    let groups = self.uploadGroups.count
     let uploaders = self.nodes.values.count {
       $0.value.service == .uploader
         && ($0.value.state == .ready || $0.value.state == .starting)

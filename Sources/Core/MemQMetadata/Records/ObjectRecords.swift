@@ -32,6 +32,7 @@ public struct UploadGroupRecord: StoredRecord, Hashable {
     writer.optional(self.group.holder) { $0.node($1) }
     writer.epoch(self.group.leaseEpoch)
     writer.integer(self.group.objectSequence)
+    writer.integer(self.group.objectCount)
     writer.integer(self.group.objectBytes)
     writer.integer(self.group.billedRequests)
     writer.list(Array(self.positions)) { writer, position in
@@ -45,7 +46,8 @@ public struct UploadGroupRecord: StoredRecord, Hashable {
       id: try reader.integer(),
       holder: try reader.optional { r throws(MemQError) in try r.node() },
       leaseEpoch: try reader.epoch(), objectSequence: try reader.integer(),
-      objectBytes: try reader.integer(), billedRequests: try reader.integer())
+      objectCount: try reader.integer(), objectBytes: try reader.integer(),
+      billedRequests: try reader.integer())
     self.positions = [:]
     let entries = try reader.list { r throws(MemQError) in
       (try r.partition(), UploadPosition(next: try r.offset(), historyEpoch: try r.epoch()))

@@ -43,6 +43,12 @@ public struct Liveness<ID: Comparable & Sendable>: Sendable {
     return now - session.lastHeard > session.timeout
   }
 
+  /// Whether a session has run out. One that nothing is known of has not: it was granted a moment ago, and its time has yet
+  /// to begin.
+  public func hasRunOut(_ id: ID, at now: MonotonicInstant) -> Bool {
+    self.isKnown(id) && self.isSilent(id, at: now)
+  }
+
   /// Moves time on.
   ///
   /// - Returns: those silent for longer than their timeout, by id. They stay until they are forgotten.

@@ -54,6 +54,11 @@ extension StoreKey {
   }
   /// Where an object id was committed, or that it is barred.
   public static func objectID(_ id: ObjectID) -> StoreKey { StoreKey("O/") { $0.id(id) } }
+  public static let objectIDs = StoreKey("O/")
+  /// The id that such a key names.
+  public static func objectID(in key: StoreKey) -> ObjectID? {
+    ObjectID(bytes: key.bytes.dropFirst(Self.objectIDs.bytes.count))
+  }
 
   /// Committed offsets of a consumer group. Names hold no NUL, so none is another's prefix.
   public static func offsets(_ group: String) -> StoreKey {

@@ -8,7 +8,7 @@ public struct TopicCreation: Hashable, Sendable {
   public var name: String
   /// 0: one.
   public var partitionCount: Int
-  /// 0: three, or as many as there are replication nodes.
+  /// 0: three, or as many as there are replication nodes and the version offers.
   public var replicationFactor: Int
   public var settings: SortedMap<String, String>
   public var createdAt: Timestamp
@@ -46,7 +46,14 @@ extension MetadataState {
     let nodes = self.placeable
     let factor =
       creation.replicationFactor == 0
-      ? max(1, min(replicationFactorDefault, nodes.count)) : creation.replicationFactor
+      ? max(1, min(replicationFactorDefault, nodes.count, self.limits.replicationFactorMax))
+      : creation.replicationFactor
+    guard factor <= self.limits.replicationFactorMax else {
+      throw MemQError(
+        .replicationFactorInvalid, "this version does not offer so many replicas",
+        subject: creation.name, limit: Int64(self.limits.replicationFactorMax),
+        actual: Int64(factor))
+    }
     guard factor >= 1, factor <= nodes.count else {
       throw MemQError(
         .replicationFactorInvalid, "there are not so many live replication nodes",

@@ -4,6 +4,8 @@ public import MemQModel
 
 /// Keys of one transaction that clears something away.
 public let clearingKeysPerTransaction = 100
+/// Upload groups changed in one of them: a transaction has room for 128 operations.
+private let clearingGroupsPerTransaction = 20
 
 extension MetadataState {
   /// Deletes a topic: from now on nobody sees it; a grave says that its remains are to be cleared away.
@@ -46,10 +48,11 @@ extension MetadataState {
     var transaction = Transaction()
     var groups: SortedMap<Int32, UploadGroupRecord> = [:]
     for partition in partitions {
-      transaction.delete(.partition(partition.value.id))
       let id = partition.value.uploadGroup
+      // Both or neither: a partition that is gone leaves nobody who knows of its position.
+      guard groups[id] != nil || groups.count < clearingGroupsPerTransaction else { break }
+      transaction.delete(.partition(partition.value.id))
       guard var record = groups[id] ?? self.uploadGroups[id]?.value else { continue }
-      guard groups[id] != nil || groups.count < 20 else { break }
       record.positions[partition.value.id] = nil
       groups[id] = record
     }

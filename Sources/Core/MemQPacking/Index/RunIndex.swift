@@ -96,6 +96,17 @@ public struct RunIndex: Sendable {
     self.entries[partition]?.first { $0.maxTimestamp >= timestamp }
   }
 
+  /// Numbers of the objects between which one that holds the offset must stand, if there is one: those of the live runs
+  /// before and behind it, both exclusive.
+  public func gap(
+    _ partition: TopicPartition, around offset: Offset
+  ) -> (after: Int64, before: Int64) {
+    let list = self.entries[partition] ?? []
+    let after = list.last { $0.endOffset <= offset }?.sequence ?? 0
+    let before = list.first { $0.baseOffset > offset }?.sequence ?? .max
+    return (after, before)
+  }
+
   /// Where the objects' copy of the partition ends; nil when they hold nothing of it.
   public func endOffset(_ partition: TopicPartition) -> Offset? {
     self.entries[partition]?.last?.endOffset

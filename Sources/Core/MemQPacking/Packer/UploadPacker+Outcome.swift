@@ -11,6 +11,11 @@ extension UploadPacker {
     var renewed: SortedMap<TopicPartition, Partition> = [:]
     for position in positions {
       let old = self.partitions[position.partition]
+      var position = position
+      // Under one lease and history a position only rises: a lower one is an answer that was overtaken by a commit's.
+      if let old, old.position.historyEpoch == position.historyEpoch {
+        position.nextOffset = max(position.nextOffset, old.position.nextOffset)
+      }
       renewed[position.partition] = Partition(position: position, progress: old?.progress)
     }
     let changed = self.partitions.filter { partition, old in

@@ -21,9 +21,14 @@ extension PartitionLeader {
     guard lowest > self.highWatermark, self.log.setHighWatermark(lowest) else { return }
     effects.append(.highWatermark(lowest))
     self.committedReplies.release(through: lowest, into: &effects)
-    if let snapshot = self.log.takeSnapshot(batches: self.configuration.snapshotBatches) {
-      effects.append(.producerSnapshot(snapshot.bytes, at: snapshot.at))
+    self.takeSnapshotIfDue(into: &effects)
+  }
+
+  mutating func takeSnapshotIfDue(into effects: inout [ReplicationEffect]) {
+    guard let snapshot = self.log.takeSnapshot(batches: self.configuration.snapshotBatches) else {
+      return
     }
+    effects.append(.producerSnapshot(snapshot.bytes, at: snapshot.at))
   }
 
   private func holdsBack(_ replica: ReplicaID) -> Bool {

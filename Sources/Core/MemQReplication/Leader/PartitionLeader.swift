@@ -68,6 +68,8 @@ public struct PartitionLeader: Sendable {
     effects.append(
       .startEpoch(self.epochWrite, EpochStart(epoch: self.epoch, start: self.epochStart)))
     self.advanceHighWatermark(into: &effects)
+    // The watermark may be at the end already: without this a log full of batches above its snapshot would take no more.
+    self.takeSnapshotIfDue(into: &effects)
   }
 
   public var highWatermark: Offset { self.log.highWatermark }

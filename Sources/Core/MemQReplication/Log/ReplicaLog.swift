@@ -128,6 +128,11 @@ public struct ReplicaLog: Sendable {
     self.producers.snapshot(through: self.highWatermark, after: batches)
   }
 
+  /// The producers of all that is committed, whatever was taken before.
+  mutating func takeSnapshot() -> (bytes: [UInt8], at: Offset) {
+    self.producers.snapshot(through: self.highWatermark)
+  }
+
   private mutating func file(end: Offset) -> WriteNumber {
     self.lastWrite = self.lastWrite.next
     self.pending.append(PendingWrite(number: self.lastWrite, end: end))

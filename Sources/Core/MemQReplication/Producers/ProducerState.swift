@@ -74,13 +74,22 @@ public struct ProducerState: Sendable {
   /// Makes a snapshot of all below `end` once `count` batches lie between the last one and `end`.
   mutating func snapshot(through end: Offset, after count: Int) -> (bytes: [UInt8], at: Offset)? {
     guard self.batches.count >= count, self.batches[count - 1].endOffset <= end else { return nil }
-    var table = self.snapshotTable()
+    return self.snapshot(through: end)
+  }
+
+  /// Makes a snapshot of all below `end`; the last one again when that one goes as far.
+  mutating func snapshot(through end: Offset) -> (bytes: [UInt8], at: Offset) {
     let covered = self.batches.prefix { $0.endOffset <= end }.count
-    for batch in self.batches[..<covered] { table.apply(batch) }
-    let offset = self.batches[covered - 1].endOffset
-    self.batches.removeFirst(covered)
-    self.snapshotBytes = table.encode(at: offset)
-    self.snapshotOffset = offset
+    // A batch that `end` lies in stays whole above it.
+    let reach = covered < self.batches.count ? min(end, self.batches[covered].baseOffset) : end
+    let offset = max(self.snapshotOffset, reach)
+    if offset > self.snapshotOffset || self.snapshotBytes.isEmpty {
+      var table = self.snapshotTable()
+      for batch in self.batches[..<covered] { table.apply(batch) }
+      self.batches.removeFirst(covered)
+      self.snapshotBytes = table.encode(at: offset)
+      self.snapshotOffset = offset
+    }
     return (self.snapshotBytes, offset)
   }
 

@@ -12,6 +12,9 @@ import MemQRecords
 extension ProducerTable {
   static let magic: [UInt8] = Array("MQPS".utf8)
   static let version: UInt16 = 0
+  /// Of an encoded table, all but its entries.
+  static let headBytes = 34
+  static func entryBytes(batches: Int) -> Int { 19 + 20 * batches }
 
   /// - Parameter offset: the exclusive end of the batches the table covers.
   func encode(at offset: Offset) -> [UInt8] {

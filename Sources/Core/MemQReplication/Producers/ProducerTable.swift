@@ -55,7 +55,9 @@ package struct ProducerTable: Sendable {
     precondition(id.rawValue >= 0 && base >= 0, "only an idempotent batch is judged")
     if id.isFile && base != 0 { return .fileSequenceInvalid }
     guard let place = self.places[id] else {
-      if id.isFile && self.files.count >= self.limits.filesMax {
+      if id.isFile, self.files.count >= self.limits.filesMax,
+        !self.isExpired(self.files.first, after: self.limits.fileKeptMin)
+      {
         return .filesFull(limit: self.limits.filesMax)
       }
       return base == 0 ? .fresh : .unknownProducer
@@ -155,6 +157,8 @@ package struct ProducerTable: Sendable {
     }
     while self.files.first != Self.none,
       self.isExpired(self.files.first, after: self.limits.fileExpiry)
+        || (self.files.count > self.limits.filesMax
+          && self.isExpired(self.files.first, after: self.limits.fileKeptMin))
     {
       self.remove(self.files.first)
     }

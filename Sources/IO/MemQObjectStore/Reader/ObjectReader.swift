@@ -21,6 +21,9 @@ public typealias ObjectLister =
     objects: [ObjectRef], hasMore: Bool
   )
 
+/// A partition's uploaded offset as its caller knows it; nil: unknown.
+public typealias UploadedOffsets = @Sendable (TopicPartition) -> Offset?
+
 /// The cold half of every partition's log: the same batches under the same offsets, from objects.
 ///
 /// Footers are read once and folded into an index by group; bytes are read in spans of whole blocks (8 MiB), checked
@@ -43,12 +46,14 @@ public final class ObjectReader: Sendable {
 
   private let core: ObjectReaderCore
 
+  /// - Parameter uploaded: tells offsets that an unreadable object may hold from those that no object can hold yet.
   public init(
     store: any ObjectStore, configuration: Configuration = Configuration(), logger: Logger,
-    lister: @escaping ObjectLister
+    uploaded: @escaping UploadedOffsets = { _ in nil }, lister: @escaping ObjectLister
   ) {
     self.core = ObjectReaderCore(
-      store: store, configuration: configuration, logger: logger, lister: lister)
+      store: store, configuration: configuration, logger: logger, uploaded: uploaded,
+      lister: lister)
   }
 
   /// Batches from the one that holds `offset` on, at least one, up to `maxBytes`, all of one run.

@@ -14,8 +14,8 @@ actor ObjectReaderCore {
   private struct Group {
     var index = RunIndex()
     var objects: SortedMap<Int64, ObjectRef> = [:]
-    /// Objects whose footer can't be read: offsets that nobody else holds may stand there.
-    var damaged: SortedMap<Int64, MemQError> = [:]
+    /// Announced objects whose footer can't be read: offsets that nobody else holds may stand there.
+    var damaged: SortedMap<Int64, (object: ObjectRef, error: MemQError)> = [:]
     var refresh: Flight<Void>?
   }
 
@@ -27,6 +27,7 @@ actor ObjectReaderCore {
   private let store: any ObjectStore
   private let configuration: ObjectReader.Configuration
   private let logger: Logger
+  private let uploaded: UploadedOffsets
   private let lister: ObjectLister
   private let gate: RequestGate
   private var groups: [Int32: Group] = [:]
@@ -39,11 +40,12 @@ actor ObjectReaderCore {
 
   init(
     store: any ObjectStore, configuration: ObjectReader.Configuration, logger: Logger,
-    lister: @escaping ObjectLister
+    uploaded: @escaping UploadedOffsets, lister: @escaping ObjectLister
   ) {
     self.store = store
     self.configuration = configuration
     self.logger = logger
+    self.uploaded = uploaded
     self.lister = lister
     self.gate = RequestGate(runningMax: configuration.requestsMax, waitingMax: 1_024)
     self.footers = BoundedCache(byteCountMax: configuration.footerCacheBytes)
@@ -104,17 +106,24 @@ actor ObjectReaderCore {
   ) async -> MemQError {
     guard error.code == .objectNotFound else { return error }
     do throws(MemQError) {
-      let listed = try await self.lister(object.groupID, object.sequence - 1).objects.first
-      guard listed?.sequence != object.sequence else {
-        return MemQError(
-          .objectCorrupt, "the object is announced, but its bytes are gone", subject: object.key)
-      }
+      guard try await !self.isListed(object) else { return Self.bytesGone(object) }
     } catch {
       return error
     }
     self.groups[object.groupID]?.index.remove(sequence: object.sequence)
     self.groups[object.groupID]?.objects[object.sequence] = nil
     return Self.outOfRange(partition, offset)
+  }
+
+  /// Whether it is announced, asked anew.
+  private func isListed(_ object: ObjectRef) async throws(MemQError) -> Bool {
+    try await self.lister(object.groupID, object.sequence - 1).objects.first?.sequence
+      == object.sequence
+  }
+
+  private static func bytesGone(_ object: ObjectRef) -> MemQError {
+    MemQError(
+      .objectCorrupt, "the object is announced, but its bytes are gone", subject: object.key)
   }
 
   // MARK: The index
@@ -126,8 +135,25 @@ actor ObjectReaderCore {
     if let found = self.known(group, find) { return found }
     try await self.refresh(group)
     if let found = self.known(group, find) { return found }
-    if let damage = self.groups[group]?.damaged.first { throw damage.value }
+    if let damage = try await self.damage(group, partition, wanted) { throw damage }
     throw Self.outOfRange(partition, wanted)
+  }
+
+  /// Why the offset can't be read, when an unreadable object may hold it: one between those that hold what lies before and
+  /// behind it, and only below the uploaded offset.
+  private func damage(
+    _ group: Int32, _ partition: TopicPartition, _ wanted: Offset
+  ) async throws(MemQError) -> MemQError? {
+    if let uploaded = self.uploaded(partition), wanted >= uploaded { return nil }
+    guard let state = self.groups[group] else { return nil }
+    let gap = state.index.gap(partition, around: wanted)
+    for damaged in state.damaged.values
+    where damaged.object.sequence > gap.after && damaged.object.sequence < gap.before {
+      if try await self.isListed(damaged.object) { return damaged.error }
+      // Collected since.
+      self.groups[group]?.damaged[damaged.object.sequence] = nil
+    }
+    return nil
   }
 
   private func known(_ group: Int32, _ find: (RunIndex) -> RunIndex.Entry?) -> ObjectRef? {
@@ -163,12 +189,20 @@ actor ObjectReaderCore {
       self.groups[object.groupID]?.index.add(footer.runs, sequence: object.sequence)
     } catch {
       guard [.objectNotFound, .objectCorrupt, .feature].contains(error.code) else { throw error }
+      var damage = error
+      if error.code == .objectNotFound {
+        // Gone from the list meanwhile: collected. Else its records were acknowledged, and must not be passed over.
+        guard try await self.isListed(object) else {
+          self.groups[object.groupID]?.index.skip(sequence: object.sequence)
+          return
+        }
+        damage = Self.bytesGone(object)
+      }
       self.groups[object.groupID]?.index.skip(sequence: object.sequence)
-      guard error.code != .objectNotFound else { return }
-      self.groups[object.groupID]?.damaged[object.sequence] = error
+      self.groups[object.groupID]?.damaged[object.sequence] = (object, damage)
       self.logger.error(
         "An object's footer can't be read",
-        metadata: ["object.key": "\(object.key)", "error": "\(error)"])
+        metadata: ["object.key": "\(object.key)", "error": "\(damage)"])
     }
   }
 

@@ -48,18 +48,28 @@ public enum RecordBatch {
     }
   }
 
-  /// Calls `body` with each record's value (nil: null) in order; keys and headers are passed over.
+  /// Calls `body` with everything in the batch that a producer chose, in order: of each record its key, its value, and
+  /// name and value of its headers. Nulls and empty parts are passed over.
   ///
   /// - Throws: `.recordBatchInvalid`, `.recordBatchTooLarge` (unpacked).
-  public static func forEachValue(
+  public static func forEachPart(
     _ whole: UnsafeRawBufferPointer, unpackedBytesMax: Int = unpackedBytesMaxDefault,
-    _ body: (UnsafeRawBufferPointer?) -> Void
+    _ body: (UnsafeRawBufferPointer) -> Void
   ) throws(MemQError) {
     let header = try Self.header(whole)
     try Self.withUnpacked(whole, header, unpackedBytesMax) { bytes throws(MemQError) in
       var cursor = RecordCursor(bytes, count: header.recordCount)
       while let parts = try cursor.next() {
-        body(parts.value.map { UnsafeRawBufferPointer(rebasing: bytes[$0]) })
+        func tell(_ range: Range<Int>?) {
+          guard let range, !range.isEmpty else { return }
+          body(UnsafeRawBufferPointer(rebasing: bytes[range]))
+        }
+        tell(parts.key)
+        tell(parts.value)
+        for header in parts.headers {
+          tell(header.name)
+          tell(header.value)
+        }
       }
     }
   }

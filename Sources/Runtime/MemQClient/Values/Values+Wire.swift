@@ -173,7 +173,7 @@ extension UploadStatus {
       groups: wire.groups.map {
         Group(
           id: Int($0.groupID), holder: $0.holder == 0 ? nil : NodeID($0.holder),
-          leaseEpoch: LeaseEpoch($0.leaseEpoch), objects: $0.objectSequence,
+          leaseEpoch: LeaseEpoch($0.leaseEpoch), objects: $0.objectCount,
           objectBytes: $0.objectBytes, billedRequests: $0.billedRequests)
       }, objects: wire.objects, objectBytes: wire.objectBytes, billedRequests: wire.billedRequests,
       bodies: wire.bodies, bodyBytes: wire.bodyBytes)

@@ -68,10 +68,16 @@ public final class AdminServer: Sendable {
     throw MemQError(.internalError, "the admin pages did not start", subject: "\(address)")
   }
 
-  /// Finishes the requests in flight and closes the port.
-  public func stop() async {
+  /// Finishes the requests in flight, until the deadline, and closes the port.
+  public func stop(deadline: Duration = .seconds(1)) async {
     await self.group.triggerGracefulShutdown()
+    let hurry = Task {
+      // A request that hangs is broken off.
+      guard (try? await Task.sleep(for: deadline)) != nil else { return }
+      self.task.cancel()
+    }
     await self.task.value
+    hurry.cancel()
     try? await self.threads.shutdownGracefully()
   }
 

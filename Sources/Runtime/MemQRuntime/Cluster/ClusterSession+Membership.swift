@@ -74,7 +74,7 @@ extension ClusterSession {
         .with {
           $0.nodeID = registration.nodeID.rawValue
           $0.nodeEpoch = registration.nodeEpoch.rawValue
-        }, timeout: self.configuration.callTimeout)
+        }, timeout: self.configuration.goodbyeTimeout)
     } catch {
       self.logger.warning(
         "Could not say goodbye to the cluster; it will notice the silence",

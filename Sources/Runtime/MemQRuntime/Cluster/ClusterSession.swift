@@ -30,8 +30,10 @@ public final class ClusterSession: Sendable {
     public var clusterID: ClusterID?
     /// Tried in turn.
     public var metadataAddresses: [String]
-    /// One registration or goodbye.
+    /// One registration.
     public var callTimeout: Duration = .seconds(5)
+    /// One goodbye: a node that stops has little time, and the cluster notices its silence anyway.
+    public var goodbyeTimeout: Duration = .seconds(1)
     /// First and longest wait between attempts to reach metadata.
     public var backoff: ClosedRange<Duration> = .milliseconds(50)...(.seconds(1))
     /// Heartbeats without an answer for so long: the instance is given up.

@@ -184,7 +184,8 @@ extension UploadGroupImage {
     self.init(
       id: wire.groupID, holder: wire.holder == 0 ? nil : NodeID(wire.holder),
       leaseEpoch: LeaseEpoch(wire.leaseEpoch), objectSequence: wire.objectSequence,
-      objectBytes: wire.objectBytes, billedRequests: wire.billedRequests)
+      objectCount: wire.objectCount, objectBytes: wire.objectBytes,
+      billedRequests: wire.billedRequests)
   }
   public var wire: Memq_V1_UploadGroup {
     .with {
@@ -192,6 +193,7 @@ extension UploadGroupImage {
       $0.holder = self.holder?.rawValue ?? 0
       $0.leaseEpoch = self.leaseEpoch.rawValue
       $0.objectSequence = self.objectSequence
+      $0.objectCount = self.objectCount
       $0.objectBytes = self.objectBytes
       $0.billedRequests = self.billedRequests
     }

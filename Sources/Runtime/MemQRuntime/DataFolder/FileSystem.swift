@@ -9,7 +9,7 @@ enum FileSystem {
     MemQError(.unavailable, "\(what): \(String(cString: strerror(errno)))", subject: path)
   }
 
-  /// Makes `path` and what is missing above it.
+  /// Makes `path` and what is missing above it, each durable in its parent: what is written into a folder is lost with it.
   static func makeFolder(_ path: String) throws(MemQError) {
     let existing = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     if existing >= 0 {
@@ -17,12 +17,22 @@ enum FileSystem {
       return
     }
     guard errno == ENOENT else { throw self.failed("cannot be opened as a folder", path) }
-    if let slash = path.lastIndex(of: "/"), slash != path.startIndex {
-      try self.makeFolder(String(path[..<slash]))
+    var parent = "."
+    if let slash = path.lastIndex(of: "/") {
+      parent = slash == path.startIndex ? "/" : String(path[..<slash])
+      if slash != path.startIndex { try self.makeFolder(parent) }
     }
     guard mkdir(path, 0o755) == 0 || errno == EEXIST else {
       throw self.failed("cannot be made", path)
     }
+    try self.syncFolder(parent)
+  }
+
+  private static func syncFolder(_ path: String) throws(MemQError) {
+    let folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard folder >= 0 else { throw self.failed("cannot be opened", path) }
+    defer { close(folder) }
+    guard fsync(folder) == 0 else { throw self.failed("cannot be synced", path) }
   }
 
   /// The first 4 KiB of a file.
@@ -55,9 +65,6 @@ enum FileSystem {
     close(file)
     guard isDurable else { throw error }
     guard rename(temporary, path) == 0 else { throw self.failed("cannot be put in place", path) }
-    let parent = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard parent >= 0 else { throw self.failed("cannot be opened", folder) }
-    defer { close(parent) }
-    guard fsync(parent) == 0 else { throw self.failed("cannot be synced", folder) }
+    try self.syncFolder(folder)
   }
 }

@@ -16,8 +16,25 @@ struct Finisher: Sendable {
   let context: PutContext
   let logger: Logger
 
-  /// Runs until its task is cancelled.
+  /// Runs until its task is cancelled. Puts that need no scanner any more are looked at by themselves: those that are held,
+  /// or wait long for a scan, keep none of them waiting.
   func run() async {
+    await withTaskGroup(of: Void.self) { group in
+      group.addTask {
+        await self.repeated { () async throws(MemQError) in
+          try await self.finishIdle([.judged, .publishing])
+        }
+      }
+      group.addTask {
+        await self.repeated { () async throws(MemQError) in try await self.finishIdle([.sealed]) }
+      }
+      group.addTask {
+        await self.repeated { () async throws(MemQError) in try await self.expireOpen() }
+      }
+    }
+  }
+
+  private func repeated(_ look: @Sendable () async throws(MemQError) -> Void) async {
     while !Task.isCancelled {
       do {
         try await Task.sleep(for: self.context.configuration.finisherInterval)
@@ -25,32 +42,42 @@ struct Finisher: Sendable {
         return
       }
       do throws(MemQError) {
-        try await self.finishIdle()
-        try await self.expireOpen()
+        try await look()
       } catch {
         self.logger.debug("Finisher waits", metadata: ["error": "\(error)"])
       }
     }
   }
 
-  /// One look at puts whose bytes are all there.
-  func finishIdle() async throws(MemQError) {
-    let idle = try await self.context.uploads.list(
-      [.sealed, .judged, .publishing], idle: Self.idleMin, limit: Self.pagePuts)
-    await self.each(idle) { await self.finish($0) }
+  /// One look at all puts of these states whose bytes are all there.
+  func finishIdle(_ states: [Memq_V1_UploadState]) async throws(MemQError) {
+    try await self.each(states, idle: Self.idleMin) { await self.finish($0) }
   }
 
   /// One look at open puts that nobody has touched for the expiry time.
   func expireOpen() async throws(MemQError) {
-    let expired = try await self.context.uploads.list(
-      [.open], idle: self.context.configuration.uploadExpiry, limit: Self.pagePuts)
-    await self.each(expired) { upload in
+    try await self.each([.open], idle: self.context.configuration.uploadExpiry) { upload in
       guard self.mayTake(upload), let id = UploadID(bytes: upload.uploadID),
         (try? self.context.active.begin(id)) != nil
       else { return }
       defer { self.context.active.end(id) }
       await self.context.driver.abandon(upload, reason: "nobody finished it in time")
       self.context.metrics.finished("expired")
+    }
+  }
+
+  /// Page by page, oldest change first: what stays as it is stands before the others for ever.
+  private func each(
+    _ states: [Memq_V1_UploadState], idle: Duration,
+    _ body: @escaping @Sendable (Memq_V1_UploadRecord) async -> Void
+  ) async throws(MemQError) {
+    var last: Memq_V1_UploadRecord?
+    while !Task.isCancelled {
+      let page = try await self.context.uploads.list(
+        states, idle: idle, after: last, limit: Self.pagePuts)
+      await self.each(page, body)
+      guard page.count == Self.pagePuts else { return }
+      last = page.last
     }
   }
 

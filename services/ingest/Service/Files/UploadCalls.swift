@@ -39,13 +39,19 @@ struct UploadCalls: Sendable {
       MetadataMethods.advanceUpload, .with { $0.upload = upload }, timeout: self.timeout)
   }
 
+  /// - Parameter last: goes on behind this one.
   func list(
-    _ states: [Memq_V1_UploadState], idle: Duration, limit: Int
+    _ states: [Memq_V1_UploadState], idle: Duration, after last: Memq_V1_UploadRecord? = nil,
+    limit: Int
   ) async throws(MemQError) -> [Memq_V1_UploadRecord] {
     let request = Memq_V1_ListUploadsRequest.with {
       $0.states = states
       $0.idleMs = idle.milliseconds
       $0.limit = Int32(limit)
+      if let last {
+        $0.afterUpdatedAtMs = last.updatedAtMs
+        $0.afterUploadID = last.uploadID
+      }
     }
     return try await self.cluster.metadata.call(
       MetadataMethods.listUploads, request, timeout: self.timeout

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQScreening
 
 /// Where a file put stands. Raw values are those of memq.v1.UploadState.
 enum UploadStage: Int, Equatable {
@@ -8,14 +9,8 @@ enum UploadStage: Int, Equatable {
   case sealed, judged, publishing, published, abandoned, quarantined
 }
 
-/// What a scan said, as far as the rules care.
-enum ScanOutcome: Equatable {
-  case clean
-  case infected(signature: String)
-  case notScanned(reason: String)
-}
-
-/// What to do next for a put whose bytes are all there. A rule: whoever takes the put over reaches the same answer.
+/// What to do next for a put whose bytes are all there. A rule: whoever takes the put over reaches the same answer. What
+/// a topic's settings make of a verdict is `ScreeningPolicy`'s to say.
 enum UploadPlan {
   enum Step: Equatable {
     /// Let a scanner judge it.
@@ -64,17 +59,18 @@ enum UploadPlan {
   ///
   /// - Throws: `.fileTooLarge`.
   static func checkDeclared(size: Int64, settings: TopicSettings) throws(MemQError) {
-    guard settings.scanPolicy == .gate, size > settings.scanBytesMax else { return }
-    if settings.scanOversize == .refuse { throw Self.tooLarge(size, settings) }
+    guard ScreeningPolicy(settings).decide(declaredByteCount: size) == .refuse else { return }
+    throw Self.tooLarge(size, settings)
   }
 
   private static func beforeScan(size: Int64, settings: TopicSettings) -> Step {
-    guard settings.scanPolicy == .gate else { return .judge(.off) }
-    guard size > settings.scanBytesMax else { return .scan }
-    switch settings.scanOversize {
-    case .refuse: return .refuse(Self.tooLarge(size, settings))
-    case .hold: return .hold(reason: "it is larger than scan.max.bytes")
+    switch ScreeningPolicy(settings).decide(declaredByteCount: size) {
+    case nil: return .scan
+    case .publish: return .judge(.off)
     case .passMarked: return .judge(.tooLarge)
+    case .hold: return .hold(reason: "it is larger than scan.max.bytes")
+    case .quarantine: return .quarantine(.tooLarge)
+    case .refuse: return .refuse(Self.tooLarge(size, settings))
     }
   }
 
@@ -86,15 +82,14 @@ enum UploadPlan {
 
   /// The step after a scan.
   static func after(_ outcome: ScanOutcome, settings: TopicSettings) -> Step {
-    switch outcome {
-    case .clean: return .judge(.scanned)
-    case .infected: return .quarantine(.scanned)
-    case .notScanned(let reason):
-      switch settings.scanNotScanned {
-      case .hold: return .hold(reason: "it could not be scanned: \(reason)")
-      case .passMarked: return .judge(.scanned)
-      case .quarantine: return .quarantine(.scanned)
-      }
+    switch ScreeningPolicy(settings).decide(outcome.said) {
+    case .publish, .passMarked: return .judge(.scanned)
+    case .quarantine: return .quarantine(.scanned)
+    case .hold: return .hold(reason: "it could not be scanned: \(outcome.words)")
+    case .refuse:
+      return .refuse(
+        MemQError(
+          .fileTooLarge, "the file is too large for the scanner (scan.oversize is refuse)"))
     }
   }
 }

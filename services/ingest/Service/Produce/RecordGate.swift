@@ -5,68 +5,55 @@ import MemQModel
 import MemQRPC
 import MemQRecords
 import MemQRuntime
+import MemQScreening
 import NIOCore
 
-/// The gate in front of topics with `scan.policy=gate`: every value of a batch is judged, each on its own, before the
-/// batch may be appended.
+/// The gate in front of topics with `scan.policy=gate`: everything in a batch that its producer chose is judged before the
+/// batch may be appended: keys, values, names and values of headers.
+///
+/// Each of these parts is judged by itself, so that a rule that looks at the start or the size of a file works on it.
+/// They travel together: a batch costs one call, or a few when it is large.
 struct RecordGate: Sendable {
-  /// Values of one batch being judged at a time.
-  static let concurrencyMax = 8
-
   let scans: ScanCalls
 
   /// - Throws: `.infected` with the signature's name, `.notScanned` or `.scanHeld` as the topic's policy says, or why the
   ///   records can't be read.
   func check(_ batch: RPCMessage, name: String, settings: TopicSettings) async throws(MemQError) {
-    var values: [ByteBuffer] = []
+    var parts = ScanParts()
     try batch.contiguous().withBytes { bytes throws(MemQError) in
-      try RecordBatch.forEachValue(bytes) { value in
-        if let value, !value.isEmpty { values.append(ByteBuffer(bytes: value)) }
-      }
+      try RecordBatch.forEachPart(bytes) { parts.add($0) }
     }
-    let outcomes = await self.judge(values, name: name)
-    for outcome in outcomes { try Self.enforce(outcome, name: name, settings: settings) }
-  }
-
-  private func judge(_ values: [ByteBuffer], name: String) async -> [ScanOutcome] {
-    await withTaskGroup(of: ScanOutcome.self) { group in
-      var outcomes: [ScanOutcome] = []
-      var next = 0
-      while next < values.count || outcomes.count < next {
-        if next < values.count, next - outcomes.count < Self.concurrencyMax {
-          let value = values[next]
-          next += 1
-          group.addTask { await self.scans.bytes(RPCMessage(value), name: name).outcome }
-        } else if let outcome = await group.next() {
-          outcomes.append(outcome)
-          if case .infected = outcome { group.cancelAll() }
-        }
-      }
-      return outcomes
+    let policy = ScreeningPolicy(settings)
+    for call in parts.finish() {
+      let outcome = await self.scans.parts(call, name: name).outcome
+      try Self.enforce(outcome, policy, name: name)
     }
   }
 
+  /// A batch is let through or refused; it can't be held or set aside: its producer has it and hears why.
   private static func enforce(
-    _ outcome: ScanOutcome, name: String, settings: TopicSettings
+    _ outcome: ScanOutcome, _ policy: ScreeningPolicy, name: String
   ) throws(MemQError) {
-    switch outcome {
-    case .clean: return
-    case .infected(let signature):
+    switch policy.decide(outcome.said) {
+    case .publish, .passMarked: return
+    case .hold:
+      // Records can't wait outside the log; their producer can.
+      throw MemQError(
+        .scanHeld,
+        "a record could not be scanned (\(outcome.words)); nothing was appended, retry later",
+        subject: name)
+    case .refuse:
+      throw MemQError(
+        .notScanned, "a record could not be scanned (\(outcome.words)); nothing was appended",
+        subject: name)
+    case .quarantine:
+      guard case .infected(let signature) = outcome.said else {
+        throw MemQError(
+          .notScanned, "a record could not be scanned (\(outcome.words)); nothing was appended",
+          subject: name)
+      }
       throw MemQError(
         .infected, "a record holds malware: \(signature); nothing was appended", subject: name)
-    case .notScanned(let reason):
-      switch settings.scanNotScanned {
-      case .passMarked: return
-      case .hold:
-        // Records can't wait outside the log; their producer can.
-        throw MemQError(
-          .scanHeld, "a record could not be scanned (\(reason)); nothing was appended, retry later",
-          subject: name)
-      case .quarantine:
-        throw MemQError(
-          .notScanned, "a record could not be scanned (\(reason)); nothing was appended",
-          subject: name)
-      }
     }
   }
 }

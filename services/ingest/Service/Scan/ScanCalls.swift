@@ -22,14 +22,7 @@ struct ScanCalls: Sendable {
       }
     }
 
-    var outcome: ScanOutcome {
-      switch self.verdict.kind {
-      case .clean: .clean
-      case .infected: .infected(signature: self.verdict.signature)
-      case .notScanned, .off, .unspecified, .UNRECOGNIZED:
-        .notScanned(reason: self.verdict.reason.isEmpty ? "no verdict" : self.verdict.reason)
-      }
-    }
+    var outcome: ScanOutcome { ScanOutcome(self.verdict) }
   }
 
   let cluster: any IngestCluster
@@ -41,11 +34,22 @@ struct ScanCalls: Sendable {
   func bytes(_ content: RPCMessage, name: String) async -> Answer {
     var header = Memq_V1_ScanBytesRequest()
     header.name = name
-    let request = Hot(header, payload: content)
-    return await self.ask { channel throws(MemQError) in
+    return await self.bytes(Hot(header, payload: content))
+  }
+
+  private func bytes(_ request: Hot<Memq_V1_ScanBytesRequest>) async -> Answer {
+    await self.ask { channel throws(MemQError) in
       try await channel.callHot(
         ScannerMethods.scanBytes, request, RPCCallOptions(timeout: self.bytesTimeout))
     }
+  }
+
+  /// Judges parts that ride along, each by itself.
+  func parts(_ parts: ScanParts.Call, name: String) async -> Answer {
+    var header = Memq_V1_ScanBytesRequest()
+    header.name = name
+    header.partSizes = parts.sizes
+    return await self.bytes(Hot(header, payload: RPCMessage(parts.content)))
   }
 
   /// Judges a body in the object store.

@@ -176,7 +176,7 @@ actor Controller {
     let now = self.clock.monotonic
     let leases = self.leases
     let groups = try await self.runner.run("acquire-leases") { (state) throws(MemQError) in
-      try state.acquireLeases(request) { leases.isSilent($0, at: now) }
+      try state.acquireLeases(request) { leases.hasRunOut($0, at: now) }
     }
     for group in groups {
       self.leases.heard(

@@ -12,6 +12,8 @@ import MemQSystem
 struct Housekeeper: Sendable {
   /// Puts looked at in one round; the next round goes on behind them.
   private static let uploadsPerRound = 1_000
+  /// Object ids looked at in one round for bars that forbid nothing any more.
+  private static let objectIDsPerRound = 1_000
 
   private let instance: MetadataInstance
   private let runner: CommandRunner
@@ -27,6 +29,7 @@ struct Housekeeper: Sendable {
       try await self.forgetNodes()
       try await self.sweepForsaken()
       try await self.sweepFinished()
+      try await self.sweepBars()
     } catch {
       guard error.code != .cancelled, !Task.isCancelled else { return }
       self.instance.logger.warning("Housekeeping broke off", metadata: ["error": "\(error)"])
@@ -154,6 +157,26 @@ struct Housekeeper: Sendable {
     self.instance.uploads.finishedSweep = page.hasMore ? page.entries.last?.key : nil
     let found = due
     try await self.runner.run("forget-uploads") { $0.forgetUploads(found) }
+  }
+
+  // MARK: Bars
+
+  /// Bars whose lease has passed on since: who barred the object could not take the bar away then.
+  private func sweepBars() async throws(MemQError) {
+    let range = KeyRange(prefix: .objectIDs)
+    let rest = self.instance.uploads.barSweep.map { range.after($0) } ?? range
+    let page = try await self.instance.store.range(rest, limit: Self.objectIDsPerRound)
+    var bars: [(ObjectID, ObjectIDRecord)] = []
+    for entry in page.entries {
+      let record = try ObjectIDRecord(entry)
+      if record.isBarred, let id = StoreKey.objectID(in: entry.key) { bars.append((id, record)) }
+    }
+    self.instance.uploads.barSweep = page.hasMore ? page.entries.last?.key : nil
+    while !bars.isEmpty {
+      let some = Array(bars.prefix(clearingKeysPerTransaction))
+      bars.removeFirst(some.count)
+      try await self.runner.run("remove-bars") { $0.removeBars(some) }
+    }
   }
 
   // MARK: Nodes

@@ -102,7 +102,9 @@ extension MetadataNode {
   ) async throws(MemQError) -> Memq_V1_ListDroppingBodiesResponse {
     let limit = try pageSize(request.limit, default: 100, max: 1_000)
     let prefix = StoreKey.droppingBodies
-    let page = try await self.instance().store.range(KeyRange(prefix: prefix), limit: limit)
+    var range = KeyRange(prefix: prefix)
+    if !request.after.isEmpty { range = range.after(.droppingBody(request.after)) }
+    let page = try await self.instance().store.range(range, limit: limit)
     return .with {
       $0.bodyKeys = page.entries.map { entry in
         String(decoding: entry.key.bytes.dropFirst(prefix.bytes.count), as: UTF8.self)

@@ -31,11 +31,7 @@ extension MetadataNode {
       return .with { $0.live = isLive }
     }
     router.handle(MetadataMethods.removeObject) { request, _ in
-      let id = try ObjectID(wire: request.objectID, "object_id")
-      try await self.objectCommand("remove-object", id) { state, known throws(MemQError) in
-        try state.removeObject(
-          id, group: request.groupID, sequence: request.sequence, known: known)
-      }
+      try await self.removeObject(request)
       return Memq_V1_RemoveObjectResponse()
     }
   }
@@ -74,6 +70,25 @@ extension MetadataNode {
         }
       }, plan
     ).outcome
+  }
+
+  private func removeObject(_ request: Memq_V1_RemoveObjectRequest) async throws(MemQError) {
+    let id = try ObjectID(wire: request.objectID, "object_id")
+    let instance = try self.instance()
+    let keys = [StoreKey.objectID(id), .object(request.groupID, request.sequence)]
+    _ = try await instance.runner.run(
+      "remove-object",
+      reading: { (_: Int) throws(MemQError) in
+        let found = try await instance.store.get(keys)
+        return (
+          try found[0].map { entry throws(MemQError) in try ObjectIDRecord(entry) },
+          try found[1].map { entry throws(MemQError) in try ObjectRecord(entry) }
+        )
+      }
+    ) { state, found throws(MemQError) in
+      try state.removeObject(
+        id, group: request.groupID, sequence: request.sequence, known: found.0, object: found.1)
+    }
   }
 
   private func commitObject(

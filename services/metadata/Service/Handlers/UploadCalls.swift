@@ -161,6 +161,11 @@ extension MetadataNode {
     if states.isEmpty { states = UploadState.allCases }
     let newest = self.clock.wall.milliseconds - max(request.idleMs, 0)
     var oldest = OldestUploads(limit: limit)
+    if !request.afterUploadID.isEmpty {
+      oldest.begin(
+        after: Timestamp(milliseconds: request.afterUpdatedAtMs),
+        try UploadID(wire: request.afterUploadID, "after_upload_id"))
+    }
     for shelf in UploadShelf.allCases where states.contains(where: { $0.shelf == shelf }) {
       var rest = KeyRange(prefix: shelf.prefix)
       while true {
@@ -184,6 +189,7 @@ extension MetadataNode {
 struct OldestUploads {
   private let limit: Int
   private var kept: SortedMap<Key, UploadRecord> = [:]
+  private var after: Key?
 
   private struct Key: Comparable {
     let at: Timestamp
@@ -195,8 +201,14 @@ struct OldestUploads {
 
   var uploads: [UploadRecord] { self.kept.values }
 
+  /// Only what comes behind this one.
+  mutating func begin(after time: Timestamp, _ id: UploadID) {
+    self.after = Key(at: time, id: id)
+  }
+
   mutating func add(_ upload: UploadRecord) {
     let key = Key(at: upload.updatedAt, id: upload.id)
+    if let after = self.after, key <= after { return }
     if self.kept.count == self.limit, let last = self.kept.last?.key {
       guard key < last else { return }
       self.kept[last] = nil

@@ -13,6 +13,7 @@ final class UploadCache: Sendable {
     var entries: [UploadID: Versioned<UploadRecord>] = [:]
     var order: Deque<UploadID> = []
     var finishedSweep: StoreKey?
+    var barSweep: StoreKey?
   }
 
   /// A record takes about 1 KiB: 4 MiB.
@@ -24,6 +25,12 @@ final class UploadCache: Sendable {
   var finishedSweep: StoreKey? {
     get { self.state.withLock { $0.finishedSweep } }
     set { self.state.withLock { $0.finishedSweep = newValue } }
+  }
+
+  /// Where the sweep over barred objects goes on; nil: at the beginning.
+  var barSweep: StoreKey? {
+    get { self.state.withLock { $0.barSweep } }
+    set { self.state.withLock { $0.barSweep = newValue } }
   }
 
   func find(_ id: UploadID) -> Versioned<UploadRecord>? { self.state.withLock { $0.entries[id] } }

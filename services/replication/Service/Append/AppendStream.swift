@@ -27,6 +27,8 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
   private var inFlight = 0
   private var isHalfClosed = false
   private var isEnded = false
+  /// Bytes of messages that were taken and not given back to the sender's window yet.
+  private var heldCredit = 0
 
   init(_ call: RPCServerCall, node: ReplicationNode) {
     self.call = call
@@ -38,6 +40,7 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
   func post(_ note: Note) { self.notes.post(note) }
 
   func received(_ message: RPCMessage) {
+    guard !self.isEnded else { return }
     self.inFlight += 1
     let hot: Hot<Memq_V1_AppendRequest>
     do throws(MemQError) {
@@ -50,9 +53,26 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
     do throws(MemQError) {
       try self.node.submit(try self.inbound(hot, messageBytes: message.byteCount))
     } catch {
-      self.call.consumed(message.byteCount)
+      self.credit(message.byteCount)
       self.refuse(hot.header, error)
     }
+  }
+
+  /// Answers that the sender does not take: above it, it may send no more either.
+  private static let queuedBytesMax = 1 << 20
+
+  /// Gives a message's bytes back to the sender's window, once it takes its answers.
+  private func credit(_ bytes: Int) {
+    self.heldCredit += bytes
+    self.releaseCredit()
+  }
+
+  private func releaseCredit() {
+    guard !self.isEnded, self.heldCredit > 0, self.call.queuedBytes <= Self.queuedBytesMax else {
+      return
+    }
+    self.call.consumed(self.heldCredit)
+    self.heldCredit = 0
   }
 
   private func refuse(_ request: Memq_V1_AppendRequest, _ error: MemQError) {
@@ -92,7 +112,7 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
   private func take(_ notes: [Note]) {
     for note in notes {
       switch note {
-      case .credit(let bytes): if !self.isEnded { self.call.consumed(bytes) }
+      case .credit(let bytes): self.credit(bytes)
       case .done(let response): self.finished(response)
       }
     }
@@ -101,7 +121,6 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
   private func finished(_ response: Memq_V1_AppendResponse?) {
     self.inFlight -= 1
     guard !self.isEnded else { return }
-    // What is queued here is bounded by the requests of the sender that wait for an answer.
     if let response { self.call.send(response.encoded()) }
     self.finishIfDone()
   }
@@ -117,7 +136,7 @@ final class AppendStream: RPCServerHandler, @unchecked Sendable {
     self.finishIfDone()
   }
 
-  func writable() {}
+  func writable() { self.releaseCredit() }
 
   func ended(_ status: RPCStatus) { self.isEnded = true }
 }

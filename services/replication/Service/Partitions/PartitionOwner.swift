@@ -118,6 +118,13 @@ final class PartitionOwner {
         subject: self.name, limit: Int64(self.desired.messageBytesMax),
         actual: Int64(append.header.batchLength))
     }
+    guard append.header.batchLength <= self.lane.batchBytesMax else {
+      throw MemQError(
+        .recordBatchTooLarge,
+        "the batch has more bytes than this volume's segments take: make segment.bytes larger",
+        subject: self.name, limit: Int64(self.lane.batchBytesMax),
+        actual: Int64(append.header.batchLength))
+    }
   }
 
   /// The partition leaves this node, or its volume failed.
@@ -133,9 +140,7 @@ final class PartitionOwner {
   private func perform(_ effect: ReplicationEffect) {
     switch effect {
     case .startEpoch(let number, let start):
-      self.write(number) { volume, partition, done in
-        volume.startEpoch(partition, epoch: start.epoch, start: start.start, completion: done)
-      }
+      self.write(number, .startEpoch(start))
       self.shard.logger.notice(
         "Leads a partition",
         metadata: [
@@ -145,9 +150,7 @@ final class PartitionOwner {
     case .write(let number, let summary, let token):
       self.append(number, summary, token)
     case .truncate(let number, let end, let epochs):
-      self.write(number) { volume, partition, done in
-        volume.truncate(partition, to: end, epochs: epochs, completion: done)
-      }
+      self.write(number, .truncate(to: end, epochs: epochs))
     case .highWatermark(let offset):
       self.lane.volume.setHighWatermark(self.id, to: offset)
       self.wakeReaders()
@@ -202,21 +205,20 @@ final class PartitionOwner {
       self.id, end: summary.endOffset, highWatermark: self.core.highWatermark)
   }
 
-  /// A write that isn't an append, in order with those.
-  private func write(
-    _ number: WriteNumber,
-    _ body:
-      @escaping (
-        Volume, TopicPartition, @escaping @Sendable (Result<Void, MemQError>) -> Void
-      ) -> Void
-  ) {
+  /// A write that isn't an append, in order with those. A full volume delays it: it fails nothing.
+  private func write(_ number: WriteNumber, _ change: Volume.Change) {
     let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox!)
-    self.lane.inOrder {
-      body(volume, partition) { result in
-        switch result {
-        case .success: mailbox.post(.durable([(partition, number)]))
-        case .failure(let error): mailbox.post(.volumeFailed(volume.id, error))
+    self.lane.inOrderOnceTaken {
+      do throws(MemQError) {
+        try volume.submit(change, of: partition) { result in
+          switch result {
+          case .success: mailbox.post(.durable([(partition, number)]))
+          case .failure(let error): mailbox.post(.refused(volume.id, error))
+          }
         }
+        return true
+      } catch {
+        return false
       }
     }
   }

@@ -14,18 +14,36 @@ final class PartitionShard: @unchecked Sendable {
     case append(InboundAppend)
     case durable([(partition: TopicPartition, number: WriteNumber)])
     case volumeFailed(VolumeID, MemQError)
+    /// A write that the volume had taken and didn't make durable.
+    case refused(VolumeID, MemQError)
     case localStartMoved(TopicPartition, Offset)
+    case snapshotWanted(TopicPartition)
     case assign(DesiredPartition)
     case unassign(TopicPartition)
-    /// On this volume.
+    /// On this volume, opened or moved on to its end.
     case opened(TopicPartition, VolumeID, Result<Void, MemQError>)
-    case dropped(TopicPartition, Result<Void, MemQError>)
+    case dropped(TopicPartition, VolumeID, Result<Void, MemQError>)
     case proposalAnswered(TopicPartition, ISRProposal, ISRAnswer)
     /// Somebody's question.
     case run(@Sendable (PartitionShard) -> Void)
   }
 
   private static let tickInterval: TimeAmount = .milliseconds(100)
+  /// What failed is tried again this long after: a full disk heals in seconds at the earliest.
+  private static let retryPause: Duration = .seconds(1)
+
+  private struct Problem {
+    enum Operation {
+      case take
+      case drop(VolumeID)
+    }
+    var error: MemQError
+    var failed: Operation
+    /// What the cluster wants now; nil: the partition is to go.
+    var desired: DesiredPartition?
+    /// Nil: trying again is of no use.
+    var retryAt: MonotonicInstant?
+  }
 
   let loop: any EventLoop
   let configuration: ReplicationNode.Configuration
@@ -37,9 +55,12 @@ final class PartitionShard: @unchecked Sendable {
   private(set) var mailbox: Mailbox<Event>!
   private var lanes: [VolumeID: VolumeLane] = [:]
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
+  /// On a volume, and without an owner yet.
   private var recovered: [TopicPartition: Volume.RecoveredPartition] = [:]
   /// Being opened on, or dropped from, a volume; with what is wanted once that is done.
   private var changing: [TopicPartition: DesiredPartition?] = [:]
+  /// Partitions that are wanted here, or unwanted, and can't be had, or be rid of.
+  private var problems: [TopicPartition: Problem] = [:]
   private var ticks: RepeatedTask?
   private(set) var isDraining = false
 
@@ -97,12 +118,17 @@ final class PartitionShard: @unchecked Sendable {
       }
       for lane in self.lanes.values { lane.goOn(at: self.clock.monotonic) }
     case .volumeFailed(let id, let error): self.volumeFailed(id, error)
+    case .refused(let id, let error):
+      // A volume that closes while it is full, or after a write was filed, is no failed one.
+      if error.code != .volumeFull && error.code != .shuttingDown { self.volumeFailed(id, error) }
     case .localStartMoved(let partition, let offset):
       self.partitions[partition]?.feed(.localStartMoved(offset))
+    case .snapshotWanted(let partition): self.partitions[partition]?.feed(.snapshotWanted)
     case .assign(let desired): self.assign(desired)
     case .unassign(let partition): self.unassign(partition)
     case .opened(let partition, let volume, let result): self.opened(partition, volume, result)
-    case .dropped(let partition, let result): self.dropped(partition, result)
+    case .dropped(let partition, let volume, let result):
+      self.dropped(partition, volume, result)
     case .proposalAnswered(let partition, let proposal, let answer):
       self.partitions[partition]?.feed(.leader(.proposalAnswered(proposal, answer)))
     case .run(let body): body(self)
@@ -112,6 +138,7 @@ final class PartitionShard: @unchecked Sendable {
   private func tick() {
     let now = self.clock.monotonic
     for owner in self.partitions.values where owner.core.needsTick { owner.feed(.tick) }
+    if !self.problems.isEmpty { self.retry(at: now) }
     for lane in self.lanes.values {
       lane.goOn(at: now)
       lane.expire(at: now)
@@ -152,6 +179,7 @@ final class PartitionShard: @unchecked Sendable {
 
   /// Why there is no owner for a partition.
   func missing(_ partition: TopicPartition) -> MemQError {
+    if let problem = self.problems[partition], problem.desired != nil { return problem.error }
     if self.changing[partition] != nil {
       return MemQError(
         .leaderNotAvailable, "the partition is being opened here", subject: "\(partition)")
@@ -165,10 +193,19 @@ final class PartitionShard: @unchecked Sendable {
     if let owner = self.partitions[desired.id] { return owner.assign(desired) }
     if self.changing[desired.id] != nil {
       self.changing[desired.id] = .some(desired)
-      return
+    } else if self.problems[desired.id] != nil {
+      self.problems[desired.id]!.desired = desired
+    } else {
+      self.take(up: desired)
     }
-    guard let lane = self.lanes[desired.member.id.volume], lane.failure == nil else { return }
-    if let found = self.recovered.removeValue(forKey: desired.id) {
+  }
+
+  /// Makes an owner for the partition, or says why there is none.
+  private func take(up desired: DesiredPartition) {
+    guard let lane = self.lanes[desired.member.id.volume] else { return }
+    if let failure = lane.failure { return self.note(failure, of: desired, isFinal: true) }
+    if let found = self.recovered[desired.id] {
+      if let damage = found.damage { return self.note(damage, of: desired, isFinal: true) }
       return self.resume(desired, found, lane)
     }
     // An empty disk: what was uploaded is the object tier's, the log goes on from there.
@@ -177,6 +214,32 @@ final class PartitionShard: @unchecked Sendable {
     lane.inOrder {
       volume.openPartition(id, logStart: desired.uploadedOffset, epochs: []) { result in
         mailbox.post(.opened(id, volume.id, result))
+      }
+    }
+  }
+
+  private func note(
+    _ error: MemQError, of desired: DesiredPartition, isFinal: Bool,
+    failed: Problem.Operation = .take
+  ) {
+    self.logger.error(
+      "A partition can't be served",
+      metadata: ["partition": "\(desired.name)", "error": "\(error)"])
+    self.problems[desired.id] = Problem(
+      error: error, failed: failed, desired: desired,
+      retryAt: isFinal ? nil : self.clock.monotonic + Self.retryPause)
+  }
+
+  private func retry(at now: MonotonicInstant) {
+    for (partition, problem) in self.problems {
+      guard let retryAt = problem.retryAt, retryAt <= now else { continue }
+      self.problems[partition] = nil
+      switch problem.failed {
+      case .take: if let desired = problem.desired { self.take(up: desired) }
+      case .drop(let volume):
+        guard let lane = self.lanes[volume] else { continue }
+        self.drop(partition, from: lane)
+        self.changing[partition] = .some(problem.desired)
       }
     }
   }
@@ -193,13 +256,12 @@ final class PartitionShard: @unchecked Sendable {
         start: found.logStart, end: found.end, highWatermark: found.highWatermark,
         uploadedOffset: found.uploadedOffset, epochs: try EpochCache(found.epochs),
         producers: try ProducerState(
-          snapshot: found.producerSnapshot, start: found.logStart,
+          snapshot: found.producerSnapshot, start: found.producerSnapshotEnd,
           batches: found.batchesAfterSnapshot, limits: rules.producers))
+      self.recovered[desired.id] = nil
       self.own(desired, log, lane, localStart: lane.volume.localBytes(desired.id).localStart)
     } catch {
-      self.logger.error(
-        "A partition's state on the volume is damaged",
-        metadata: ["partition": "\(desired.name)", "error": "\(error)"])
+      self.note(error, of: desired, isFinal: true)
     }
   }
 
@@ -224,21 +286,39 @@ final class PartitionShard: @unchecked Sendable {
   private func opened(
     _ partition: TopicPartition, _ volume: VolumeID, _ result: Result<Void, MemQError>
   ) {
-    guard let wanted = self.changing.removeValue(forKey: partition) else { return }
-    switch result {
-    case .failure(let error):
-      self.logger.error(
-        "Could not open a partition", metadata: ["partition": "\(partition)", "error": "\(error)"])
-    case .success:
-      guard let lane = self.lanes[volume] else { return }
-      guard let desired = wanted, desired.member.id.volume == volume else {
-        self.drop(partition, from: lane)
-        self.changing[partition] = wanted
-        return
+    guard let lane = self.lanes[volume], let wanted = self.changing.removeValue(forKey: partition)
+    else { return }
+    if case .failure(let error) = result {
+      if let desired = wanted {
+        return self.note(
+          lane.failure ?? error, of: desired, isFinal: lane.failure != nil)
       }
+      if self.recovered.removeValue(forKey: partition) != nil { self.drop(partition, from: lane) }
+      return
+    }
+    guard let desired = wanted, desired.member.id.volume == volume,
+      let state = lane.volume.state(of: partition)
+    else {
+      self.recovered[partition] = nil
+      self.drop(partition, from: lane)
+      self.changing[partition] = wanted
+      return
+    }
+    // More may have been uploaded since this was asked for.
+    guard state.end >= desired.uploadedOffset else {
+      return self.skipToUploaded(desired, from: state.end, lane)
+    }
+    do {
       let log = ReplicaLog(
-        emptyAt: desired.uploadedOffset, limits: self.configuration.rules.producers)
-      self.own(desired, log, lane, localStart: desired.uploadedOffset)
+        start: state.logStart, end: state.end, highWatermark: state.end,
+        uploadedOffset: state.end, epochs: try EpochCache(state.epochs),
+        producers: ProducerState(at: state.end, limits: self.configuration.rules.producers))
+      let hasSkipped = self.recovered.removeValue(forKey: partition) != nil
+      self.own(desired, log, lane, localStart: state.end)
+      // Of what was skipped no producer counts any more, after a restart neither.
+      if hasSkipped { self.partitions[partition]?.feed(.snapshotWanted) }
+    } catch {
+      self.note(error, of: desired, isFinal: true)
     }
   }
 
@@ -258,6 +338,17 @@ final class PartitionShard: @unchecked Sendable {
       self.changing[partition] = .some(nil)
       return
     }
+    if let problem = self.problems.removeValue(forKey: partition) {
+      if case .drop = problem.failed {
+        self.problems[partition] = problem
+        self.problems[partition]!.desired = nil
+      } else if self.recovered.removeValue(forKey: partition) != nil, let desired = problem.desired,
+        let lane = self.lanes[desired.member.id.volume]
+      {
+        self.drop(partition, from: lane)
+      }
+      return
+    }
     guard let owner = self.partitions.removeValue(forKey: partition) else { return }
     owner.retire()
     self.drop(partition, from: owner.lane)
@@ -267,17 +358,24 @@ final class PartitionShard: @unchecked Sendable {
     self.changing[partition] = .some(nil)
     let (mailbox, volume) = (self.mailbox!, lane.volume)
     lane.inOrder {
-      volume.dropPartition(partition) { mailbox.post(.dropped(partition, $0)) }
+      volume.dropPartition(partition) { mailbox.post(.dropped(partition, volume.id, $0)) }
     }
   }
 
-  private func dropped(_ partition: TopicPartition, _ result: Result<Void, MemQError>) {
-    let wanted = self.changing.removeValue(forKey: partition)
+  private func dropped(
+    _ partition: TopicPartition, _ volume: VolumeID, _ result: Result<Void, MemQError>
+  ) {
+    guard let wanted = self.changing.removeValue(forKey: partition) else { return }
     if case .failure(let error) = result {
       self.logger.error(
         "Could not drop a partition", metadata: ["partition": "\(partition)", "error": "\(error)"])
+      let isFinal = self.lanes[volume]?.failure != nil
+      self.problems[partition] = Problem(
+        error: error, failed: .drop(volume), desired: wanted,
+        retryAt: isFinal ? nil : self.clock.monotonic + Self.retryPause)
+      return
     }
-    if let wanted, let desired = wanted { self.assign(desired) }
+    if let desired = wanted { self.take(up: desired) }
   }
 
   private func volumeFailed(_ id: VolumeID, _ error: MemQError) {

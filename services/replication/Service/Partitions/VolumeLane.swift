@@ -3,6 +3,7 @@
 import DequeModule
 import Logging
 import MemQModel
+import MemQRecords
 import MemQReplication
 import MemQStorage
 
@@ -23,14 +24,18 @@ final class VolumeLane {
   private var held: Deque<Held> = []
   private var parked: Deque<InboundAppend> = []
   private(set) var failure: MemQError?
+  /// The largest batch the volume takes.
+  let batchBytesMax: Int
 
   private enum Held {
     case appends([Volume.Append], [(partition: TopicPartition, number: WriteNumber)])
-    case call(() -> Void)
+    /// False: the volume has no room for it, it waits.
+    case call(() -> Bool)
   }
 
   init(_ volume: Volume, shard: PartitionShard) {
     self.volume = volume
+    self.batchBytesMax = volume.batchBytesMax
     self.shard = shard
   }
 
@@ -38,8 +43,9 @@ final class VolumeLane {
 
   /// True: the batch may be decided on now; else it was parked, or refused because the volume is full.
   func admit(_ append: InboundAppend) -> Bool {
-    if self.parked.isEmpty && self.held.isEmpty && self.volume.hasRoom { return true }
-    if self.volume.isFull {
+    let bytes = self.gatheredBytes + append.header.batchLength
+    if self.parked.isEmpty && self.held.isEmpty && self.volume.hasRoom(for: bytes) { return true }
+    if self.volume.isFull(for: bytes) {
       self.shard.refuse(append, self.full)
     } else {
       self.parked.append(append)
@@ -63,8 +69,16 @@ final class VolumeLane {
 
   /// Runs `body` after everything before it has gone to the volume.
   func inOrder(_ body: @escaping () -> Void) {
+    self.inOrderOnceTaken {
+      body()
+      return true
+    }
+  }
+
+  /// Runs `body` after everything before it, again later while it says that the volume is full; nothing passes it.
+  func inOrderOnceTaken(_ body: @escaping () -> Bool) {
     self.flush()
-    if self.held.isEmpty { body() } else { self.held.append(.call(body)) }
+    if !self.held.isEmpty || !body() { self.held.append(.call(body)) }
   }
 
   /// Gives what gathered to the volume.
@@ -86,7 +100,7 @@ final class VolumeLane {
       try self.volume.append(appends) { result in
         switch result {
         case .success: mailbox.post(.durable(numbers))
-        case .failure(let error): mailbox.post(.volumeFailed(id, error))
+        case .failure(let error): mailbox.post(.refused(id, error))
         }
       }
       return true
@@ -104,15 +118,16 @@ final class VolumeLane {
   func goOn(at now: MonotonicInstant) {
     while let next = self.held.first {
       switch next {
-      case .call(let body): body()
+      case .call(let body): guard body() else { return }
       case .appends(let appends, let numbers):
         guard self.give(appends, numbers) else { return }
       }
       self.held.removeFirst()
     }
     while let next = self.parked.first {
-      let isFull = self.volume.isFull
-      guard isFull || self.volume.hasRoom else { return }
+      let bytes = next.header.batchLength
+      let isFull = self.volume.isFull(for: bytes)
+      guard isFull || self.volume.hasRoom(for: bytes) else { return }
       self.parked.removeFirst()
       if isFull {
         self.shard.refuse(next, self.full)
@@ -141,10 +156,13 @@ final class VolumeLane {
 
   func failed(_ error: MemQError) {
     self.failure = error
+    let held = self.held
     self.held = []
     (self.gathered, self.numbers, self.gatheredBytes) = ([], [], 0)
     let parked = self.parked
     self.parked = []
     for append in parked { self.shard.refuse(append, error) }
+    // Whoever waits for a call hears of the failure from the volume itself.
+    for case .call(let body) in held { _ = body() }
   }
 }

@@ -27,12 +27,19 @@ extension ReplicationNode {
     var offset = plan.offset
     var sent = 0
     var view = try await self.view(plan, from: offset)
+    var stuckAt: Offset?
     while true {
       while offset < view.highWatermark && sent < plan.bytesMax {
         let result = try await view.volume.read(
           plan.partition, from: offset, below: view.highWatermark,
           maxBytes: Swift.min(plan.bytesMax - sent, Self.messageBytes))
-        guard result.nextOffset > offset else { break }
+        guard result.nextOffset > offset else {
+          // Once may be a log that is just being cut: what does its leader say now?
+          guard stuckAt != offset else { throw Self.missing(offset, view) }
+          stuckAt = offset
+          view = try await self.view(plan, from: offset)
+          continue
+        }
         offset = result.nextOffset
         let payload = RPCMessage(slices: result.slices)
         sent += payload.byteCount
@@ -44,6 +51,13 @@ extension ReplicationNode {
       view = try await self.view(plan, from: offset)
     }
     if sent == 0 { try await writer.send(Hot(view.response(next: offset))) }
+  }
+
+  private static func missing(_ offset: Offset, _ view: PartitionView) -> MemQError {
+    MemQError(
+      .logCorrupt,
+      "the log has nothing at offset \(offset), below its high watermark; repair this replica from another one",
+      subject: view.name, limit: view.highWatermark.rawValue, actual: offset.rawValue)
   }
 
   /// The leader's positions once there is something at `offset`, or the wait is over.

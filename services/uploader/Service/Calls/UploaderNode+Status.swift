@@ -41,7 +41,7 @@ extension UploaderNode {
     return .with {
       $0.partitions = rows
       for group in image.uploadGroups.values {
-        $0.objects += group.objectSequence
+        $0.objects += group.objectCount
         $0.objectBytes += group.objectBytes
         $0.billedRequests += group.billedRequests
         $0.groups.append(group.wire)

@@ -21,6 +21,8 @@ actor Collector {
   private static let objectsPerPass = 1_000
   /// Objects of one group that are compared with the list: their ids are in memory for it.
   private static let idsMax = 1_000_000
+  /// Bodies asked for at a time.
+  private static let bodiesPerPage = 100
 
   private let context: UploaderContext
   private let leases: LeaseKeeper
@@ -173,18 +175,34 @@ actor Collector {
     self.context.cluster.image.liveNodes(.uploader).first?.id == self.context.cluster.nodeID
   }
 
+  /// A body that can't be deleted now stays in the list for the next pass and holds up no other.
   private func collectBodies() async throws(MemQError) {
+    var failure: MemQError?
+    var after = ""
     while !Task.isCancelled {
+      let from = after
       let response = try await self.context.cluster.metadata.call(
-        MetadataMethods.listDroppingBodies, .with { $0.limit = 100 }, timeout: .seconds(10))
-      for text in response.bodyKeys {
-        try await self.context.store.delete(
-          try BodyWrites.bodyKey(text), timeout: self.context.configuration.storeTimeout)
-        _ = try await self.context.cluster.metadata.call(
-          MetadataMethods.forgetBody, .with { $0.bodyKey = text }, timeout: .seconds(10))
-        self.context.metrics.collected(.body)
+        MetadataMethods.listDroppingBodies,
+        .with {
+          $0.limit = Int32(Self.bodiesPerPage)
+          $0.after = from
+        }, timeout: .seconds(10))
+      for text in response.bodyKeys where !Task.isCancelled {
+        do throws(MemQError) { try await self.collectBody(text) } catch { failure = error }
       }
-      guard response.bodyKeys.count == 100 else { return }
+      guard response.bodyKeys.count == Self.bodiesPerPage, let last = response.bodyKeys.last else {
+        break
+      }
+      after = last
     }
+    if let failure { throw failure }
+  }
+
+  private func collectBody(_ text: String) async throws(MemQError) {
+    try await self.context.store.delete(
+      try BodyWrites.bodyKey(text), timeout: self.context.configuration.storeTimeout)
+    _ = try await self.context.cluster.metadata.call(
+      MetadataMethods.forgetBody, .with { $0.bodyKey = text }, timeout: .seconds(10))
+    self.context.metrics.collected(.body)
   }
 }

@@ -146,6 +146,8 @@ actor LeaseKeeper {
   /// Lets objects under way end, and gives the leases back.
   func drain(deadline: Duration) async {
     self.isEnded = true
+    // Metadata that does not answer holds up nobody who waits for it.
+    self.renewal?.cancel()
     let owners = self.owners
     let groups = self.held.keys
     await withTaskGroup(of: Void.self) { tasks in
@@ -169,7 +171,7 @@ actor LeaseKeeper {
           $0.nodeID = cluster.nodeID.rawValue
           $0.nodeEpoch = cluster.nodeEpoch.rawValue
           $0.release = groups
-        }, timeout: .seconds(2))
+        }, timeout: .seconds(1))
     } catch {
       self.context.logger.warning(
         "Upload leases were not given back; they run out", metadata: ["error": "\(error)"])

@@ -1499,6 +1499,12 @@ public nonisolated struct Memq_V1_ListUploadsRequest: Sendable {
   /// Only of this topic, 16 bytes; empty: all.
   public var topicID: Data = Data()
 
+  /// Goes on behind this put, as an earlier answer ended with it: its last change, milliseconds since 1970 UTC …
+  public var afterUpdatedAtMs: Int64 = 0
+
+  /// … and its UUID, 16 bytes; empty: from the beginning.
+  public var afterUploadID: Data = Data()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1709,6 +1715,9 @@ public nonisolated struct Memq_V1_ListDroppingBodiesRequest: Sendable {
 
   /// At most so many, 1-1,000; 0: 100.
   public var limit: Int32 = 0
+
+  /// Goes on behind this key; empty: from the beginning.
+  public var after: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -4316,7 +4325,7 @@ nonisolated extension Memq_V1_AdvanceUploadRequest: SwiftProtobuf.Message, Swift
 
 nonisolated extension Memq_V1_ListUploadsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListUploadsRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}states\0\u{3}idle_ms\0\u{1}limit\0\u{3}topic_id\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}states\0\u{3}idle_ms\0\u{1}limit\0\u{3}topic_id\0\u{3}after_updated_at_ms\0\u{3}after_upload_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4328,6 +4337,8 @@ nonisolated extension Memq_V1_ListUploadsRequest: SwiftProtobuf.Message, SwiftPr
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.idleMs) }()
       case 3: try { try decoder.decodeSingularInt32Field(value: &self.limit) }()
       case 4: try { try decoder.decodeSingularBytesField(value: &self.topicID) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.afterUpdatedAtMs) }()
+      case 6: try { try decoder.decodeSingularBytesField(value: &self.afterUploadID) }()
       default: break
       }
     }
@@ -4346,6 +4357,12 @@ nonisolated extension Memq_V1_ListUploadsRequest: SwiftProtobuf.Message, SwiftPr
     if !self.topicID.isEmpty {
       try visitor.visitSingularBytesField(value: self.topicID, fieldNumber: 4)
     }
+    if self.afterUpdatedAtMs != 0 {
+      try visitor.visitSingularInt64Field(value: self.afterUpdatedAtMs, fieldNumber: 5)
+    }
+    if !self.afterUploadID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.afterUploadID, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4354,6 +4371,8 @@ nonisolated extension Memq_V1_ListUploadsRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.idleMs != rhs.idleMs {return false}
     if lhs.limit != rhs.limit {return false}
     if lhs.topicID != rhs.topicID {return false}
+    if lhs.afterUpdatedAtMs != rhs.afterUpdatedAtMs {return false}
+    if lhs.afterUploadID != rhs.afterUploadID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4719,7 +4738,7 @@ nonisolated extension Memq_V1_RemoveFileResponse: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Memq_V1_ListDroppingBodiesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListDroppingBodiesRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}limit\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}limit\0\u{1}after\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4728,6 +4747,7 @@ nonisolated extension Memq_V1_ListDroppingBodiesRequest: SwiftProtobuf.Message, 
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularInt32Field(value: &self.limit) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.after) }()
       default: break
       }
     }
@@ -4737,11 +4757,15 @@ nonisolated extension Memq_V1_ListDroppingBodiesRequest: SwiftProtobuf.Message, 
     if self.limit != 0 {
       try visitor.visitSingularInt32Field(value: self.limit, fieldNumber: 1)
     }
+    if !self.after.isEmpty {
+      try visitor.visitSingularStringField(value: self.after, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListDroppingBodiesRequest, rhs: Memq_V1_ListDroppingBodiesRequest) -> Bool {
     if lhs.limit != rhs.limit {return false}
+    if lhs.after != rhs.after {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

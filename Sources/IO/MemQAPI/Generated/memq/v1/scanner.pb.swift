@@ -36,6 +36,10 @@ public nonisolated struct Memq_V1_ScanBytesRequest: Sendable {
   /// What it is, for logs and rules: a file's name or "topic/partition".
   public var name: String = String()
 
+  /// Sizes of the parts that the content consists of, one after another, in bytes; empty: one part. Each is judged by itself,
+  /// so a rule's offsets and file size are those of the part. The verdict is the worst of them.
+  public var partSizes: [Int64] = []
+
   /// The bytes, up to the control message limit (16 MiB). Carried without a copy.
   public var content: Data = Data()
 
@@ -286,7 +290,7 @@ fileprivate nonisolated let _protobuf_package = "memq.v1"
 
 nonisolated extension Memq_V1_ScanBytesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ScanBytesRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{2}\u{e}content\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{3}part_sizes\0\u{2}\u{d}content\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -295,6 +299,7 @@ nonisolated extension Memq_V1_ScanBytesRequest: SwiftProtobuf.Message, SwiftProt
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 2: try { try decoder.decodeRepeatedInt64Field(value: &self.partSizes) }()
       case 15: try { try decoder.decodeSingularBytesField(value: &self.content) }()
       default: break
       }
@@ -305,6 +310,9 @@ nonisolated extension Memq_V1_ScanBytesRequest: SwiftProtobuf.Message, SwiftProt
     if !self.name.isEmpty {
       try visitor.visitSingularStringField(value: self.name, fieldNumber: 1)
     }
+    if !self.partSizes.isEmpty {
+      try visitor.visitPackedInt64Field(value: self.partSizes, fieldNumber: 2)
+    }
     if !self.content.isEmpty {
       try visitor.visitSingularBytesField(value: self.content, fieldNumber: 15)
     }
@@ -313,6 +321,7 @@ nonisolated extension Memq_V1_ScanBytesRequest: SwiftProtobuf.Message, SwiftProt
 
   public static func ==(lhs: Memq_V1_ScanBytesRequest, rhs: Memq_V1_ScanBytesRequest) -> Bool {
     if lhs.name != rhs.name {return false}
+    if lhs.partSizes != rhs.partSizes {return false}
     if lhs.content != rhs.content {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true

@@ -388,14 +388,17 @@ public nonisolated struct Memq_V1_UploadGroup: Sendable {
   /// Rises each time the lease is granted.
   public var leaseEpoch: Int64 = 0
 
-  /// Objects committed so far; the last one's sequence number.
+  /// Objects committed ever; the last one's sequence number.
   public var objectSequence: Int64 = 0
 
-  /// Bytes of those objects.
+  /// Bytes of the objects announced and not collected.
   public var objectBytes: Int64 = 0
 
   /// Requests to the object store that it bills, made for this group.
   public var billedRequests: Int64 = 0
+
+  /// Objects announced and not collected.
+  public var objectCount: Int64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -805,7 +808,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension Memq_V1_UploadGroup: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".UploadGroup"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}group_id\0\u{1}holder\0\u{3}lease_epoch\0\u{3}object_sequence\0\u{3}object_bytes\0\u{3}billed_requests\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}group_id\0\u{1}holder\0\u{3}lease_epoch\0\u{3}object_sequence\0\u{3}object_bytes\0\u{3}billed_requests\0\u{3}object_count\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -819,6 +822,7 @@ nonisolated extension Memq_V1_UploadGroup: SwiftProtobuf.Message, SwiftProtobuf.
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.objectSequence) }()
       case 5: try { try decoder.decodeSingularInt64Field(value: &self.objectBytes) }()
       case 6: try { try decoder.decodeSingularInt64Field(value: &self.billedRequests) }()
+      case 7: try { try decoder.decodeSingularInt64Field(value: &self.objectCount) }()
       default: break
       }
     }
@@ -843,6 +847,9 @@ nonisolated extension Memq_V1_UploadGroup: SwiftProtobuf.Message, SwiftProtobuf.
     if self.billedRequests != 0 {
       try visitor.visitSingularInt64Field(value: self.billedRequests, fieldNumber: 6)
     }
+    if self.objectCount != 0 {
+      try visitor.visitSingularInt64Field(value: self.objectCount, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -853,6 +860,7 @@ nonisolated extension Memq_V1_UploadGroup: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.objectSequence != rhs.objectSequence {return false}
     if lhs.objectBytes != rhs.objectBytes {return false}
     if lhs.billedRequests != rhs.billedRequests {return false}
+    if lhs.objectCount != rhs.objectCount {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
