@@ -1,11 +1,13 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import AsyncHTTPClient
+import Glibc
 import MemQModel
 import MemQRecords
 import MemQSystem
 import NIOCore
 import NIOHTTP1
+import NIOPosix
 import Synchronization
 
 /// Signs requests, sends them, tries again what may pass, and says in our words what does not.
@@ -129,11 +131,18 @@ final class S3Connection: Sendable {
   }
 
   private static func words(_ error: any Error) -> String {
+    if let error = error as? NIOConnectionError {
+      guard let last = error.connectionErrors.last else { return "the host name is not known" }
+      return Self.words(last.error)
+    }
+    if let error = error as? IOError {
+      return String(cString: strerror(error.errnoCode)).lowercased()
+    }
     switch error as? HTTPClientError {
-    case .some(.deadlineExceeded), .some(.readTimeout): "the store did not answer in time"
-    case .some(.connectTimeout): "no connection in time"
-    case .some(.remoteConnectionClosed): "the store closed the connection"
-    default: "\(error)"
+    case .some(.deadlineExceeded), .some(.readTimeout): return "the store did not answer in time"
+    case .some(.connectTimeout): return "no connection in time"
+    case .some(.remoteConnectionClosed): return "the store closed the connection"
+    default: return "\(error)"
     }
   }
 

@@ -47,11 +47,11 @@ extension CommonKeys {
 extension ObjectStoreConfiguration {
   /// - Parameters:
   ///   - objects: the value of `objects`.
-  ///   - environment: for the credentials.
+  ///   - environment: for the credentials; nil: the process's.
   /// - Throws: `.configurationInvalid` naming the key.
   public init(
     _ loaded: LoadedConfiguration, objects: String,
-    environment: [String: String] = ProcessInfo.processInfo.environment
+    environment: [String: String]? = nil
   ) throws(MemQError) {
     guard let place = try S3Configuration.place(objects) else {
       self.init(folder: objects, threads: loaded.integer("object.threads"))
@@ -68,7 +68,9 @@ extension ObjectStoreConfiguration {
       endpoint: loaded.optionalText("object.s3.endpoint") ?? "",
       region: loaded.text("object.s3.region"),
       style: S3Configuration.Style(rawValue: loaded.text("object.s3.style")),
-      credentials: try Self.credentials(loaded.optionalText("object.s3.credentials"), environment),
+      credentials: try Self.credentials(
+        loaded.optionalText("object.s3.credentials"),
+        environment ?? ProcessInfo.processInfo.environment),
       encryption: encryption)
     try configuration.validate()
     self.init(.s3(configuration))
