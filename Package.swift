@@ -105,7 +105,7 @@ let modules: [Module] = [
   Module(
     "MemQObjectStore", .io, "Sources/IO/MemQObjectStore",
     uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQSystem"],
-    packages: ["Logging", "NIOCore", "NIOPosix", "Metrics"]),
+    packages: ["Logging", "NIOCore", "NIOPosix", "NIOHTTP1", "AsyncHTTPClient", "Metrics"]),
   Module(
     "MemQEngines", .io, "Sources/IO/MemQEngines",
     uses: ["CYara", "MemQModel", "MemQScreening", "MemQSystem"], packages: ["Logging"]),
@@ -115,6 +115,7 @@ let modules: [Module] = [
     "MemQRuntime", .runtime, "Sources/Runtime/MemQRuntime",
     uses: [
       "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
+      "MemQObjectStore",
     ],
     packages: nio + [
       "Logging", "Metrics", "Configuration", "Hummingbird", "ServiceLifecycle", "UnixSignals",
@@ -255,6 +256,10 @@ let modules: [Module] = [
     ],
     packages: ["Logging"]),
   Module(
+    "MemQObjectStoreTests", .test, "Tests/MemQObjectStoreTests", kind: .test,
+    uses: ["MemQModel", "MemQRecords", "MemQObjectStore", "MemQSystem"],
+    packages: ["Logging", "NIOCore", "NIOHTTP1"]),
+  Module(
     "MemQPlacementTests", .test, "Tests/MemQPlacementTests", kind: .test,
     uses: ["MemQModel", "MemQPlacement"]),
   Module(
@@ -326,6 +331,7 @@ let products: [String: (package: String, url: String, version: Version)] = {
     (
       "hummingbird", "https://github.com/hummingbird-project/", "2.28.1", ["Hummingbird"]
     ),
+    ("async-http-client", "https://github.com/swift-server/", "1.37.0", ["AsyncHTTPClient"]),
     (
       "swift-service-lifecycle", "https://github.com/swift-server/", "2.13.0",
       ["ServiceLifecycle", "UnixSignals"]

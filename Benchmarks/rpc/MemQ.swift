@@ -159,8 +159,8 @@ private final class Pings: @unchecked Sendable {
   func fill() {
     while self.sent < self.workload.messages, self.sent - self.ended < self.workload.inFlight {
       self.sent += 1
-      _ = self.channel.start(
-        self.method, RPCCallOptions(), request: self.payload, handler: One(self))
+      _ = self.channel.start(self.method, RPCCallOptions(), request: self.payload) { _ in One(self)
+      }
     }
     if self.ended == self.workload.messages { self.done.succeed() }
   }

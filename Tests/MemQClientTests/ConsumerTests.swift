@@ -54,6 +54,18 @@ import Testing
     #expect(try await Self.numbers(consumer)[PartitionIndex(0)] == Array(0..<1_000))
   }
 
+  @Test func `a server that cancels every fetch is given up, not asked for ever`() async throws {
+    let server = FakeServer(fetchFault: { _ in MemQError(.cancelled, "not now") })
+    let client = try await Self.filled(server, 1)
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    configuration.reconnectTimeout = .milliseconds(300)
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let error = await #expect(throws: MemQError.self) { try await consumer.next() }
+    #expect(error?.code == .cancelled)
+    #expect(server.state.withLock { $0.fetches } < 30)
+  }
+
   @Test func `a group goes on at what it has committed, whatever the start`() async throws {
     let server = FakeServer()
     let client = try await Self.filled(server, 1_000)

@@ -46,6 +46,7 @@ extension FakeServer {
     // What was not durable when the stream broke is gone.
     upload.bytes.removeLast(upload.bytes.count - upload.durable)
     try await writer.send(.with { $0.beginAt = Int64(upload.durable) })
+    if self.stalls(stream) { try await Task.sleep(for: .seconds(3_600)) }
     var chunks = 0
     while let request = try await requests.next() {
       if let limit = self.putBreak(stream), chunks >= limit {
@@ -123,6 +124,7 @@ extension FakeServer {
     let end =
       request.length == 0 ? file.bytes.count : min(file.bytes.count, position + Int(request.length))
     try await writer.send(Hot(.with { $0.file = file.info }))
+    if self.stalls(stream) { try await Task.sleep(for: .seconds(3_600)) }
     var chunks = 0
     while position < end {
       if let limit = self.getBreak(stream), chunks >= limit {

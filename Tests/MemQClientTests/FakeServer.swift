@@ -66,18 +66,22 @@ final class FakeServer: Sendable {
   let putBreak: @Sendable (Int) -> Int?
   /// The same for a get.
   let getBreak: @Sendable (Int) -> Int?
+  /// Whether a put's or get's stream stands still behind its first message, by its number.
+  let stalls: @Sendable (Int) -> Bool
 
   init(
     partitions: Int = 1, fault: @escaping @Sendable (Int) -> Fault? = { _ in nil },
     fetchFault: @escaping @Sendable (Int) -> MemQError? = { _ in nil },
     putBreak: @escaping @Sendable (Int) -> Int? = { _ in nil },
-    getBreak: @escaping @Sendable (Int) -> Int? = { _ in nil }
+    getBreak: @escaping @Sendable (Int) -> Int? = { _ in nil },
+    stalls: @escaping @Sendable (Int) -> Bool = { _ in false }
   ) {
     self.state = Mutex(State(partitions: (0..<partitions).map { _ in Partition() }))
     self.fault = fault
     self.fetchFault = fetchFault
     self.putBreak = putBreak
     self.getBreak = getBreak
+    self.stalls = stalls
   }
 
   /// A client of this server.

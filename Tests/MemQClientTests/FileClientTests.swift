@@ -1,10 +1,12 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import MemQAPI
 import MemQClient
 import MemQModel
 import MemQSystem
 import NIOCore
+import SwiftProtobuf
 import Synchronization
 import Testing
 
@@ -62,6 +64,17 @@ import Testing
     #expect(part == Array(bytes[123_456..<(123_456 + 777_777)]))
   }
 
+  @Test func `a get goes to the longest name a file system takes`() async throws {
+    try await Self.withFolder { folder in
+      let files = FakeServer().client().files()
+      try await files.put(bytes: [1], to: FakeServer.topic, as: "f")
+      let name = String(repeating: "☃", count: 85)
+      try await files.get(
+        FakeServer.topic, "f", toFile: folder.appendingPathComponent(name).path)
+      #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [name])
+    }
+  }
+
   @Test func `a get that fails leaves nothing behind`() async throws {
     try await Self.withFolder { folder in
       let files = FakeServer().client().files()
@@ -116,6 +129,44 @@ import Testing
         try await files.put(folder.path, to: FakeServer.topic, as: "x")
       }
       #expect(error?.code == .invalidArgument && error?.subject == folder.path)
+    }
+  }
+
+  @Test func `a put and a get whose server stands still are tried on another stream`() async throws
+  {
+    let server = FakeServer(stalls: { $0 == 1 })
+    let files = server.client().files()
+    // More than the windows hold: the put has to wait for the server.
+    let bytes = Self.bytes(24 << 20)
+    var options = FileClient.PutOptions()
+    options.resumeTimeout = .seconds(4)
+    try await files.put(bytes: bytes, to: FakeServer.topic, as: "f", options: options)
+    #expect(server.state.withLock { $0.putStreams } == 2)
+    var count = 0
+    try await files.get(FakeServer.topic, "f", resumeTimeout: .seconds(4)) {
+      count += $0.readableBytes
+    }
+    #expect(count == bytes.count && server.state.withLock { $0.getStreams } == 2)
+  }
+
+  @Test func `a get that stands still for good ends with an error`() async throws {
+    let server = FakeServer(stalls: { _ in true })
+    server.state.withLock { $0.files["f"] = (.with { $0.size = 1 }, [1]) }
+    let files = server.client().files()
+    let error = await #expect(throws: MemQError.self) {
+      try await files.get(FakeServer.topic, "f", resumeTimeout: .seconds(2)) { _ in }
+    }
+    #expect(error?.code == .deadlineExceeded)
+  }
+
+  @Test func `a pipe is refused as a file instead of waiting for a writer`() async throws {
+    try await Self.withFolder { folder in
+      let path = folder.appendingPathComponent("pipe").path
+      #expect(mkfifo(path, 0o600) == 0)
+      let error = await #expect(throws: MemQError.self) {
+        try await FakeServer().client().files().put(path, to: FakeServer.topic, as: "x")
+      }
+      #expect(error?.code == .invalidArgument && error?.subject == path)
     }
   }
 }

@@ -47,6 +47,14 @@ import Testing
     #expect(error.map { RootCommand.exitCode(for: $0) } == .validationFailure)
   }
 
+  @Test(arguments: ["consume t --partition -1", "produce t --partition -1", "consume t --max -1"])
+  func `a negative number is named as what is wrong`(line: String) {
+    let error = #expect(throws: (any Error).self) {
+      _ = try RootCommand.parseAsRoot(line.split(separator: " ").map(String.init))
+    }
+    #expect(error.map { RootCommand.message(for: $0) }?.contains("must not be negative") == true)
+  }
+
   @Test func `a start is a word, an offset or a time`() throws {
     #expect(StartChoice(argument: "beginning")?.start == .beginning)
     #expect(StartChoice(argument: "end")?.start == .end)

@@ -1,12 +1,17 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Logging
 import MemQAPI
 import MemQMetadata
 import MemQModel
+import MemQObjectStore
 import MemQRPC
 import MemQRecords
+import MemQRuntime
+import MemQSystem
 import NIOCore
 import SwiftProtobuf
+import Synchronization
 import Testing
 
 @testable import MemQIngestService
@@ -115,6 +120,51 @@ import Foundation
     for i in 0..<5 { try self.put(ingest, 0, ["\(i)"]) }
     let pieces = try await self.fetch(ingest, [(0, 0)], maxBytes: 10)
     #expect(self.texts(pieces, 0) == ["0:0"])
+    await ingest.stop()
+  }
+
+  @Test func `reads go over connections of their own, apart from appends`() async throws {
+    let ingest = try await TestIngest.start([("t", [])])
+    try self.put(ingest, 0, ["a"])
+    #expect(self.texts(try await self.fetch(ingest, [(0, 0)]), 0) == ["0:a"])
+    #expect(ingest.cluster.leaderLanes == [.read])
+    await ingest.stop()
+  }
+
+  @Test func `a fetch whose reader went away ends at once`() async throws {
+    let ingest = try await TestIngest.start([("t", [])])
+    let topic = try #require(ingest.cluster.image.topic(named: "t"))
+    let objects = ObjectReader(
+      store: try await ObjectStores.make(
+        ObjectStoreConfiguration(folder: ingest.cluster.folder, threads: 1),
+        logger: Logger(label: "test")), logger: Logger(label: "test")
+    ) { _, _ in ([], false) }
+    let reader = LogReader(
+      cluster: ingest.cluster, objects: objects, marks: PartitionMarks(), clock: SystemClock())
+    let hasEnded = Mutex(false)
+    var router = RPCRouter()
+    router.handleHotServerStream(IngestMethods.fetch) { request, _, writer in
+      defer { hasEnded.withLock { $0 = true } }
+      try await FetchCall(
+        reader: reader, clock: SystemClock(), metrics: IngestMetrics(), readsMax: 4, topic: topic,
+        request: request, writer: writer
+      ).run()
+    }
+    let channel = RPCInProcessChannel(router: router, group: ingest.cluster.loops)
+    let call = Task {
+      let pieces = try await channel.streamHot(
+        IngestMethods.fetch,
+        .with {
+          $0.topic = "t"
+          $0.positions = [.with { $0.partition = 0 }]
+          $0.waitMaxMs = 60_000
+        })
+      while try await pieces.next() != nil {}
+    }
+    try await eventually("the leader is asked") { !ingest.cluster.leaderLanes.isEmpty }
+    call.cancel()
+    // Far less than the minute it was told to wait.
+    try await eventually("the fetch ends") { hasEnded.withLock { $0 } }
     await ingest.stop()
   }
 

@@ -5,8 +5,11 @@ import MemQMetadata
 import MemQModel
 import MemQRPC
 import MemQRecords
+import MemQSystem
 import NIOCore
+import NIOPosix
 import SwiftProtobuf
+import Synchronization
 import Testing
 
 @testable import MemQIngestService
@@ -239,6 +242,33 @@ import Foundation
     #expect(answers.values.allSatisfy { !$0.hasError })
     #expect(ingest.node.load.isIdle && ingest.node.load.bytesInFlight == 0)
     await ingest.stop()
+  }
+
+  @Test func `what nobody waits for any more is not kept for a leader that takes nothing`()
+    async throws
+  {
+    var router = RPCRouter()
+    // It reads nothing: the lane's stream fills and stays full.
+    router.handleHotBidirectional(ReplicationMethods.append) { _, _, _ in
+      try await Task.sleep(for: .seconds(3_600))
+    }
+    let loop = MultiThreadedEventLoopGroup.singleton.next()
+    let channel = RPCInProcessChannel(router: router, group: loop)
+    let lane = AppendLane(loop: loop, clock: SystemClock()) { channel }
+    let failed = Mutex(0)
+    try await loop.submit {
+      for _ in 0..<64 {
+        let job = AppendJob(
+          partition: TopicPartition(TopicID(UniqueID(high: 1, low: 1)), PartitionIndex(0)),
+          leaderEpoch: LeaderEpoch(0), acks: .all, deadline: SystemClock().monotonic,
+          batch: RPCMessage(bytes: [UInt8](repeating: 1, count: 1 << 20)))
+        lane.append(job) { _ in failed.withLock { $0 += 1 } }
+      }
+      #expect(lane.unsentCount > 0)
+    }.get()
+    try await eventually("all are given up") { failed.withLock { $0 } == 64 }
+    #expect(try await loop.submit { lane.unsentCount }.get() == 0)
+    lane.close()
   }
 
   @Test func `draining refuses new requests and finishes what is in flight`() async throws {

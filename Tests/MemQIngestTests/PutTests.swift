@@ -39,7 +39,8 @@ import Foundation
   /// Puts a file as a client does: from where it is told to begin, in chunks.
   private func put(
     _ ingest: TestIngest, _ topic: String, _ name: String, _ bytes: [UInt8], id: UploadID? = nil,
-    size: Int64? = nil, sha256: [UInt8]? = nil, chunk: Int = 1 << 20, waitMs: Int32 = 5_000,
+    size: Int64? = nil, sha256: [UInt8]? = nil, chunk: Int = 1 << 20, firstChunk: Int? = nil,
+    waitMs: Int32 = 5_000,
     finish: Bool = true
   ) async throws -> Seen {
     let stream = try await ingest.client.openHot(FileMethods.put)
@@ -61,7 +62,8 @@ import Foundation
     let sender = Task {
       var at = Int(begin)
       while at < bytes.count {
-        let piece = ByteBuffer(bytes: bytes[at..<min(at + chunk, bytes.count)])
+        let piece = ByteBuffer(
+          bytes: bytes[at..<min(at + (at == 0 ? firstChunk ?? chunk : chunk), bytes.count)])
         let header = Memq_V1_PutRequest.with {
           $0.chunkHeader.offset = Int64(at)
           $0.chunkHeader.crc32C = CRC32C.checksum(piece.readableBytesView)
@@ -145,6 +147,16 @@ import Foundation
       #expect(seen.published?.size == Int64(size))
       #expect(try await self.get(ingest, "f", "n\(size)") == bytes)
     }
+    await ingest.stop()
+  }
+
+  @Test func `chunks of any size follow a small one when the size is not declared`() async throws {
+    let ingest = try await TestIngest.start([("f", [])])
+    let bytes = self.bytes(3 << 20)
+    let seen = try await self.put(
+      ingest, "f", "x", bytes, size: -1, chunk: 1 << 20, firstChunk: 200_000)
+    #expect(seen.published?.size == Int64(bytes.count))
+    #expect(try await self.get(ingest, "f", "x") == bytes)
     await ingest.stop()
   }
 

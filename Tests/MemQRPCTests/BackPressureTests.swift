@@ -69,6 +69,49 @@ import Testing
     }
   }
 
+  @Test func `many messages that arrive together do not keep each other from becoming whole`()
+    async throws
+  {
+    var configuration = RPCServer.Configuration()
+    // Far less than what is on its way at once, in small frames so that all calls take turns.
+    configuration.connection.unconsumedBytesMax = 1 << 20
+    configuration.connection.frameBytes = 16 << 10
+    try await withBed(.network, .standard(), server: configuration) { bed in
+      try await withThrowingTaskGroup(of: Int.self) { group in
+        for _ in 0..<64 {
+          group.addTask {
+            try await bed.channel.unary(
+              .echo, .pattern(512 << 10), RPCCallOptions(timeout: .seconds(30))
+            ).byteCount
+          }
+        }
+        for try await count in group { #expect(count == 512 << 10) }
+      }
+    }
+  }
+
+  @Test func `too many unfinished messages end calls, and the connection goes on`() async throws {
+    var configuration = RPCServer.Configuration()
+    configuration.connection.partialBytesMax = 1 << 20
+    configuration.connection.frameBytes = 16 << 10
+    try await withBed(.network, .standard(), server: configuration) { bed in
+      let codes = await withTaskGroup(of: RPCCode.self) { group in
+        for _ in 0..<64 {
+          group.addTask {
+            await status {
+              _ = try await bed.channel.unary(
+                .echo, .pattern(512 << 10), RPCCallOptions(timeout: .seconds(30)))
+            }.code
+          }
+        }
+        return await group.reduce(into: Set<RPCCode>()) { $0.insert($1) }
+      }
+      #expect(codes.contains(.resourceExhausted) && !codes.contains(.deadlineExceeded))
+      let after = try await bed.channel.unary(.echo, .pattern(1_000))
+      #expect(after.byteCount == 1_000)
+    }
+  }
+
   @Test(arguments: [Transport.inProcess, .network])
   func `the callback face is told of room, and stops a sender that ignores it`(
     transport: Transport

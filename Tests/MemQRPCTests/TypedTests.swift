@@ -48,6 +48,31 @@ import Testing
     #expect(MemQError(RPCStatus(.aborted, "text", details: [255, 255, 1])).message == "text")
   }
 
+  @Test func `long texts of an error are shortened, and cost nobody the connection`() async throws {
+    let long = String(repeating: "☃", count: 50_000)
+    let short = MemQError(RPCStatus(MemQError(.fileNotFound, long, subject: long, limit: 7)))
+    #expect(short.code == .fileNotFound && short.limit == 7)
+    #expect(short.subject.utf8.count <= 1_024 && short.subject.hasSuffix("☃…"))
+    #expect(short.message.utf8.count <= 1_024 && short.message.hasSuffix("☃…"))
+    let fails = RPCMethod.test("LongError", .unary)
+    var router = RPCRouter.standard()
+    router.unary(fails) { request, _ in
+      if request.isEmpty { throw RPCStatus(MemQError(.fileNotFound, long, subject: long)) }
+      throw RPCStatus(.aborted, long, details: [UInt8](repeating: 1, count: 100_000))
+    }
+    try await withBed(.network, router) { bed in
+      // A call that is open all the while on the same connection.
+      let other = try await bed.channel.bidirectional(.chat)
+      let ours = await status { _ = try await bed.channel.unary(fails, RPCMessage()) }
+      #expect(MemQError(ours).subject == short.subject)
+      let plain = await status { _ = try await bed.channel.unary(fails, .pattern(1)) }
+      #expect(plain.code == .aborted && plain.message.hasSuffix("☃…") && plain.details.isEmpty)
+      try await other.send(.pattern(10))
+      #expect(try await other.responses.next()?.byteCount == 10)
+      other.cancel()
+    }
+  }
+
   @Test(arguments: Transport.allCases)
   func `typed calls of all shapes`(transport: Transport) async throws {
     var router = RPCRouter()

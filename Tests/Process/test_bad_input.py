@@ -144,4 +144,5 @@ def test_usage_errors_exit_2_and_no_server_exits_1(folder):
     done = subprocess.run(
         [MEMQ, "topic", "list", "--server", nobody], capture_output=True, timeout=60
     )
-    refused(done, nobody)
+    text = refused(done, nobody, "Connection refused", "memq serve", "MEMQ_SERVER", "retried")
+    assert "errno" not in text and text.count(nobody) == 1

@@ -66,6 +66,12 @@ def test_a_folder_of_real_files_comes_back_byte_for_byte(shared_server):
     assert {f["name"]: f["sha256"] for f in listed} == {n: sha256(b) for n, b in files.items()}
     assert all(f["verdict"] == "clean" and f["version"] == 1 for f in listed)
     assert all(f["size"] == len(files[f["name"]]) for f in listed)
+    # Who reads only the beginning ends it quietly.
+    head = shared_server.popen(
+        "file", "list", "media", "-o", "json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    head.stdout.close()
+    assert head.stderr.read() == b"" and head.wait(60) == 0
     for name in sorted(files)[:: len(files) // 25]:
         assert shared_server.cli("file", "get", "media", name, "-o", "-").stdout == files[name]
 
@@ -146,6 +152,21 @@ def test_produce_answers_each_line_as_it_is_acknowledged(shared_server):
     for acks in ("0", "1", "all"):
         shared_server.cli("produce", "lines", "--acks", acks, stdin=b"acks %s\n" % acks.encode())
     wait_until("acks=0 arrived too", lambda: len(shared_server.values("lines")) == 6)
+
+
+def test_produce_goes_on_when_nobody_reads_the_acknowledgements(shared_server):
+    shared_server.cli("topic", "create", "unread")
+    process = shared_server.popen(
+        "produce", "unread", "--print-acked", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    process.stdout.close()
+    # More than the values that may wait to be printed.
+    line = b"x" * 99_999 + b"\n"
+    for _ in range(200):
+        process.stdin.write(line)
+    process.stdin.close()
+    assert process.wait(60) == 0
+    assert len(shared_server.values("unread")) == 200
 
 
 def test_dump_shows_the_frames_live_and_stopped(folder):

@@ -48,6 +48,9 @@ final class FakeUploader: Sendable {
     while let message = try await reader.next() {
       switch message.header.part {
       case .chunkHeader(let header):
+        guard message.payload.byteCount <= Limits.fileChunkBytesMax else {
+          throw MemQError(.messageTooLarge, "a chunk is not so large")
+        }
         try await body.write(message.payload.slices, timeout: .seconds(10))
         guard header.endOfPart else { continue }
         try await body.sync(timeout: .seconds(10))

@@ -28,6 +28,9 @@ final class FakeCluster: IngestCluster {
   let scanner: FakeScanner
   let folder: String
   private let state: Mutex<ClusterImage>
+  private let lanesAsked = Mutex<Set<Lane>>([])
+  /// Lanes that the leader was called on.
+  var leaderLanes: Set<Lane> { self.lanesAsked.withLock { $0 } }
   private let channels: [NodeID: any RPCChannel]
   let metadata: any RPCChannel
   let loops: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
@@ -96,6 +99,7 @@ final class FakeCluster: IngestCluster {
   }
 
   func channel(to node: NodeID, lane: Lane) throws(MemQError) -> any RPCChannel {
+    if node == Self.leaderID { self.lanesAsked.withLock { _ = $0.insert(lane) } }
     guard let channel = self.channels[node] else {
       throw MemQError(.nodeUnknown, "no such node", subject: "\(node)")
     }

@@ -50,10 +50,9 @@ extension IngestNode.Configuration {
   ]
 
   /// - Throws: `.configurationInvalid` naming the key.
-  public init(_ loaded: LoadedConfiguration, objects folder: String) throws(MemQError) {
+  public init(_ loaded: LoadedConfiguration, objects: String) throws(MemQError) {
     self.init(
-      objects: ObjectStoreConfiguration(
-        folder: folder, threads: loaded.integer("object.threads")))
+      objects: try ObjectStoreConfiguration(loaded, objects: objects))
     self.checksRecords = loaded.flag("produce.checks.records")
     self.finisherPutsMax = loaded.integer("file.finisher.puts.max")
     self.scansMax = loaded.integer("scan.requests.max")

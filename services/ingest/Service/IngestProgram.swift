@@ -11,7 +11,7 @@ public enum IngestProgram {
   public static let table = ConfigurationTable(
     program: "memq-ingest",
     summary: "The public door of a MemQ cluster: produce, fetch, files, groups.",
-    keys: CommonKeys.node(.ingest) + [CommonKeys.objects, CommonKeys.objectThreads]
+    keys: CommonKeys.node(.ingest) + [CommonKeys.objects] + CommonKeys.objectStore
       + IngestNode.Configuration.keys
       + CommonKeys.process)
 

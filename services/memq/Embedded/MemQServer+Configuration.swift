@@ -19,20 +19,22 @@ extension MemQServer {
       + UploaderNode.Configuration.keys + ScannerNode.Configuration.keys
       + IngestNode.Configuration.keys + RebalancerNode.Configuration.keys + CommonKeys.process)
 
-  private static let ownKeys: [ConfigurationKey] = [
-    CommonKeys.data("Folder for everything this server keeps; made when it is missing."),
-    CommonKeys.listen(default: "127.0.0.1:\(CommonKeys.port(of: .ingest))"),
-    CommonKeys.adminListen,
-    CommonKeys.advertise,
-    CommonKeys.rack,
-    ConfigurationKey(
-      "objects", .path, "Folder of the object store; by default objects in the data folder."),
-    CommonKeys.objectThreads,
-    ConfigurationKey(
-      "scratch", .path,
-      "Folder for bodies while they are scanned, emptied at the start; by default scratch in the data folder."
-    ),
-  ]
+  private static let ownKeys: [ConfigurationKey] =
+    [
+      CommonKeys.data("Folder for everything this server keeps; made when it is missing."),
+      CommonKeys.listen(default: "127.0.0.1:\(CommonKeys.port(of: .ingest))"),
+      CommonKeys.adminListen,
+      CommonKeys.advertise,
+      CommonKeys.rack,
+      ConfigurationKey(
+        "objects", .path,
+        "The object store: a folder, or s3://BUCKET/PREFIX; by default the folder objects in the data folder."
+      ),
+      ConfigurationKey(
+        "scratch", .path,
+        "Folder for bodies while they are scanned, emptied at the start; by default scratch in the data folder."
+      ),
+    ] + CommonKeys.objectStore
 
   /// A node in metadata's own process cannot be lost apart from it: a pause of the whole process must not fence it.
   private static let metadataKeys = MetadataNode.Configuration.keys.map { key in

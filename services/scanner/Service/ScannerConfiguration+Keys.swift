@@ -35,8 +35,7 @@ extension ScannerNode.Configuration {
     _ loaded: LoadedConfiguration, objects: String, scratch: String, rules: String?
   ) throws(MemQError) {
     self.init(
-      objects: ObjectStoreConfiguration(
-        folder: objects, threads: loaded.integer("object.threads")),
+      objects: try ObjectStoreConfiguration(loaded, objects: objects),
       scratchFolder: scratch)
     self.rulesFolder = rules
     self.scansMax = loaded.integer("scan.max")

@@ -11,11 +11,10 @@ public enum ScannerProgram {
   public static let table = ConfigurationTable(
     program: "memq-scanner",
     summary: "Judges what topics with a scan policy take: bytes in, verdict out.",
-    keys: CommonKeys.node(.scanner) + [
-      CommonKeys.objects, CommonKeys.objectThreads,
+    keys: CommonKeys.node(.scanner) + [CommonKeys.objects] + CommonKeys.objectStore + [
       ConfigurationKey(
         "scratch", .path, isRequired: true,
-        "Folder for bodies while they are scanned; emptied at the start."),
+        "Folder for bodies while they are scanned; emptied at the start.")
     ] + ScannerNode.Configuration.keys + CommonKeys.process)
 
   /// - Parameter arguments: without the program's name.

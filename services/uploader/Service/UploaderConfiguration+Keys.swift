@@ -38,8 +38,7 @@ extension UploaderNode.Configuration {
   /// - Throws: `.configurationInvalid` naming the key.
   public init(_ loaded: LoadedConfiguration, objects: String) throws(MemQError) {
     self.init(
-      objects: ObjectStoreConfiguration(
-        folder: objects, threads: loaded.integer("object.threads")))
+      objects: try ObjectStoreConfiguration(loaded, objects: objects))
     self.objectBytes = loaded.bytes("upload.object.bytes")
     self.linger = loaded.duration("upload.linger")
     self.groupsMax = loaded.integer("upload.groups.max")

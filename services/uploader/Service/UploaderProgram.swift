@@ -11,7 +11,7 @@ public enum UploaderProgram {
   public static let table = ConfigurationTable(
     program: "memq-uploader",
     summary: "Moves committed records into large objects, and file bodies into the object store.",
-    keys: CommonKeys.node(.uploader) + [CommonKeys.objects, CommonKeys.objectThreads]
+    keys: CommonKeys.node(.uploader) + [CommonKeys.objects] + CommonKeys.objectStore
       + UploaderNode.Configuration.keys + CommonKeys.process)
 
   /// - Parameter arguments: without the program's name.

@@ -8,6 +8,7 @@ import SwiftProtobuf
 extension RPCStatus {
   /// The status for an error: its code's class, its text, and the whole of it as details.
   public init(_ error: MemQError) {
+    let error = error.shortened
     self.init(
       error.code.rpcCode, error.description, details: StatusDetails.encode(error))
   }
@@ -41,9 +42,23 @@ extension MemQError {
   }
 }
 
+extension MemQError {
+  /// Of subject and message each: a file's name fits. What a caller gave as a name comes back in the error, in headers, which have
+  /// room for a few KiB.
+  static let textBytesMax = 1_024
+
+  fileprivate var shortened: MemQError {
+    var error = self
+    error.subject = RPCStatus.shortened(self.subject, toBytes: Self.textBytesMax)
+    error.message = RPCStatus.shortened(self.message, toBytes: Self.textBytesMax)
+    return error
+  }
+}
+
 extension Memq_V1_ErrorDetail {
   /// For stream messages that refuse one item without ending the stream.
   public init(_ error: MemQError) {
+    let error = error.shortened
     self.init()
     self.code = Memq_V1_ErrorCode(rawValue: Int(error.code.rawValue)) ?? .internalError
     self.message = error.message

@@ -23,20 +23,20 @@ final class FolderObjectStore: ObjectStore {
   private let entropy: any Entropy
   private let logger: Logger
 
-  private init(_ configuration: ObjectStoreConfiguration, logger: Logger) {
-    var root = configuration.folder
+  private init(_ folder: String, threads: Int, logger: Logger) {
+    var root = folder
     while root.count > 1, root.hasSuffix("/") { root.removeLast() }
     self.root = root
     self.name = "folder \(root)"
-    self.threads = FileThreads(count: configuration.threads, subject: root)
+    self.threads = FileThreads(count: threads, subject: root)
     self.entropy = SystemEntropy()
     self.logger = logger
   }
 
   static func open(
-    _ configuration: ObjectStoreConfiguration, clock: any MemQClock, logger: Logger
+    _ folder: String, threads: Int, clock: any MemQClock, logger: Logger
   ) async throws(MemQError) -> FolderObjectStore {
-    let store = FolderObjectStore(configuration, logger: logger)
+    let store = FolderObjectStore(folder, threads: threads, logger: logger)
     let root = store.root
     do {
       let cleared = try await store.threads.run(Deadline(in: .seconds(60))) {

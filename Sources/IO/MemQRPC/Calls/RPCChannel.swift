@@ -34,15 +34,6 @@ extension RPCChannel {
     self.start(method, options, request: nil, make: make)
   }
 
-  /// Starts a call for a handler that exists already. It can't rely on knowing the call before the first message comes,
-  /// unless this is called on the channel's loop.
-  public func start(
-    _ method: RPCMethod, _ options: RPCCallOptions = RPCCallOptions(),
-    request: RPCMessage? = nil, handler: any RPCClientHandler
-  ) -> RPCClientCall {
-    self.start(method, options, request: request) { _ in handler }
-  }
-
   public func unary(
     _ method: RPCMethod, _ request: RPCMessage, _ options: RPCCallOptions = RPCCallOptions()
   ) async throws -> RPCMessage {
@@ -50,7 +41,7 @@ extension RPCChannel {
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { continuation in
         collector.continuation = continuation
-        let call = self.start(method, options, request: request, handler: collector)
+        let call = self.start(method, options, request: request) { _ in collector }
         collector.cancellation.set(call)
       }
     } onCancel: {

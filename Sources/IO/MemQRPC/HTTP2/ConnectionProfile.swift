@@ -14,6 +14,9 @@ public struct RPCConnectionSettings: Sendable {
   /// Received bytes that handlers have not consumed, over all calls of a connection. Above it the whole
   /// connection stops reading data until some are.
   public var unconsumedBytesMax = 64 << 20
+  /// Received bytes of messages whose rest has not come, over all calls of a connection: 256 with 1 MiB each. Above it the call that
+  /// received last ends with `RESOURCE_EXHAUSTED`.
+  public var partialBytesMax = 256 << 20
   /// Headers of one request or response, counted as HTTP/2 does.
   public var headerListBytesMax = 16 << 10
   /// While calls are open and nothing was read for this long, a PING is sent.

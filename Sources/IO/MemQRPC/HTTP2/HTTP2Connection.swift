@@ -50,7 +50,9 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private var early = ByteBuffer()
   @exclusivity(unchecked) private var input = ByteBuffer()
   @exclusivity(unchecked) private var inputBase: UnsafeRawPointer?
-  @exclusivity(unchecked) private var heldBytes = 0
+  @exclusivity(unchecked) private var unconsumedBytes = 0
+  /// Of messages that are not whole yet, over all streams.
+  @exclusivity(unchecked) var partialBytes = 0
   @exclusivity(unchecked) private var withheldCredit = 0
   @exclusivity(unchecked) private var emptyFrames = 0
 
@@ -320,7 +322,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   func dataReceived(_ id: Int32, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
     self.emptyFrames = 0
-    if self.heldBytes > self.profile.settings.unconsumedBytesMax {
+    // Only whole messages count: were credit withheld for unfinished ones, they could never be finished.
+    if self.unconsumedBytes > self.profile.settings.unconsumedBytesMax {
       self.withheldCredit += count
     } else {
       nghttp2_session_consume_connection(self.session, count)
@@ -385,16 +388,18 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   // MARK: What streams ask for
 
   /// Streams call it when bytes waiting for their handlers become more or fewer.
-  func heldBytesChanged(by delta: Int) {
-    self.heldBytes += delta
+  func unconsumedBytesChanged(by delta: Int) {
+    self.unconsumedBytes += delta
     if delta < 0, self.withheldCredit > 0,
-      self.heldBytes <= self.profile.settings.unconsumedBytesMax
+      self.unconsumedBytes <= self.profile.settings.unconsumedBytesMax
     {
       nghttp2_session_consume_connection(self.session, self.withheldCredit)
       self.withheldCredit = 0
       self.markDirty()
     }
   }
+
+  var isOverPartialLimit: Bool { self.partialBytes > self.profile.settings.partialBytesMax }
 
   func returnCredit(_ count: Int, of stream: NetStream) {
     guard self.session != nil, stream.id != 0 else { return }

@@ -81,11 +81,20 @@ struct HeaderBlock {
     }
   }
 
+  /// Of a status message; three times as much when every byte is escaped. With the details it must stay below the 16 KiB that
+  /// peers take as headers: nghttp2 gives up the whole connection over larger ones.
+  private static let messageBytesMax = 2 << 10
+  /// Larger details are left out: code and message tell without them.
+  private static let detailsBytesMax = 6 << 10
+
   /// The trailers of a status other than a bare ok.
   mutating func add(_ status: RPCStatus) {
     self.add("grpc-status", String(status.code.rawValue))
-    if !status.message.isEmpty { self.add("grpc-message", PercentCoding.encode(status.message)) }
-    if !status.details.isEmpty {
+    if !status.message.isEmpty {
+      let message = RPCStatus.shortened(status.message, toBytes: Self.messageBytesMax)
+      self.add("grpc-message", PercentCoding.encode(message))
+    }
+    if !status.details.isEmpty, status.details.count <= Self.detailsBytesMax {
       self.add("grpc-status-details-bin", Base64.encode(status.details))
     }
     self.add(status.trailers)

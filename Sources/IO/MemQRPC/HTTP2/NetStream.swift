@@ -40,8 +40,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   private(set) var startedAt: NIODeadline?
   private(set) var observedMethod: RPCMethod?
 
-  /// Part of the connection's sum of held bytes.
-  @exclusivity(unchecked) private var accountedBytes = 0
+  /// Parts of the connection's sums of received bytes.
+  @exclusivity(unchecked) private var accountedUnconsumed = 0
+  @exclusivity(unchecked) private var accountedPartial = 0
   /// What to tell the handler at the end of the turn.
   private var pendingEnd: RPCStatus?
   private var roomIsDue = false
@@ -191,6 +192,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       }
       self.account()
       self.payCredit()
+      if self.accountedPartial > 0, let connection = self.connection, connection.isOverPartialLimit
+      {
+        // Waiting could not help: the rest of these messages is what would be waited for.
+        throw RPCStatus(
+          .resourceExhausted, "too many unfinished messages are on their way on this connection")
+      }
     } catch {
       self.abort(error)
     }
@@ -208,12 +215,17 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     if due > 0 { self.connection?.returnCredit(due, of: self) }
   }
 
-  /// Keeps the connection's sum of held bytes right.
+  /// Keeps the connection's sums right.
   private func account() {
-    let now = self.machine.heldBytes
-    if now != self.accountedBytes {
-      self.connection?.heldBytesChanged(by: now - self.accountedBytes)
-      self.accountedBytes = now
+    let unconsumed = self.machine.unconsumedBytes
+    if unconsumed != self.accountedUnconsumed {
+      self.connection?.unconsumedBytesChanged(by: unconsumed - self.accountedUnconsumed)
+      self.accountedUnconsumed = unconsumed
+    }
+    let partial = self.machine.partialBytes
+    if partial != self.accountedPartial {
+      self.connection?.partialBytes += partial - self.accountedPartial
+      self.accountedPartial = partial
     }
   }
 

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 import Logging
 import MemQModel
 import NIOCore
@@ -113,15 +114,22 @@ final class ClientSlot: @unchecked Sendable {
       case .success(let channel): self.connected(channel)
       case .failure(let error):
         self.failed(
-          RPCStatus(.unavailable, "cannot connect to \(self.target): \(Self.describe(error))"))
+          RPCStatus(.unavailable, "cannot connect to \(self.target): \(self.describe(error))"))
       }
     }
   }
 
-  private static func describe(_ error: any Error) -> String {
-    guard let error = error as? NIOConnectionError else { return "\(error)" }
-    if let dns = error.dnsAError ?? error.dnsAAAAError { return "\(dns)" }
-    return error.connectionErrors.last.map { "\($0.error)" } ?? "no address"
+  /// For people: what the system said, without NIO's wording around it.
+  private func describe(_ error: any Error) -> String {
+    switch error {
+    case let error as IOError: return String(cString: strerror(error.errnoCode))
+    case ChannelError.connectTimeout:
+      return "no answer within \(self.configuration.connectTimeout)"
+    case let error as NIOConnectionError:
+      if let last = error.connectionErrors.last { return self.describe(last.error) }
+      return "the host's name leads to no address"
+    default: return "\(error)"
+    }
   }
 
   /// The handler joins only now: several addresses may have been tried at once.

@@ -39,6 +39,19 @@ extension RPCStatus {
   public static let actualTrailer = "memq-actual"
 
   /// A limit was broken: `RESOURCE_EXHAUSTED` with both numbers, in the text and as trailers.
+  /// `text`, or its beginning and an ellipsis when it has more than `bytes` bytes of UTF-8.
+  public static func shortened(_ text: String, toBytes bytes: Int) -> String {
+    guard text.utf8.count > bytes else { return text }
+    var short = String.UnicodeScalarView()
+    var left = bytes - 3
+    for scalar in text.unicodeScalars {
+      left -= UTF8.width(scalar)
+      if left < 0 { break }
+      short.append(scalar)
+    }
+    return String(short) + "…"
+  }
+
   public static func overLimit(_ what: String, limit: Int, actual: Int) -> RPCStatus {
     var trailers = RPCMetadata()
     trailers.add(Self.limitTrailer, String(limit))

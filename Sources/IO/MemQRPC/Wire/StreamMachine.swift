@@ -263,10 +263,11 @@ struct StreamMachine: Sendable {
     self.isOver ? self.credit.takeAllDue() : self.credit.takeDue()
   }
 
-  /// Received bytes that are kept in memory: unconsumed messages and the one in progress.
-  var heldBytes: Int {
-    self.isOver ? 0 : self.credit.unconsumedBytes + self.deframer.heldBytes
-  }
+  /// Received bytes that wait for the handler: it can consume them.
+  var unconsumedBytes: Int { self.isOver ? 0 : self.credit.unconsumedBytes }
+
+  /// Received bytes of the message in progress: nobody can consume them before the rest has come.
+  var partialBytes: Int { self.isOver ? 0 : self.deframer.heldBytes }
 
   /// The peer will send no more data.
   mutating func remoteEnded() -> RemoteEnd {

@@ -128,7 +128,12 @@ final class Servers: Sendable {
     guard error.code == .unavailable, error.subject.isEmpty else { return error }
     var named = error
     named.subject = address
-    named.message += "; is a server running there? (--server or MEMQ_SERVER names another)"
+    // The subject says where.
+    let prefix = "cannot connect to \(address)"
+    if named.message.hasPrefix(prefix) {
+      named.message = "cannot connect" + named.message.dropFirst(prefix.count)
+    }
+    named.message += "; start one there (memq serve), or name another (--server, MEMQ_SERVER)"
     return named
   }
 }

@@ -235,11 +235,14 @@ public actor Consumer {
   }
 
   private func failed(_ error: MemQError, _ address: String) async {
-    if error.code == .cancelled { return }
+    if self.isClosed || Task.isCancelled { return }
     let now = ContinuousClock.now
     let since = self.failingSince ?? now
     self.failingSince = since
-    guard error.isRetriable, now - since < self.configuration.reconnectTimeout else {
+    // A server that cancels is about to go, or broken: as one that is not there.
+    guard error.isRetriable || error.code == .cancelled,
+      now - since < self.configuration.reconnectTimeout
+    else {
       self.failure = Servers.naming(error, address)
       return
     }

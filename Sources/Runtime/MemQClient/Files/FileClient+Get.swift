@@ -47,7 +47,7 @@ extension FileClient {
       let (address, channel) = self.servers.channel(.bodies)
       let before = get.position
       do throws(MemQError) {
-        try await get.stream(from: channel, body)
+        try await get.stream(from: channel, StallWatch(resumeTimeout: resumeTimeout), body)
         return try get.finish()
       } catch {
         guard error.isRetriable || error.code == .chunkChecksumMismatch, !Task.isCancelled else {
@@ -105,7 +105,7 @@ extension FileClient {
   private static func sibling(of path: String, _ suffix: String) -> String {
     let parts = path.split(separator: "/", omittingEmptySubsequences: false)
     let folder = parts.dropLast().joined(separator: "/")
-    let name = ".\(parts.last!.prefix(100)).\(suffix)"
+    let name = ".\(suffix)"
     return parts.count == 1 ? name : "\(folder)/\(name)"
   }
 
@@ -172,11 +172,19 @@ struct FileGet {
 
   /// One stream, from where the get stands.
   mutating func stream(
-    from channel: any RPCChannel, _ body: (ByteBuffer) async throws(MemQError) -> Void
+    from channel: any RPCChannel, _ watch: StallWatch,
+    _ body: (ByteBuffer) async throws(MemQError) -> Void
   ) async throws(MemQError) {
     if let end = self.end, end == self.position { return }
-    let stream = try await channel.streamHot(FileMethods.get, self.request())
-    while let part = try await stream.next() {
+    let stream = try await channel.open(
+      FileMethods.get, RPCCallOptions(), requests: .plain, responses: .hot)
+    let watching = watch.run { stream.cancel() }
+    defer { watching.cancel() }
+    try await stream.send(self.request())
+    try await stream.halfClose()
+    while let part = try await watch.wait(
+      for: { () throws(MemQError) in try await stream.responses.next() })
+    {
       if part.header.hasFile { try self.learn(FileInfo(part.header.file)) }
       guard !part.payload.isEmpty else { continue }
       try await self.take(part, body)

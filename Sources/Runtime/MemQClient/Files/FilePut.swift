@@ -99,9 +99,12 @@ struct FilePut {
   ) async throws(MemQError) -> FileInfo {
     let stream = try await channel.openHot(FileMethods.put)
     let replies = Task { await Self.listen(stream, heard) }
+    let stalls = StallWatch(resumeTimeout: self.options.resumeTimeout)
+    let watching = stalls.run { stream.cancel() }
+    defer { watching.cancel() }
     let sent: MemQError?
     do throws(MemQError) {
-      try await self.send(on: stream, isResume, heard)
+      try await self.send(on: stream, isResume, heard, stalls)
       sent = nil
     } catch {
       sent = error
@@ -152,7 +155,7 @@ struct FilePut {
   }
 
   private mutating func send(
-    on stream: Stream, _ isResume: Bool, _ heard: Replies
+    on stream: Stream, _ isResume: Bool, _ heard: Replies, _ stalls: StallWatch
   ) async throws(MemQError) {
     var start = Memq_V1_PutStart()
     start.topic = self.topic
@@ -165,7 +168,7 @@ struct FilePut {
     // A new upload begins at 0: nothing to wait for.
     var position: Int64 = 0
     if isResume {
-      guard let told = await heard.beginAt() else { return }
+      guard let told = try await stalls.wait(for: { await heard.beginAt() }) else { return }
       position = told
     }
     guard position <= self.source.byteCount else {
@@ -178,7 +181,8 @@ struct FilePut {
       let count = Int(min(Int64(Self.chunkBytes), self.source.byteCount - position))
       let bytes = try await self.source.read(at: position, count: count)
       self.feed(bytes, at: position)
-      try await stream.send(Self.chunk(bytes, at: position))
+      let chunk = Self.chunk(bytes, at: position)
+      try await stalls.wait { () throws(MemQError) in try await stream.send(chunk) }
       position += Int64(count)
       self.progress?(position)
     }

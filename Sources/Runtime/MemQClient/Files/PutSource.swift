@@ -48,13 +48,15 @@ final class DiskSource: PutSource {
   static func open(_ path: String, _ threads: DiskThreads) async throws(MemQError) -> DiskSource {
     try await threads.run { () throws(MemQError) in
       do {
-        let file = try File(path, .readOnly)
-        let status = try Self.status(file)
-        guard status.st_mode & S_IFMT == S_IFREG else {
-          throw MemQError(
-            .invalidArgument, "is not a regular file (a folder is put with --recursive)",
-            subject: path)
+        // Before the open: that of a pipe waits for somebody to write, for ever.
+        var status = stat()
+        guard stat(path, &status) == 0 else {
+          throw FileError(.open, path: path, number: errno)
         }
+        try Self.checkKind(status, path)
+        let file = try File(path, .readOnly)
+        status = try Self.status(file)
+        try Self.checkKind(status, path)
         return DiskSource(file, status, threads)
       } catch let error as FileError {
         throw error.memqError(.invalidArgument)
@@ -63,6 +65,13 @@ final class DiskSource: PutSource {
       } catch {
         throw MemQError(.internalError, "\(error)", subject: path)
       }
+    }
+  }
+
+  private static func checkKind(_ status: stat, _ path: String) throws(MemQError) {
+    guard status.st_mode & S_IFMT == S_IFREG else {
+      throw MemQError(
+        .invalidArgument, "is not a regular file (a folder is put with --recursive)", subject: path)
     }
   }
 

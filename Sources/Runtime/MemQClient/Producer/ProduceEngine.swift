@@ -182,10 +182,9 @@ final class ProduceEngine: @unchecked Sendable {
     let (address, channel) = self.servers.channel(.produce)
     self.generation += 1
     self.callAddress = address
-    let handler = StreamHandler(engine: self, generation: self.generation)
-    let call = channel.start(IngestMethods.produce.rpc, RPCCallOptions(), handler: handler)
-    call.execute { handler.call = call }
-    self.call = call
+    self.call = channel.start(IngestMethods.produce.rpc) { call in
+      StreamHandler(engine: self, call, generation: self.generation)
+    }
     return true
   }
 
@@ -433,10 +432,12 @@ final class ProduceEngine: @unchecked Sendable {
 private final class StreamHandler: RPCClientHandler, @unchecked Sendable {
   private let engine: ProduceEngine
   private let generation: Int
-  var call: RPCClientCall?
+  /// Let go at the end: the call holds its handler.
+  private var call: RPCClientCall?
 
-  init(engine: ProduceEngine, generation: Int) {
+  init(engine: ProduceEngine, _ call: RPCClientCall, generation: Int) {
     self.engine = engine
+    self.call = call
     self.generation = generation
   }
 

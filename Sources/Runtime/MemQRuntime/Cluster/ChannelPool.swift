@@ -9,8 +9,10 @@ import Synchronization
 public enum Lane: Int, Sendable, CaseIterable {
   /// Small calls: metadata, status.
   case control
-  /// Record batches: append, read, produce, fetch.
+  /// Record batches on their way in: append, produce.
   case append
+  /// Record batches on their way out: read, fetch. Apart from appends, as readers that are slow together may fill a connection.
+  case read
   /// File bodies.
   case bodies
 }
@@ -78,7 +80,7 @@ public final class ChannelPool: Sendable {
       configuration.connection.windowBytes = Self.controlWindowBytes
       // Metadata gives a node some seconds to come back.
       configuration.backoffMax = .seconds(1)
-    case .append, .bodies: break
+    case .append, .read, .bodies: break
     }
     return configuration
   }

@@ -46,13 +46,6 @@ public enum CommonKeys {
     ConfigurationKey("data", .path, hasEnvironment: false, isRequired: true, help)
   }
 
-  public static let objects = ConfigurationKey(
-    "objects", .path, isRequired: true,
-    "Folder of the object store; every ingest, uploader and scanner must see the same one.")
-
-  public static let objectThreads = ConfigurationKey(
-    "object.threads", .integer(1...64), default: "4", "Threads for the object store's file work.")
-
   /// How a process runs, whatever it does.
   public static let process: [ConfigurationKey] = [
     ConfigurationKey(

@@ -26,9 +26,11 @@ final class AppendLane: @unchecked Sendable {
   private let loop: any EventLoop
   private let clock: any MemQClock
   private let open: () throws(MemQError) -> any RPCChannel
-  private var stream: (call: RPCClientCall, handler: LaneStream)?
+  private var stream: LaneStream?
   private var isWritable = true
   private var unsent = Deque<(id: UInt64, message: RPCMessage, isAnswered: Bool)>()
+  /// Requests the stream has no room for. On the loop.
+  var unsentCount: Int { self.unsent.count }
   private var waiting: [UInt64: Waiting] = [:]
   private var lastID: UInt64 = 0
   private var sweep: Scheduled<Void>?
@@ -73,10 +75,12 @@ final class AppendLane: @unchecked Sendable {
 
   private func connect() throws(MemQError) {
     guard self.stream == nil else { return }
-    let handler = LaneStream(self)
-    let call = try self.open().start(ReplicationMethods.append.rpc, handler: handler)
-    handler.call = call
-    self.stream = (call, handler)
+    let channel = try self.open()
+    _ = channel.start(ReplicationMethods.append.rpc) { call in
+      let handler = LaneStream(self, call)
+      self.stream = handler
+      return handler
+    }
     self.isWritable = true
   }
 
@@ -104,24 +108,24 @@ final class AppendLane: @unchecked Sendable {
   }
 
   fileprivate func received(_ message: RPCMessage, on handler: LaneStream) {
-    guard handler === self.stream?.handler else { return }
-    handler.call?.consumed(message.byteCount)
+    guard handler === self.stream else { return }
+    handler.call.consumed(message.byteCount)
     guard let reply = try? Memq_V1_AppendResponse(decoding: message) else {
       // Replies can't be matched any more.
-      handler.call?.cancel()
+      handler.call.cancel()
       return
     }
     self.waiting.removeValue(forKey: reply.requestID)?.done(reply.result)
   }
 
   fileprivate func writable(_ handler: LaneStream) {
-    guard handler === self.stream?.handler else { return }
+    guard handler === self.stream else { return }
     self.isWritable = true
     self.flush()
   }
 
   fileprivate func ended(_ status: RPCStatus, on handler: LaneStream) {
-    guard handler === self.stream?.handler else { return }
+    guard handler === self.stream else { return }
     self.stream = nil
     self.unsent.removeAll()
     let error = Self.error(for: status)
@@ -163,6 +167,8 @@ final class AppendLane: @unchecked Sendable {
           MemQError(.outcomeUnknown, "the leader did not answer in time; an idempotent retry tells")
         ))
     }
+    // A leader that takes nothing for long must not make a heap of what nobody waits for.
+    self.unsent.removeAll { self.waiting[$0.id] == nil }
   }
 
   /// Ends the stream; what is on it fails.
@@ -174,10 +180,12 @@ final class AppendLane: @unchecked Sendable {
 /// Receives for one life of a lane's stream, on whatever loop the call lives.
 private final class LaneStream: RPCClientHandler, @unchecked Sendable {
   private let lane: AppendLane
-  /// Set on the lane's loop right after the start, before it is looked at.
-  var call: RPCClientCall?
+  let call: RPCClientCall
 
-  init(_ lane: AppendLane) { self.lane = lane }
+  init(_ lane: AppendLane, _ call: RPCClientCall) {
+    self.lane = lane
+    self.call = call
+  }
 
   func received(_ message: RPCMessage) {
     self.lane.onLoop { self.lane.received(message, on: self) }

@@ -79,7 +79,7 @@ struct LogReader: Sendable {
     request.waitMaxMs = Int32(clamping: wait.milliseconds)
     request.leaderEpoch = known.leaderEpoch.rawValue
     let options = RPCCallOptions(timeout: wait + Self.patience)
-    let pieces = try await self.cluster.channel(to: node, lane: .append)
+    let pieces = try await self.cluster.channel(to: node, lane: .read)
       .streamHot(ReplicationMethods.read, request, options)
     var hasTaken = false
     do throws(MemQError) {

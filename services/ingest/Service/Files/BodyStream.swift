@@ -65,7 +65,8 @@ final class BodyStream: Sendable {
     var rest = bytes
     while !rest.isEmpty {
       let (place, end) = self.state.withLock { ($0.offset, $0.partEnd) }
-      let count = Int(min(Int64(rest.byteCount), end - place))
+      // What was gathered before the size was known is larger than a chunk.
+      let count = Int(min(Int64(min(rest.byteCount, Limits.fileChunkBytesMax)), end - place))
       let piece = count == rest.byteCount ? rest : rest.range(from: 0, count: count)
       rest =
         count == rest.byteCount

@@ -28,8 +28,8 @@ struct FileList: AsyncParsableCommand {
       // Page by page: a topic may hold more files than memory.
       var list = JSONList()
       var isFirst = true
-      try await client.files(threads: 1).list(self.topic, prefix: self.prefix) {
-        page throws(MemQError) in
+      var failure: (any Error)?
+      func write(_ page: [FileInfo]) async throws(MemQError) {
         let text: String
         if self.output.isJSON {
           text = page.map { list.next($0.json) }.joined()
@@ -40,8 +40,14 @@ struct FileList: AsyncParsableCommand {
         do {
           try await Output.standard.write(text)
         } catch {
-          throw (error as? MemQError) ?? MemQError(.cancelled, "the output was closed")
+          failure = error
+          throw MemQError(.cancelled, "the output cannot be written")
         }
+      }
+      do {
+        try await client.files(threads: 1).list(self.topic, prefix: self.prefix, page: write)
+      } catch {
+        throw failure ?? error
       }
       if self.output.isJSON { try await Output.standard.write(list.end) }
     }

@@ -25,7 +25,7 @@ struct FilePutCommand: AsyncParsableCommand {
   @Option(help: "Goes before every name.")
   var prefix = ""
   @Option(help: "Puts at once, from 1 to 256.")
-  var concurrency = 16
+  var concurrency = 32
   @Option(help: "Media type, for readers.")
   var contentType = ""
   @Option(help: ArgumentHelp("A free attribute; may be repeated.", valueName: "name=value"))

@@ -17,6 +17,7 @@ final class AckLedger: Sendable {
     var waiting: [UInt8] = []
     var reader: UnsafeContinuation<Void, Never>?
     var isOver = false
+    var isDiscarding = false
   }
 
   private let state = Mutex(State())
@@ -25,7 +26,7 @@ final class AckLedger: Sendable {
   func acknowledged(_ value: [UInt8]?) {
     let reader = self.state.withLock { state -> UnsafeContinuation<Void, Never>? in
       state.acknowledged += 1
-      guard let value else { return nil }
+      guard let value, !state.isDiscarding else { return nil }
       state.waiting += value
       state.waiting.append(UInt8(ascii: "\n"))
       return state.reader.take()
@@ -50,6 +51,14 @@ final class AckLedger: Sendable {
       return state.reader.take()
     }
     reader?.resume()
+  }
+
+  /// Nobody prints any more: lines are sent and counted all the same.
+  func discard() {
+    self.state.withLock { state in
+      state.isDiscarding = true
+      state.waiting = []
+    }
   }
 
   /// What waits to be printed; nil when nothing is left and nothing will come.

@@ -44,11 +44,13 @@ struct ConsumeCommand: AsyncParsableCommand {
     help: ArgumentHelp(
       "Where to begin.", valueName: "beginning|end|OFFSET|TIMESTAMP"))
   var from: StartChoice?
-  @Option(help: "Only this partition; may be repeated. Default: all.")
+  @Option(
+    parsing: .unconditionalSingleValue, help: "Only this partition; may be repeated. Default: all.")
   var partition: [Int32] = []
   @Option(help: "Consumer group: begin at its offsets, commit what was printed.")
   var group: String?
-  @Option(name: .customLong("max"), help: "End after so many records.")
+  @Option(
+    name: .customLong("max"), parsing: .unconditional, help: "End after so many records.")
   var recordsMax: Int?
   @Flag(help: "End at the high watermarks that stand at the start.")
   var untilEnd = false
@@ -60,6 +62,9 @@ struct ConsumeCommand: AsyncParsableCommand {
   func validate() throws {
     if let recordsMax = self.recordsMax, recordsMax < 0 {
       throw ValidationError("--max must not be negative")
+    }
+    guard self.partition.allSatisfy({ $0 >= 0 }) else {
+      throw ValidationError("--partition must not be negative")
     }
     guard self.format == nil || !self.output.isJSON else {
       throw ValidationError("--format and -o json exclude each other")

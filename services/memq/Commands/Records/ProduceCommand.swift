@@ -40,7 +40,9 @@ struct ProduceCommand: AsyncParsableCommand {
   @Option(
     help: ArgumentHelp("Text between key and value; every line must have it.", valueName: "text"))
   var keySeparator: String?
-  @Option(help: "Send to this partition; default: by the key's hash, without keys in turn.")
+  @Option(
+    parsing: .unconditional,
+    help: "Send to this partition; default: by the key's hash, without keys in turn.")
   var partition: Int32?
   @Flag(help: "Print each value when its acknowledgement comes.")
   var printAcked = false
@@ -62,6 +64,9 @@ struct ProduceCommand: AsyncParsableCommand {
     }
     guard (1...86_400).contains(self.deliveryTimeout) else {
       throw ValidationError("--delivery-timeout must be from 1 to 86400 seconds")
+    }
+    guard self.partition ?? 0 >= 0 else {
+      throw ValidationError("--partition must not be negative")
     }
     guard self.keySeparator?.isEmpty != true else {
       throw ValidationError("--key-separator must not be empty")
@@ -119,9 +124,15 @@ struct LineProducer {
     }
     let ledger = self.ledger
     let printing = Task {
-      while let bytes = await ledger.next() {
-        try await Output.standard.write(bytes)
-        try await Output.standard.flush()
+      do {
+        while let bytes = await ledger.next() {
+          try await Output.standard.write(bytes)
+          try await Output.standard.flush()
+        }
+      } catch {
+        // Without this, reading would wait for ever for values to be printed.
+        ledger.discard()
+        throw error
       }
     }
     let input = await first.get()

@@ -38,7 +38,9 @@ final class BodyWrite: @unchecked Sendable {
         if chunk.endOfPart {
           try await self.write()
           try await self.writer.sync(timeout: self.timeout)
-          try await replies.send(.with { $0.durableBelow = self.byteCount })
+          // Not what was written: a store may keep the last bytes back until they are a part of their own.
+          let durable = await self.writer.durableByteCount
+          try await replies.send(.with { $0.durableBelow = durable })
         } else if self.gatheredBytes >= Self.gatherBytes {
           try await self.write()
         }

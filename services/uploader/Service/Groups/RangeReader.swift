@@ -30,7 +30,7 @@ struct RangeReader: Sendable {
     guard let leader = self.cluster.image.partitions[partition]?.leader else {
       throw MemQError(.leaderNotAvailable, "nobody leads the partition", subject: "\(partition)")
     }
-    let replies = try await self.cluster.channel(to: leader, lane: .append).streamHot(
+    let replies = try await self.cluster.channel(to: leader, lane: .read).streamHot(
       ReplicationMethods.read,
       .with {
         $0.topicPartition = partition.wire

@@ -1,0 +1,56 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+import Synchronization
+
+/// Ends a stream when one wait for its peer takes too long: a server that lives but does not move would hold its caller for ever.
+final class StallWatch: Sendable {
+  private struct State {
+    /// When the wait of the moment began.
+    var since: ContinuousClock.Instant?
+    var hasFired = false
+  }
+
+  private let limit: Duration
+  private let state = Mutex(State())
+
+  /// - Parameters:
+  ///   - resumeTimeout: how long the whole may stand still. One wait gets half of it, so that another stream is tried before the end.
+  init(resumeTimeout: Duration) {
+    self.limit = max(resumeTimeout / 2, .seconds(1))
+  }
+
+  /// Looks on until the task is cancelled; `end` must make `wait`'s body return.
+  func run(end: @escaping @Sendable () -> Void) -> Task<Void, any Error> {
+    Task {
+      while true {
+        try await Task.sleep(for: self.limit / 4)
+        let isStalled = self.state.withLock { state in
+          guard let since = state.since, .now - since >= self.limit else { return false }
+          state.hasFired = true
+          return true
+        }
+        if isStalled { return end() }
+      }
+    }
+  }
+
+  /// - Throws: what `body` throws; `.deadlineExceeded` when it was ended.
+  func wait<R>(for body: () async throws(MemQError) -> R) async throws(MemQError) -> R {
+    self.state.withLock { $0.since = .now }
+    let result: Result<R, MemQError>
+    do throws(MemQError) {
+      result = .success(try await body())
+    } catch {
+      result = .failure(error)
+    }
+    let hasFired = self.state.withLock { state in
+      state.since = nil
+      return state.hasFired
+    }
+    if hasFired {
+      throw MemQError(.deadlineExceeded, "the server stood still for \(self.limit)")
+    }
+    return try result.get()
+  }
+}
