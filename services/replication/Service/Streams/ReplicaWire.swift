@@ -2,9 +2,11 @@
 
 import MemQAPI
 import MemQModel
+import MemQRPC
 import MemQRecords
 import MemQReplication
 import MemQRuntime
+import MemQStorage
 import NIOCore
 import SwiftProtobuf
 
@@ -27,7 +29,7 @@ enum FollowerNews: Sendable {
 
 /// What a follower's stream brings for one partition.
 enum LeaderNews: Sendable {
-  case opened(OpenRequest)
+  case opened(OpenRequest, ReplicaFeed)
   case positioned(FollowerPosition)
   /// The streams that carried this open broke.
   case closed(ReplicaID, OpenNumber)
@@ -45,9 +47,14 @@ struct InboundPush: Sendable {
   var number: OpenNumber
   var highWatermark: Offset
   var batches: [Batch]
+  /// Called once the batches are the volume's business: their bytes go back to the leader's window.
+  var taken: @Sendable () -> Void
 
   /// - Throws: `.corruptMessage` where payload and description disagree, and as `BatchCheck`.
-  init(_ push: Memq_V1_ReplicaPush, payload: RPCMessage) throws(MemQError) {
+  init(
+    _ push: Memq_V1_ReplicaPush, payload: RPCMessage, taken: @escaping @Sendable () -> Void
+  ) throws(MemQError) {
+    self.taken = taken
     self.leaderEpoch = LeaderEpoch(push.leaderEpoch)
     self.number = OpenNumber(push.openNumber)
     self.highWatermark = Offset(push.highWatermark)
@@ -91,6 +98,30 @@ struct InboundPush: Sendable {
       baseSequence: header.isIdempotent ? header.baseSequence : -1,
       maxTimestamp: header.maxTimestamp,
       appendTime: Timestamp(milliseconds: wire.appendTimeMs))
+  }
+}
+
+extension Push {
+  /// The description of batches as a volume read them; their bytes travel beside it.
+  static func wire(
+    of partition: TopicPartition, _ epoch: LeaderEpoch, _ number: OpenNumber,
+    _ batches: [Volume.ReadResult.Batch], highWatermark: Offset
+  ) -> Memq_V1_ReplicaPush {
+    .with {
+      $0.topicPartition = partition.wire
+      $0.leaderEpoch = epoch.rawValue
+      $0.openNumber = number.rawValue
+      $0.highWatermark = highWatermark.rawValue
+      $0.batches = batches.map { batch in
+        .with {
+          $0.byteCount = Int32(batch.byteCount)
+          $0.baseOffset = batch.summary.baseOffset.rawValue
+          $0.endOffset = batch.summary.endOffset.rawValue
+          $0.leaderEpoch = batch.summary.leaderEpoch.rawValue
+          $0.appendTimeMs = batch.summary.appendTime.milliseconds
+        }
+      }
+    }
   }
 }
 
