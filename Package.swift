@@ -436,7 +436,9 @@ for (package, url, version) in Set(products.values.map { [$0.package, $0.url] })
 }
 
 // What Benchmarks, a package of its own, uses from here.
-let benchmarked = ["MemQRPC", "MemQModel", "MemQRecords", "MemQStorage", "MemQSystem"]
+let benchmarked = [
+  "MemQRPC", "MemQModel", "MemQRecords", "MemQStorage", "MemQSystem", "MemQClient",
+]
 let libraries = selected.filter { benchmarked.contains($0.name) }
 
 let package = Package(

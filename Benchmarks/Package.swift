@@ -42,5 +42,20 @@ let package = Package(
         .enableUpcomingFeature("ExistentialAny"),
         .enableUpcomingFeature("MemberImportVisibility"),
       ]),
+    .executableTarget(
+      name: "bench-produce",
+      dependencies: [
+        .product(name: "MemQClient", package: "memq"),
+        .product(name: "MemQRecords", package: "memq"),
+        .product(name: "MemQModel", package: "memq"),
+        .product(name: "MemQSystem", package: "memq"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      path: "produce",
+      swiftSettings: [
+        .swiftLanguageMode(.v6),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+      ]),
   ]
 )

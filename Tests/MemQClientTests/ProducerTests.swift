@@ -119,7 +119,8 @@ import Testing
     }
     try await producer.close()
     #expect(server.values().count == 500)
-    #expect(refused > 0)
+    // A wait ends when a quarter of the buffer is free, so four records at least find room after each.
+    #expect((1...125).contains(refused))
   }
 
   @Test func `keys choose partitions as Kafka does, and acks none waits for nothing`() async throws

@@ -50,6 +50,8 @@ final class RecordAccumulator: Sendable {
     /// Partitions that hold records.
     var active: [Int] = []
     var bufferedBytes = 0
+    /// A record found no room, and not enough was freed since.
+    var isFull = false
     var sticky: Int
     var nextBatchID: Int64 = 0
     /// Records appended and not completed.
@@ -95,7 +97,10 @@ final class RecordAccumulator: Sendable {
         if let failure = state.failure { throw failure }
         // A record larger than the whole buffer is let in alone.
         guard state.bufferedBytes == 0 || state.bufferedBytes + bytes <= self.limits.bufferBytesMax
-        else { return .full }
+        else {
+          state.isFull = true
+          return .full
+        }
         let index = try self.choose(key, partition, &state)
         let mustWake = self.put(into: index, bytes, now, &state) { open in
           if let handler { open.handlers.append((open.builder.recordCount, handler)) }
@@ -182,7 +187,7 @@ final class RecordAccumulator: Sendable {
     }
   }
 
-  /// Returns when there may be room, at once when there is some.
+  /// Returns when there may be room, at once when no record was turned away since there was.
   func waitForRoom() async {
     let id = self.state.withLock { state in
       state.nextWaiter += 1
@@ -191,7 +196,7 @@ final class RecordAccumulator: Sendable {
     await withTaskCancellationHandler {
       await withUnsafeContinuation { continuation in
         let isFree = self.state.withLock { state in
-          if state.bufferedBytes < self.limits.bufferBytesMax || state.failure != nil
+          if !state.isFull || state.failure != nil
             || withUnsafeCurrentTask(body: { $0?.isCancelled ?? false })
           {
             return true
@@ -280,7 +285,10 @@ final class RecordAccumulator: Sendable {
     let waiters = self.state.withLock { state -> Deque<Waiter> in
       state.bufferedBytes -= batch.chargedBytes
       state.records -= batch.recordCount
-      guard state.bufferedBytes < self.limits.bufferBytesMax else { return [] }
+      // A quarter at once, for each wake-up costs the sender two switches between threads.
+      let threshold = self.limits.bufferBytesMax - self.limits.bufferBytesMax / 4
+      guard state.isFull, state.bufferedBytes <= threshold else { return [] }
+      state.isFull = false
       defer { state.waiters = [] }
       return state.waiters
     }

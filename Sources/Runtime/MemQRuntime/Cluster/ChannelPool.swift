@@ -90,6 +90,13 @@ public final class ChannelPool: Sendable {
     return configuration
   }
 
+  /// Whether the machine at an address says that nobody listens there any more. Only its own plain no counts: no answer within
+  /// `timeout`, an unknown name or an address of this process is none.
+  public func refusesConnections(_ address: String, timeout: Duration) async -> Bool {
+    guard !address.hasPrefix("inprocess:"), self.registered(address) == nil else { return false }
+    return await RPCNetworkChannel.isRefused(address, group: self.group, timeout: timeout)
+  }
+
   /// Nil while nobody has registered it.
   func registered(_ address: String) -> (any RPCChannel)? {
     self.state.withLock { $0.isClosed ? nil : $0.registered[address] }
