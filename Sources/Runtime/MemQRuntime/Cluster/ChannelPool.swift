@@ -15,6 +15,8 @@ public enum Lane: Int, Sendable, CaseIterable {
   case read
   /// File bodies.
   case bodies
+  /// Record batches between storage nodes, and how far each has them.
+  case replicas
 }
 
 /// Address → channel, cached.
@@ -79,6 +81,9 @@ public final class ChannelPool: Sendable {
     case .control:
       configuration.connection.windowBytes = Self.controlWindowBytes
       // Metadata gives a node some seconds to come back.
+      configuration.backoffMax = .seconds(1)
+    case .replicas:
+      // A leader that restarted is followed again within a second.
       configuration.backoffMax = .seconds(1)
     case .append, .read, .bodies: break
     }
