@@ -54,7 +54,9 @@ class Cluster(Server):
 
     def script(self, name: str, *arguments: str, patience: float = 150) -> subprocess.CompletedProcess:
         # Files instead of pipes: a process that inherited a pipe by mistake would keep the test waiting, unexplained.
-        environment = {**os.environ, "MEMQ_BIN": str(BIN), "MEMQ_DATA": str(self.data), **self.environment}
+        # Ours are nobody's configuration.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MEMQ_TEST_")}
+        environment = {**inherited, "MEMQ_BIN": str(BIN), "MEMQ_DATA": str(self.data), **self.environment}
         out, err = Path(f"{self.data}.out"), Path(f"{self.data}.err")
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             status = subprocess.run(
