@@ -204,3 +204,28 @@ def test_a_leader_that_stands_still_is_replaced_and_acknowledges_nothing_when_it
         assert producer.stop() == 0
         assert sorted(producer.acked) == list(range(producer.sent))
         assert [int(v) for v in cluster.values("events")] == list(range(producer.sent)), "in order, once each"
+
+
+def test_a_replica_that_missed_what_was_uploaded_begins_there_and_knows_the_producers(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 1, "--set", "local.retention.bytes=0")
+        producer = AckedProducer(cluster, "events")
+        wait_until("some are acknowledged", lambda: len(producer.acked) > 1_000)
+        row = cluster.partitions("events")[0]
+        # The one that leads when the leader dies: the order of replicas decides.
+        behind = cluster.name_of(next(node for node in row["replicas"] if node != row["leader"]))
+        cluster.kill_one(behind)
+        missed = len(producer.acked)
+        wait_until("it misses something", lambda: len(producer.acked) > missed + 5_000)
+        cluster.cli("upload", "flush", "events")
+        assert cluster.partitions("events")[0]["uploaded_offset"] > missed + 1_000
+        cluster.start_one(behind)
+        wait_until("it is back in sync", lambda: cluster.in_sync("events"))
+        assert "filled anew" in (folder / f"{behind}.log").read_text()
+        before = len(producer.acked)
+        cluster.kill_one(cluster.leader("events"))
+        wait_until("it goes on", lambda: len(producer.acked) > before + 1_000, FAILOVER)
+        assert cluster.leader("events") == behind
+        assert producer.stop() == 0
+        assert sorted(producer.acked) == list(range(producer.sent))
+        assert [int(v) for v in cluster.values("events")] == list(range(producer.sent)), "in order, once each"
