@@ -284,7 +284,7 @@ struct HeartbeatBatch {
 
   private func send(_ key: Key) {
     guard let batch = self.batches[key] else { return }
-    batch.feed.send(
+    batch.feed.sendIfTaken(
       Memq_V1_ReplicateResponse.with { $0.heartbeats = batch.heartbeats }.encoded(), on: key.kind)
   }
 

@@ -23,7 +23,7 @@ final class ReplicaFeed: Sendable {
   /// Batch bytes on their way on one stream, and one message more from each shard: enough for a 10 Gbit/s link at 6 ms from push
   /// to durable.
   static let inFlightBytesMax = 8 << 20
-  /// Heartbeats wait while so much else does.
+  /// Above it heartbeats are left out: they would gather for a follower that takes nothing.
   private static let queuedBytesMax = 1 << 20
 
   private struct State {
@@ -157,6 +157,15 @@ final class ReplicaFeed: Sendable {
   func send(_ message: RPCMessage, on kind: Kind) {
     let call = self.state.withLock { kind == .tail ? $0.tail : $0.catchUp }
     call?.send(message)
+  }
+
+  /// As `send`, unless the follower takes too little: what it would hear is said again later.
+  func sendIfTaken(_ message: RPCMessage, on kind: Kind) {
+    guard let call = self.state.withLock({ kind == .tail ? $0.tail : $0.catchUp }) else { return }
+    call.execute {
+      guard call.queuedBytes <= Self.queuedBytesMax else { return }
+      call.send(message)
+    }
   }
 
   /// A sign of life, on a call's own loop.
