@@ -164,59 +164,112 @@ import Testing
       try await cluster.waitForISR(2, of: partition)
       let replica = cluster.image.partitions[partition]!.replicas.first { $0.node == id }!
       // This test takes its place.
-      let stream = try await cluster.channel(to: leader, lane: .replicas).open(
-        ReplicationMethods.replicate)
-      try await stream.send(
-        .with {
-          $0.hello.clusterID = cluster.image.clusterID.wire
-          $0.hello.nodeID = replica.node.rawValue
-          $0.hello.nodeEpoch = cluster.image.nodes[id]!.epoch.rawValue
-          $0.hello.volumeID = replica.volume.wire
-          $0.hello.leaderNodeID = cluster.nodeID(leader).rawValue
-          $0.hello.session = 1_000
-          $0.hello.kind = .tail
-        })
       let epoch = cluster.image.partitions[partition]!.leaderEpoch
-      try await stream.send(
+      let follower = HandFollower(partition, epoch.rawValue)
+      let hello = Memq_V1_ReplicaHello.with {
+        $0.clusterID = cluster.image.clusterID.wire
+        $0.nodeID = replica.node.rawValue
+        $0.nodeEpoch = cluster.image.nodes[id]!.epoch.rawValue
+        $0.volumeID = replica.volume.wire
+        $0.leaderNodeID = cluster.nodeID(leader).rawValue
+        $0.session = 1_000
+      }
+      let channel = cluster.channel(to: leader, lane: .replicas)
+      let tail = try await follower.open(hello, .tail, on: channel)
+      let catchUp = try await follower.open(hello, .catchUp, on: channel)
+      try await follower.openPartition(at: 3, on: tail)
+      try await self.append(3..<27, to: partition, in: cluster, padding: 1_000_000)
+      let node = cluster.node(leader)
+      while node.replicaBytesInFlight[replica] ?? 0 < 6 << 20 {
+        try await Task.sleep(for: .milliseconds(5))
+      }
+      #expect(node.replicaBytesInFlight[replica]! <= 10 << 20, "8 MiB and one message more")
+      // From memory or from the disk, as the leader has it: all of it comes once it is confirmed.
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for stream in [tail, catchUp] {
+          group.addTask { try await follower.confirm(from: stream, on: tail, until: 27) }
+        }
+        try await group.next()
+        group.cancelAll()
+      }
+      tail.cancel()
+      catchUp.cancel()
+    }
+  }
+}
+
+/// A follower of one partition that writes nothing and confirms when it is told to.
+private struct HandFollower: Sendable {
+  typealias Stream = TypedStream<Memq_V1_ReplicateRequest, Memq_V1_ReplicateResponse>
+
+  let partition: TopicPartition
+  let epoch: Int64
+
+  init(_ partition: TopicPartition, _ epoch: Int64) {
+    self.partition = partition
+    self.epoch = epoch
+  }
+
+  func open(
+    _ hello: Memq_V1_ReplicaHello, _ kind: Memq_V1_ReplicaStreamKind, on channel: any RPCChannel
+  ) async throws -> Stream {
+    let stream = try await channel.open(ReplicationMethods.replicate)
+    try await stream.send(
+      .with {
+        $0.hello = hello
+        $0.hello.kind = kind
+      })
+    return stream
+  }
+
+  /// Opens until the leader takes it up, and confirms the place.
+  func openPartition(at end: Int64, on tail: Stream) async throws {
+    for number in Int64(1_000)... {
+      try await tail.send(
         .with {
           $0.opens = [
             .with {
-              $0.topicPartition = partition.wire
-              $0.leaderEpoch = epoch.rawValue
-              $0.openNumber = 1_000
-              $0.endOffset = 3
-              $0.lastEpoch = epoch.rawValue
+              $0.topicPartition = self.partition.wire
+              $0.leaderEpoch = self.epoch
+              $0.openNumber = number
+              $0.endOffset = end
+              $0.lastEpoch = self.epoch
             }
           ]
         })
-      // Three times the limit, and no more than the leader keeps in memory: nothing comes from its disk.
-      try await self.append(3..<27, to: partition, in: cluster, padding: 1_000_000)
-      let inFlight = cluster.node(leader).replicaBytesInFlight[replica] ?? 0
-      #expect(inFlight >= 6 << 20)
-      #expect(inFlight <= 10 << 20, "8 MiB and one message more")
-      var end: Int64 = 3
-      while end < 27 {
-        guard let message = try await stream.responses.next() else {
-          Issue.record("the leader ended the stream")
-          return
-        }
-        guard message.hasPush else { continue }
-        #expect(message.push.batches[0].baseOffset == end)
-        end = message.push.batches.last!.endOffset
-        let confirmed = end
-        try await stream.send(
-          .with {
-            $0.positions = [
-              .with {
-                $0.topicPartition = partition.wire
-                $0.leaderEpoch = epoch.rawValue
-                $0.openNumber = 1_000
-                $0.durableEnd = confirmed
-              }
-            ]
-          })
+      var answer: Memq_V1_ReplicaOpenAnswer?
+      while answer == nil, let message = try await tail.responses.next() {
+        answer = message.answers.first
       }
-      stream.cancel()
+      guard answer?.result == .accepted else {
+        try await Task.sleep(for: .milliseconds(20))
+        continue
+      }
+      return try await self.confirm(end, number, on: tail)
     }
+  }
+
+  private func confirm(_ end: Int64, _ number: Int64, on tail: Stream) async throws {
+    try await tail.send(
+      .with {
+        $0.positions = [
+          .with {
+            $0.topicPartition = self.partition.wire
+            $0.leaderEpoch = self.epoch
+            $0.openNumber = number
+            $0.durableEnd = end
+          }
+        ]
+      })
+  }
+
+  /// Confirms what comes on a stream until `last` is there.
+  func confirm(from stream: Stream, on tail: Stream, until last: Int64) async throws {
+    while let message = try await stream.responses.next() {
+      guard message.hasPush, let end = message.push.batches.last?.endOffset else { continue }
+      try await self.confirm(end, message.push.openNumber, on: tail)
+      if end == last { return }
+    }
+    throw MemQError(.unavailable, "the leader ended the stream")
   }
 }
