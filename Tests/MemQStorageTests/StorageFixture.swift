@@ -179,7 +179,7 @@ final class FaultyDisk: VolumeDisk {
   }
 
   func availableBytes() throws(FileError) -> Int64 {
-    let slots = try self.folder.slots().count
+    let slots = try self.folder.slots(removesUnfinished: false).count
     let (max, statesRoom) = self.faults.withLock { ($0.slotsMax, $0.statesRoom) }
     if statesRoom { return try self.folder.availableBytes() }
     return max == .max ? try self.folder.availableBytes() : Int64(Swift.max(0, max - slots)) << 20
