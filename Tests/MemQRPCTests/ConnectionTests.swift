@@ -7,7 +7,7 @@ import NIOPosix
 import Testing
 
 /// Connections: made, lost, drained.
-@Suite(.timeLimit(.minutes(1))) struct ConnectionTests {
+@Suite(.timeLimit(.minutes(5))) struct ConnectionTests {
   /// A handler that answers when told to.
   private func held(_ started: Signal<Void>, _ proceed: Signal<Void>) -> RPCRouter {
     var router = RPCRouter.standard()
