@@ -168,6 +168,32 @@ import Foundation
     await ingest.stop()
   }
 
+  @Test func `a topic is described by the image while metadata is away, not when metadata refuses`()
+    async throws
+  {
+    let ingest = try await TestIngest.start([("t", [("retention.ms", "5000")])])
+    func describe(_ name: String) async throws(MemQError) -> Memq_V1_DescribeTopicResponse {
+      try await ingest.client.call(
+        MetadataMethods.describeTopic, .with { $0.name = name }, timeout: .seconds(20))
+    }
+    func failure(_ name: String) async -> ErrorCode? {
+      do throws(MemQError) {
+        _ = try await describe(name)
+        return nil
+      } catch {
+        return error.code
+      }
+    }
+    #expect(await failure("t") == .topicNotFound, "metadata answers, and knows better")
+    ingest.cluster.metadataService.isAway.store(true, ordering: .relaxed)
+    let answer = try await describe("t")
+    #expect(answer.topic.name == "t" && answer.partitions.count == 2)
+    #expect(answer.partitions.map(\.leader) == [2, 2])
+    #expect(answer.effectiveSettings["retention.ms"] == "5000")
+    #expect(await failure("nowhere") == .unavailable)
+    await ingest.stop()
+  }
+
   @Test func `impossible wishes are refused`() async throws {
     let ingest = try await TestIngest.start([("t", [])])
     for (positions, code) in [

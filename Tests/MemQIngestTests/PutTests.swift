@@ -258,6 +258,21 @@ import Foundation
     await ingest.stop()
   }
 
+  @Test(arguments: [60, 300_000])
+  func `a put waits for a scanner that is back in a moment`(size: Int) async throws {
+    let ingest = try await TestIngest.start([("g", [("scan.policy", "gate")])]) {
+      $0.scannerPatience = .seconds(60)
+      // Nobody else finishes it.
+      $0.finisherInterval = .seconds(60)
+    }
+    ingest.cluster.scanner.setAway(true)
+    async let put = self.put(ingest, "g", "n", self.bytes(size), waitMs: 60_000)
+    try await eventually("it is looked for again") { ingest.cluster.scanner.refusals > 2 }
+    ingest.cluster.scanner.setAway(false)
+    #expect(try await put.published?.verdict.kind == .clean)
+    await ingest.stop()
+  }
+
   @Test func `held puts, however many, keep nobody else waiting`() async throws {
     let ingest = try await TestIngest.start([("g", [("scan.policy", "gate")])])
     ingest.cluster.scanner.setAway(true)

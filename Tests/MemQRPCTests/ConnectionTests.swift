@@ -55,6 +55,20 @@ import Testing
     await channel.close(deadline: .seconds(1))
   }
 
+  @Test func `only an address where nobody listens refuses`() async throws {
+    func isRefused(_ target: String) async -> Bool {
+      await RPCNetworkChannel.isRefused(target, group: TestBed.group, timeout: .seconds(10))
+    }
+    let server = try await self.server(.standard())
+    let address = server.localAddress
+    #expect(await isRefused(address) == false)
+    await server.shutdown(deadline: .seconds(1))
+    #expect(await isRefused(address))
+    #expect(await isRefused("unix:/nowhere/memq.socket"))
+    #expect(await isRefused("not an address") == false)
+    #expect(await isRefused("no-such-host.invalid:1") == false)
+  }
+
   @Test func `a drain cuts off what is still there at its deadline`() async throws {
     let started = Signal<Void>()
     let server = try await self.server(self.held(started, Signal()))

@@ -1,6 +1,7 @@
 # Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import MEMQ, Server  # noqa: E402
+from harness import MEMQ, ROOT, Server  # noqa: E402
 
 
 def pytest_configure():
@@ -38,3 +39,18 @@ def shared_server():
     with Server(path / "data") as running:
         yield running
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory):
+    """A copy with stubs of its own: the checkout stays as it is."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(
+        ROOT / "Examples/python", folder / "Examples/python", ignore=shutil.ignore_patterns("build", "__pycache__")
+    )
+    shutil.copytree(ROOT / "proto", folder / "proto")
+    made = subprocess.run(
+        [sys.executable, "make_stubs.py"], cwd=folder / "Examples/python", capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr
+    return folder / "Examples/python"

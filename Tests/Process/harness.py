@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -149,9 +150,14 @@ class Server:
 class AckedProducer:
     """`memq produce --print-acked`, fed with numbers until it is told to stop; collects what was acknowledged."""
 
-    def __init__(self, server: Server, topic: str, first: int = 0, *options: str):
+    def __init__(
+        self, server: Server, topic: str, first: int = 0, *options: str, per_second: int | None = None
+    ):
         self.acked: list[int] = []
         self.sent = first
+        # Nil: as fast as it takes them.
+        self.pause = 50 / per_second if per_second else 0
+        self.errors = tempfile.TemporaryFile()
         self.stopping = threading.Event()
         self.process = server.popen(
             "produce",
@@ -160,7 +166,7 @@ class AckedProducer:
             *options,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
         )
         self.writer = threading.Thread(target=self._write, daemon=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -174,6 +180,7 @@ class AckedProducer:
                 self.sent += 1
                 if self.sent % 50 == 0:
                     self.process.stdin.flush()
+                    self.stopping.wait(self.pause)
         except (BrokenPipeError, OSError, ValueError):
             pass
         finally:
@@ -186,6 +193,11 @@ class AckedProducer:
         for line in self.process.stdout:
             if line.endswith(b"\n"):
                 self.acked.append(int(line))
+
+    def said(self) -> str:
+        """What it wrote to standard error."""
+        self.errors.seek(0)
+        return self.errors.read().decode(errors="replace")
 
     def stop(self) -> int:
         """Ends the input and waits for the producer; its exit status."""
@@ -202,6 +214,47 @@ class AckedProducer:
         self.process.wait(PATIENCE)
         self.writer.join(PATIENCE)
         self.reader.join(PATIENCE)
+
+
+class Reader:
+    """`memq consume` from the beginning, until it is told to stop; collects what it printed."""
+
+    def __init__(self, server: Server, topic: str, *options: str):
+        self.values: list[bytes] = []
+        self.errors = tempfile.TemporaryFile()
+        self.process = server.popen(
+            "consume",
+            topic,
+            "--from",
+            "beginning",
+            *options,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+        )
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.values.append(line.rstrip(b"\n"))
+
+    def said(self) -> str:
+        """What it wrote to standard error."""
+        self.errors.seek(0)
+        return self.errors.read().decode(errors="replace")
+
+    def stop(self) -> int:
+        """Ctrl-C; its exit status."""
+        self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(PATIENCE)
+        self.thread.join(PATIENCE)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
 
 
 class Disk:

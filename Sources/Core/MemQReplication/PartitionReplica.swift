@@ -40,21 +40,24 @@ public struct PartitionReplica: Sendable {
   public private(set) var leaderEpoch = LeaderEpoch.none
   /// The log while the replica is idle.
   private var idleLog: ReplicaLog
-  private var lastOpen = OpenNumber.zero
+  private var lastOpen: OpenNumber
   private var refused = LeaderEpoch.none
   private let configuration: ReplicationConfiguration
   private let weaknesses: Weaknesses
 
+  /// - Parameter opens: above all open numbers this replica used in this life of its node, when it was made before.
   public init(
-    _ member: ReplicaMember, log: ReplicaLog, configuration: ReplicationConfiguration
+    _ member: ReplicaMember, log: ReplicaLog, configuration: ReplicationConfiguration,
+    after opens: OpenNumber = .zero
   ) {
-    self.init(member, log: log, configuration: configuration, weaknesses: [])
+    self.init(member, log: log, configuration: configuration, after: opens, weaknesses: [])
   }
 
   package init(
     _ member: ReplicaMember, log: ReplicaLog, configuration: ReplicationConfiguration,
-    weaknesses: Weaknesses
+    after opens: OpenNumber = .zero, weaknesses: Weaknesses
   ) {
+    self.lastOpen = opens
     self.member = member
     self.idleLog = log
     self.configuration = configuration

@@ -15,6 +15,9 @@ public struct ReplicationConfiguration: Hashable, Sendable {
   public var proposalTimeout: Duration = .seconds(5)
   /// Pause after a refused or unanswered proposal, so that a refusal never becomes a hot loop.
   public var proposalPause: Duration = .milliseconds(500)
+  /// Pause before a follower asks again that was turned away, or lost its stream: after an election the leader may hear of it
+  /// later than its followers, and every pause here adds to the gap clients see.
+  public var reopenPause: Duration = .milliseconds(100)
   /// A follower opens again when an open stays unanswered for this long.
   public var openTimeout: Duration = .seconds(2)
   /// Heartbeats (at most this far apart) carry the high watermark for idle partitions.

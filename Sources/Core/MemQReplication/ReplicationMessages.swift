@@ -70,11 +70,14 @@ public struct OpenRequest: Hashable, Sendable {
   public var end: Offset
   /// The epoch the follower's log ends in; `.none` for an empty log.
   public var lastEpoch: LeaderEpoch
+  /// The follower's log begins above 0 and it doesn't know what came before: the answer is to tell.
+  public var needsHistory: Bool
 
   public init(
     follower: ReplicaMember, leaderEpoch: LeaderEpoch, number: OpenNumber, end: Offset,
-    lastEpoch: LeaderEpoch
+    lastEpoch: LeaderEpoch, needsHistory: Bool = false
   ) {
+    self.needsHistory = needsHistory
     self.follower = follower
     self.leaderEpoch = leaderEpoch
     self.number = number
@@ -96,14 +99,36 @@ public struct OpenAnswer: Hashable, Sendable {
   public var leaderEpoch: LeaderEpoch
   public var number: OpenNumber
   public var result: Result
+  /// Comes with `.accepted` where it was asked for.
+  public var history: LogHistory?
 
   public init(
-    follower: ReplicaID, leaderEpoch: LeaderEpoch, number: OpenNumber, result: Result
+    follower: ReplicaID, leaderEpoch: LeaderEpoch, number: OpenNumber, result: Result,
+    history: LogHistory? = nil
   ) {
+    self.history = history
     self.follower = follower
     self.leaderEpoch = leaderEpoch
     self.number = number
     self.result = result
+  }
+}
+
+/// What a log remembers of records that a replica beginning above 0 doesn't hold. Without it such a replica would take a
+/// repeated batch for a new one, and could not be compared by epochs.
+public struct LogHistory: Hashable, Sendable {
+  /// Epochs that begin at or below the follower's end.
+  public var epochs: [EpochStart]
+  /// A producer snapshot; empty: no producer is known.
+  public var producers: [UInt8]
+  /// The exclusive end of what the snapshot covers: the follower's end, or above it where the leader's own snapshot
+  /// covers more already. All it covers is committed.
+  public var producersEnd: Offset
+
+  public init(epochs: [EpochStart], producers: [UInt8], producersEnd: Offset) {
+    self.epochs = epochs
+    self.producers = producers
+    self.producersEnd = producersEnd
   }
 }
 

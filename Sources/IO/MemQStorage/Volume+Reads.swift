@@ -32,6 +32,24 @@ extension Volume {
     }
   }
 
+  /// As `read`, at once and from memory only. Nil: the disk has to be asked. Nothing is found where the volume was not given
+  /// what stands at `from` yet.
+  ///
+  /// - Throws: `.partitionNotFound`, `.volumeFailed`.
+  public func readFromMemory(
+    _ partition: TopicPartition, from: Offset, below: Offset, maxBytes: Int
+  ) throws(MemQError) -> ReadResult? {
+    try self.engine.monitor.withLock { (state) throws(MemQError) in
+      if let failure = state.core.failure { throw failure }
+      guard let offsets = state.core.offsets(of: partition) else {
+        throw MemQError(
+          .partitionNotFound, "the volume has no such partition", subject: "\(partition)")
+      }
+      if from >= offsets.upperBound { return ReadResult(nextOffset: from) }
+      return state.cache.read(partition, from: from, below: below, maxBytes: maxBytes)
+    }
+  }
+
   /// The base offset of the first batch whose max timestamp is at or above `timestamp`; nil: none is that young.
   ///
   /// - Throws: as `read`.

@@ -141,6 +141,7 @@ struct TestIngest {
     var configuration = IngestNode.Configuration(
       objects: ObjectStoreConfiguration(folder: cluster.folder, threads: 2))
     configuration.finisherInterval = .milliseconds(100)
+    configuration.scannerPatience = .zero
     configure(&configuration)
     let node = try IngestNode(
       configuration: configuration, view: cluster, session: nil, clock: SystemClock(),

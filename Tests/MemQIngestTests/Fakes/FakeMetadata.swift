@@ -23,6 +23,8 @@ final class FakeMetadata: Sendable {
   }
 
   private let state = Mutex(State())
+  /// Nobody answers what only metadata knows.
+  let isAway = Atomic<Bool>(false)
 
   var uploads: [Memq_V1_UploadRecord] { self.state.withLock { Array($0.uploads.values) } }
   func calls(_ name: String) -> Int { self.state.withLock { $0.calls[name] ?? 0 } }
@@ -87,6 +89,9 @@ final class FakeMetadata: Sendable {
       return Memq_V1_RemoveFileResponse()
     }
     router.handle(MetadataMethods.describeTopic) { request, _ in
+      guard !self.isAway.load(ordering: .relaxed) else {
+        throw MemQError(.unavailable, "metadata is away")
+      }
       throw MemQError(.topicNotFound, "no topic of this name", subject: request.name)
     }
     router.handle(MetadataMethods.listObjects) { _, _ in Memq_V1_ListObjectsResponse() }

@@ -12,7 +12,9 @@ import Testing
       partition: partition.id, node: partition.leader!,
       nodeEpoch: cluster.state.nodes[partition.leader!]!.value.epoch,
       leaderEpoch: partition.leaderEpoch, partitionEpoch: partition.epoch,
-      inSync: inSync.map { NodeID($0) })
+      members: inSync.map { id in
+        .init(NodeID(id), cluster.state.nodes[NodeID(id)]!.value.epoch)
+      })
   }
 
   @Test func `the same node keeps its number and gets a higher epoch`() throws {
@@ -169,9 +171,11 @@ import Testing
     #expect(refused { $0.leaderEpoch = LeaderEpoch(-1) } == .fencedLeaderEpoch)
     #expect(refused { $0.node = NodeID(2) } == .fencedLeaderEpoch)
     #expect(refused { $0.partitionEpoch = PartitionEpoch(9) } == .revisionConflict)
-    #expect(refused { $0.inSync = [NodeID(2)] } == .invalidArgument)
-    #expect(refused { $0.inSync = [NodeID(1), NodeID(1)] } == .invalidArgument)
-    #expect(refused { $0.inSync = [NodeID(1), NodeID(9)] } == .invalidArgument)
+    #expect(refused { $0.members.removeFirst() } == .invalidArgument)
+    #expect(refused { $0.members[1] = $0.members[0] } == .invalidArgument)
+    #expect(refused { $0.members[1].node = NodeID(9) } == .invalidArgument)
+    #expect(refused { $0.members[1].epoch = NodeEpoch(0) } == .staleNodeEpoch)
+    #expect(refused { $0.members[1].epoch = NodeEpoch(2) } == .staleNodeEpoch)
     #expect(
       refused { $0.partition = TopicPartition(topic.id, PartitionIndex(5)) } == .partitionNotFound)
     let changed = try cluster.run { (state) throws(MemQError) in try state.alterPartition(good) }
@@ -183,6 +187,106 @@ import Testing
     #expect(
       thrown { () throws(MemQError) in try cluster.state.alterPartition(dead) }?.code
         == .invalidArgument)
+  }
+
+  @Test func `a member that registered again since it was found in sync is refused`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    try cluster.fence(3)
+    let without = cluster.partition(topic)
+    try cluster.join(.replication, uuid: 3, volumes: [1_003])
+    #expect(cluster.partition(topic) == without, "it comes back as a follower, not in sync")
+    var old = proposal(without, cluster, inSync: [1, 2, 3])
+    if let at = old.members.firstIndex(where: { $0.node == NodeID(3) }) {
+      old.members[at].epoch = NodeEpoch(1)
+    }
+    old.node = without.leader!
+    #expect(
+      thrown { () throws(MemQError) in try cluster.state.alterPartition(old) }?.code
+        == .staleNodeEpoch)
+    let current = proposal(without, cluster, inSync: [1, 2, 3])
+    let grown = try cluster.run { (state) throws(MemQError) in try state.alterPartition(current) }
+    #expect(grown.inSync.count == 3 && grown.epoch == without.epoch.next)
+  }
+
+  @Test func `an unchanged ISR raises the partition epoch, so that an older proposal is void`()
+    throws
+  {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    let before = cluster.partition(topic)
+    let late = proposal(before, cluster, inSync: [1, 2])
+    let same = proposal(before, cluster, inSync: [1, 2, 3])
+    let answer = try cluster.run { (state) throws(MemQError) in try state.alterPartition(same) }
+    #expect(answer.inSync == before.inSync && answer.epoch == before.epoch.next)
+    #expect(answer.leaderEpoch == before.leaderEpoch)
+    #expect(
+      thrown { () throws(MemQError) in try cluster.state.alterPartition(late) }?.code
+        == .revisionConflict)
+  }
+
+  @Test func `a node that drains joins no ISR and is given no leadership`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    let shrink = proposal(cluster.partition(topic), cluster, inSync: [1, 2])
+    try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
+    for id in [Int32(2), 3] {
+      try cluster.run { (state) throws(MemQError) in
+        try state.setState(of: NodeID(id), NodeEpoch(1), to: .draining)
+      }
+    }
+    let grow = proposal(cluster.partition(topic), cluster, inSync: [1, 2, 3])
+    #expect(
+      thrown { () throws(MemQError) in try cluster.state.alterPartition(grow) }?.code
+        == .invalidArgument)
+    let same = proposal(cluster.partition(topic), cluster, inSync: [1, 2])
+    try cluster.run { (state) throws(MemQError) in try state.alterPartition(same) }
+    let id = cluster.partition(topic).id
+    #expect(
+      thrown { () throws(MemQError) in
+        try cluster.state.transferLeadership(of: id, to: NodeID(2))
+      }?.code == .invalidArgument)
+  }
+
+  @Test func `lowering the minimum takes away the eligibility that rested on it`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    try cluster.fence(3)
+    try cluster.fence(2)
+    #expect(cluster.partition(topic).eligible == [NodeID(2)])
+    try cluster.run { (state) throws(MemQError) in
+      try state.alterTopic("t", set: ["min.insync.replicas": "1"], unset: [], partitionCount: 0)
+    }
+    try cluster.run { $0.reconcile() }
+    #expect(cluster.partition(topic).eligible.isEmpty)
+    try cluster.fence(1)
+    try cluster.join(.replication, uuid: 2, volumes: [1_002])
+    #expect(cluster.partition(topic).leader == nil, "the first node may have committed alone")
+  }
+
+  @Test func `all nodes killed at once come back without an operator, in any order`() throws {
+    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+      var cluster = try PureCluster()
+      try cluster.joinReplicas(3)
+      let topic = try cluster.makeTopic("t", replicas: 3)
+      let before = cluster.partition(topic)
+      // Nobody was fenced before: metadata was down as well.
+      for id in order {
+        try cluster.join(.replication, uuid: UInt64(id), volumes: [UInt64(1_000 + id)])
+      }
+      let after = cluster.partition(topic)
+      let leader = try #require(after.leader)
+      #expect(after.inSync.contains(leader) && after.leaderEpoch > before.leaderEpoch)
+      #expect(after.historyEpoch == before.historyEpoch)
+      #expect(cluster.state.nodes[leader]!.value.epoch == NodeEpoch(2))
+      let all = proposal(after, cluster, inSync: [1, 2, 3])
+      let whole = try cluster.run { (state) throws(MemQError) in try state.alterPartition(all) }
+      #expect(whole.inSync.count == 3)
+    }
   }
 
   @Test func `leadership moves to an in-sync replica and to no other`() throws {

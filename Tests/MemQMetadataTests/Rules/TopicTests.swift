@@ -77,8 +77,10 @@ import Testing
     }
     let error = thrown { () throws(MemQError) in try cluster.makeTopic("t", replicas: 2) }
     #expect(error?.code == .replicationFactorInvalid && error?.limit == 1)
-    let topic = try cluster.makeTopic("t", partitions: 3, replicas: 0)
-    #expect(topic.replicationFactor == 1)
+    let byDefault = thrown { () throws(MemQError) in try cluster.makeTopic("t", replicas: 0) }
+    #expect(byDefault?.code == .replicationFactorInvalid)
+    #expect(byDefault?.limit == 1 && byDefault?.actual == 3, "no copy less because two are away")
+    let topic = try cluster.makeTopic("t", partitions: 3, replicas: 1)
     #expect(cluster.state.image!.partitions(of: topic.id).allSatisfy { $0.leader == NodeID(1) })
   }
 
@@ -178,19 +180,39 @@ import Testing
       thrown { () throws(MemQError) in try cluster.makeTopic("c") }?.code == .limitReached)
   }
 
-  @Test func `more replicas than the version offers are refused, and are no default`() throws {
-    var cluster = try PureCluster(limits: MetadataLimits())
-    try cluster.joinReplicas(3)
-    #expect(try cluster.makeTopic("d", replicas: 0).replicationFactor == replicationFactorOffered)
+  @Test(arguments: [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 3, 2)])
+  func `a topic that names no replication factor gets three replicas where there are the nodes`(
+    nodes: Int, factor: Int, minInSync: Int
+  ) throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(nodes)
+    try cluster.join(.ingest, uuid: 99)
+    let topic = try cluster.makeTopic("d", replicas: 0)
+    #expect(topic.replicationFactor == factor && topic.settings.minInSyncReplicas == minInSync)
     let error = thrown { () throws(MemQError) in
-      try cluster.makeTopic("t", replicas: replicationFactorOffered + 1)
+      try cluster.makeTopic("t", replicas: nodes + 1)
     }
     #expect(error?.code == .replicationFactorInvalid)
-    #expect(error?.limit == Int64(replicationFactorOffered))
+    #expect(error?.limit == Int64(nodes) && error?.actual == Int64(nodes + 1))
+  }
+
+  @Test func `leaders are spread evenly and each partition has a replica in each of three racks`()
+    throws
+  {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(6, racks: ["a", "b", "c", "a", "b", "c"])
+    let topic = try cluster.makeTopic("t", partitions: 12, replicas: 3)
+    var led: SortedMap<NodeID, Int> = [:]
+    for partition in cluster.state.image!.partitions(of: topic.id) {
+      led[partition.leader!, default: 0] += 1
+      let racks = partition.replicas.map { cluster.state.nodes[$0.node]!.value.rack }
+      #expect(Set(racks).count == 3)
+    }
+    #expect(led.values.allSatisfy { $0 == 2 } && led.count == 6)
   }
 
   @Test func `a deleted topic over many upload groups leaves no position behind`() throws {
-    var limits = PureCluster.limits
+    var limits = MetadataLimits()
     limits.uploadGroupPartitionsMax = 1
     var cluster = try PureCluster(limits: limits)
     try cluster.joinReplicas(1)

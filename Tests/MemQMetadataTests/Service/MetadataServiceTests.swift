@@ -129,6 +129,109 @@ import Testing
     await metadata.stop()
   }
 
+  /// A ready node that heartbeats by hand, until the stream is let go.
+  private func heartbeats(
+    of node: Memq_V1_RegisterNodeResponse, _ metadata: TestMetadata
+  ) async throws -> TypedStream<Memq_V1_HeartbeatRequest, Memq_V1_HeartbeatResponse> {
+    let stream = try await metadata.channel.open(MetadataMethods.heartbeat)
+    try await stream.send(
+      .with {
+        $0.nodeID = node.nodeID
+        $0.nodeEpoch = node.nodeEpoch
+        $0.state = .ready
+      })
+    _ = try await stream.responses.next()
+    return stream
+  }
+
+  @Test func `a node that broke off and refuses connections is fenced without waiting for it`()
+    async throws
+  {
+    let metadata = try await TestMetadata.start(refuses: { $0 == "inprocess:node1" })
+    let lost = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let stream = try await self.heartbeats(of: lost, metadata)
+    let other = try await metadata.member(.replication, uuid: 2, volumes: [78])
+    try await metadata.makeTopic("t", replicas: 2)
+    var image = try await metadata.image()
+    #expect(image.partitions.values[0].leader == NodeID(lost.nodeID))
+    let epoch = image.partitions.values[0].leaderEpoch
+    stream.cancel()
+    // The clock of its sessions stands still: silence has nothing to do with it.
+    image = try await other.waitForImage(timeout: .seconds(20)) {
+      $0.nodes[NodeID(lost.nodeID)]?.state == .fenced && $0.partitions.values[0].leader != nil
+        && $0.partitions.values[0].leader != NodeID(lost.nodeID)
+    }
+    #expect(image.partitions.values[0].leader == other.nodeID)
+    #expect(image.partitions.values[0].inSync == [other.nodeID])
+    #expect(image.partitions.values[0].leaderEpoch > epoch)
+    await other.stop()
+    await metadata.stop()
+  }
+
+  @Test func `a node that broke off and takes connections keeps its time`() async throws {
+    let (asked, asking) = AsyncStream.makeStream(of: Void.self)
+    let metadata = try await TestMetadata.start(refuses: { _ in
+      asking.yield()
+      return false
+    })
+    let node = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let stream = try await self.heartbeats(of: node, metadata)
+    stream.cancel()
+    for await _ in asked { break }
+    await metadata.node.tick()
+    #expect(try await metadata.image().nodes[NodeID(node.nodeID)]?.state == .ready)
+    await metadata.stop()
+  }
+
+  @Test func `a goodbye is answered when the leaderships have moved`() async throws {
+    let metadata = try await TestMetadata.start()
+    let leaving = try await metadata.member(.replication, uuid: 1, volumes: [77])
+    let staying = try await metadata.member(.replication, uuid: 2, volumes: [78])
+    try await metadata.makeTopic("t", partitions: 4, replicas: 2)
+    leaving.setState(.draining)
+    await leaving.stop()
+    let image = try await metadata.image()
+    #expect(image.partitions.values.allSatisfy { $0.leader == staying.nodeID })
+    #expect(image.nodes[leaving.nodeID]?.state == .gone)
+    await staying.stop()
+    await metadata.stop()
+  }
+
+  @Test func `a new controller gives everybody time and then passes on what nobody came back for`()
+    async throws
+  {
+    let folder = TestFolder()
+    let clock = TestClock()
+    let entropy = TestEntropy()
+    let first = try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy)
+    let lost = try await first.silentNode(.replication, uuid: 1, volumes: [77])
+    let kept = try await first.silentNode(.replication, uuid: 2, volumes: [78])
+    try await first.makeTopic("t", replicas: 2)
+    await first.stop()
+    let second = try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy) {
+      $0.sessionTimeout = .seconds(2)
+      $0.startGrace = .seconds(4)
+    }
+    func pass(_ steps: Int) async throws {
+      for _ in 0..<steps {
+        clock.advance(.milliseconds(100))
+        let stream = try await self.heartbeats(of: kept, second)
+        await second.node.tick()
+        stream.cancel()
+      }
+    }
+    try await pass(35)
+    var image = try await second.image()
+    #expect(image.nodes[NodeID(lost.nodeID)]?.state.isLive == true)
+    #expect(image.partitions.values[0].leader == NodeID(lost.nodeID))
+    try await pass(10)
+    image = try await second.image()
+    #expect(image.nodes[NodeID(lost.nodeID)]?.state == .fenced)
+    #expect(image.nodes[NodeID(kept.nodeID)]?.state == .ready)
+    #expect(image.partitions.values[0].leader == NodeID(kept.nodeID))
+    await second.stop()
+  }
+
   @Test func `a fenced session registers again by itself`() async throws {
     let metadata = try await TestMetadata.start()
     let session = try await metadata.member(.uploader, uuid: 1)

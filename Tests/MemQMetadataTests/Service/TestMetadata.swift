@@ -36,7 +36,8 @@ final class TestMetadata: Sendable {
 
   static func start(
     folder: TestFolder? = nil, clock: TestClock = TestClock(), entropy: TestEntropy = TestEntropy(),
-    _ change: (inout MetadataNode.Configuration) -> Void = { _ in }
+    _ change: (inout MetadataNode.Configuration) -> Void = { _ in },
+    refuses: @escaping @Sendable (String) -> Bool = { _ in false }
   ) async throws -> TestMetadata {
     var configuration = MetadataNode.Configuration(
       dataFolder: folder?.path ?? "none", address: "inprocess:metadata")
@@ -45,6 +46,7 @@ final class TestMetadata: Sendable {
     change(&configuration)
     let node = MetadataNode(
       configuration: configuration, clock: clock, entropy: entropy, logger: Logger(label: "test"),
+      refusesConnections: { address, _ in refuses(address) },
       store: folder == nil ? MemoryStore(clock: clock) : nil)
     let metadata = TestMetadata(node, clock)
     try await node.start()
@@ -89,12 +91,12 @@ final class TestMetadata: Sendable {
 
   @discardableResult
   func makeTopic(
-    _ name: String, partitions: Int32 = 1, settings: [String: String] = [:]
+    _ name: String, partitions: Int32 = 1, replicas: Int32 = 1, settings: [String: String] = [:]
   ) async throws -> Memq_V1_Topic {
     try await self.call(MetadataMethods.createTopic) {
       $0.name = name
       $0.partitionCount = partitions
-      $0.replicationFactor = 1
+      $0.replicationFactor = replicas
       $0.settings = settings
     }.topic
   }

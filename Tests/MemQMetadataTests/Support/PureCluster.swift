@@ -11,14 +11,7 @@ struct PureCluster {
   var deltas: [ImageDelta] = []
   private var nextID: UInt64 = 100
 
-  /// Rules are proven with more replicas than this version offers.
-  static var limits: MetadataLimits {
-    var limits = MetadataLimits()
-    limits.replicationFactorMax = 7
-    return limits
-  }
-
-  init(limits: MetadataLimits = Self.limits) throws {
+  init(limits: MetadataLimits = MetadataLimits()) throws {
     self.state = MetadataState(limits: limits)
     try self.run {
       $0.createCluster(

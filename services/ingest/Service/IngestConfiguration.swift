@@ -40,6 +40,9 @@ extension IngestNode {
     public var scanBytesTimeout: Duration = .seconds(30)
     /// One scan of a body: up to 2 GiB through a scratch disk.
     public var scanBodyTimeout: Duration = .seconds(600)
+    /// How long a put whose bytes are all there waits for a scanner when none is there, before it is held: a scanner that is
+    /// restarted is back within.
+    public var scannerPatience: Duration = .seconds(15)
 
     public init(objects: ObjectStoreConfiguration) { self.objects = objects }
 

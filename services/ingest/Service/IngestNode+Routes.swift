@@ -7,6 +7,7 @@ public import MemQRPC
 import MemQRuntime
 import MemQSystem
 import NIOCore
+import SwiftProtobuf
 
 extension IngestNode {
   /// Everything the public port serves: as `registerPublic`.
@@ -37,12 +38,43 @@ extension IngestNode {
       return try await OffsetsCall(reader: running.reader, cluster: self.clusterView)
         .run(request, topic)
     }
+    router.handle(MetadataMethods.describeTopic) { request, context in
+      try await self.describeTopic(request, within: context.remaining)
+    }
     self.passOn(IngestMethods.initProducer, to: MetadataMethods.initProducer, on: &router) {
       request throws(MemQError) in
       guard request.producerID >= 0 else {
         throw MemQError(
           .invalidArgument, "a producer id is positive, or 0 for a new one", subject: "producer_id",
           limit: 0, actual: request.producerID)
+      }
+    }
+  }
+
+  /// How long metadata may take to describe a topic before this ingest answers by its image.
+  private static let describeWait: Duration = .seconds(1)
+
+  /// Metadata's own answer is the newest. While it is away the image's is good enough for clients to begin to read and write.
+  private func describeTopic(
+    _ request: Memq_V1_DescribeTopicRequest, within remaining: Duration?
+  ) async throws(MemQError) -> Memq_V1_DescribeTopicResponse {
+    do throws(MemQError) {
+      return try await self.clusterView.metadata.call(
+        MetadataMethods.describeTopic, request,
+        timeout: min(remaining ?? Self.describeWait, Self.describeWait))
+    } catch {
+      let image = self.clusterView.image
+      switch error.code {
+      case .unavailable, .deadlineExceeded, .shuttingDown: break
+      default: throw error
+      }
+      guard let topic = image.topic(named: request.name) else { throw error }
+      return .with {
+        $0.topic = topic.wire
+        $0.partitions = image.partitions(of: topic.id).map(\.wire)
+        for setting in topic.settings.effective {
+          $0.effectiveSettings[setting.name] = setting.value
+        }
       }
     }
   }
@@ -122,9 +154,8 @@ extension IngestNode {
   private func registerForwards(on router: inout RPCRouter) {
     let metadata = [
       MetadataMethods.createTopic.rpc, MetadataMethods.listTopics.rpc,
-      MetadataMethods.describeTopic.rpc, MetadataMethods.alterTopic.rpc,
-      MetadataMethods.deleteTopic.rpc, MetadataMethods.describeCluster.rpc,
-      MetadataMethods.initProducer.rpc,
+      MetadataMethods.alterTopic.rpc, MetadataMethods.deleteTopic.rpc,
+      MetadataMethods.describeCluster.rpc, MetadataMethods.initProducer.rpc,
     ]
     let uploader = [UploaderMethods.status.rpc, UploaderMethods.flush.rpc]
     let scanner = [

@@ -82,7 +82,7 @@ final class MetadataInstance: Sendable {
     self.nodeID = own
     self.controller = Controller(
       node.configuration, runner: runner, nodeID: own, clock: node.clock, metrics: metrics,
-      logger: node.logger)
+      logger: node.logger, refusesConnections: node.refusesConnections)
     self.producers = ProducerNumbers(runner: runner)
     self.uploads = UploadCache()
     self.tasks = Mutex([following])

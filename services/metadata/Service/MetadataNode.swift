@@ -28,6 +28,8 @@ public final class MetadataNode: Sendable {
     public var sessionTimeout: Duration = .milliseconds(1_500)
     /// How often nodes are told to send heartbeats.
     public var heartbeatInterval: Duration = .milliseconds(400)
+    /// How long a node whose heartbeats broke off may take to accept a connection or refuse it.
+    public var refusalTimeout: Duration = .milliseconds(250)
     /// What every node gets at least when this instance has just started: time to find it again.
     public var startGrace: Duration = .seconds(8)
     /// How long an upload lease runs from the request that got it.
@@ -73,6 +75,9 @@ public final class MetadataNode: Sendable {
     }
   }
 
+  public typealias RefusesConnections =
+    @Sendable (_ address: String, _ timeout: Duration) async -> Bool
+
   private enum Phase {
     case new
     case running(MetadataInstance)
@@ -84,18 +89,25 @@ public final class MetadataNode: Sendable {
   let entropy: any Entropy
   let logger: Logger
   let metrics = MetadataMetrics()
+  /// Whether nobody listens at an address any more.
+  let refusesConnections: RefusesConnections
   private let givenStore: (any MetadataStore)?
   private let phase = Mutex(Phase.new)
 
-  /// - Parameter store: instead of SQLite in the data folder; for tests.
+  /// - Parameters:
+  ///   - refusesConnections: asked of a node whose heartbeats broke off; one that refuses is fenced at once.
+  ///   - store: instead of SQLite in the data folder; for tests.
   public init(
     configuration: Configuration, clock: any MemQClock = SystemClock(),
-    entropy: any Entropy = SystemEntropy(), logger: Logger, store: (any MetadataStore)? = nil
+    entropy: any Entropy = SystemEntropy(), logger: Logger,
+    refusesConnections: @escaping RefusesConnections = { _, _ in false },
+    store: (any MetadataStore)? = nil
   ) {
     self.configuration = configuration
     self.clock = clock
     self.entropy = entropy
     self.logger = logger
+    self.refusesConnections = refusesConnections
     self.givenStore = store
   }
 

@@ -27,7 +27,10 @@ public enum MetadataProgram {
         configuration.adminAddress = parts.adminAddress
         return MetadataNode(
           configuration: configuration, clock: context.clock, entropy: context.entropy,
-          logger: context.logger)
+          logger: context.logger,
+          refusesConnections: { [pool = parts.pool] in
+            await pool.refusesConnections($0, timeout: $1)
+          })
       }
     }
   }

@@ -33,6 +33,7 @@ public final class ReplicationNode: Sendable {
   let clock: any MemQClock
   let logger: Logger
   let metrics = ReplicationMetrics()
+  let streams: ReplicaStreams
   private let state = Mutex(State())
 
   public init(
@@ -43,11 +44,15 @@ public final class ReplicationNode: Sendable {
     self.cluster = cluster
     self.clock = clock
     self.logger = logger
+    self.streams = ReplicaStreams(
+      cluster: cluster, clock: clock, logger: logger, metrics: self.metrics,
+      silenceMax: configuration.rules.silenceMax, loops: MultiThreadedEventLoopGroup.singleton)
   }
 
   /// Adds the RPC handlers. They answer `UNAVAILABLE` until `start` returned.
   public func register(on router: inout RPCRouter) {
     router.callback(ReplicationMethods.append.rpc) { AppendStream($0, node: self) }
+    router.callback(ReplicationMethods.replicate.rpc) { ReplicateStream($0, self.streams) }
     router.handleHotServerStream(ReplicationMethods.read) { request, _, writer in
       try await self.read(request, to: writer)
     }
@@ -75,6 +80,7 @@ public final class ReplicationNode: Sendable {
       shard.mailbox.post(.run { $0.start(volumes, recovered: byID) })
     }
     for volume in volumes { self.listen(to: volume) }
+    self.streams.start(shards)
     self.state.withLock {
       $0.volumes = volumes
       $0.shards = shards
@@ -128,10 +134,10 @@ public final class ReplicationNode: Sendable {
     }
     let proposals = ClusterProposals(
       cluster: self.cluster, timeout: self.configuration.rules.proposalTimeout)
-    return (0..<configuration.shards).map { _ in
+    return (0..<configuration.shards).map { index in
       PartitionShard(
-        on: MultiThreadedEventLoopGroup.singleton.next(), configuration, clock: self.clock,
-        logger: self.logger, metrics: self.metrics, metadata: proposals, transport: nil)
+        index, on: MultiThreadedEventLoopGroup.singleton.next(), configuration, clock: self.clock,
+        logger: self.logger, metrics: self.metrics, metadata: proposals, streams: self.streams)
     }
   }
 
@@ -158,18 +164,20 @@ public final class ReplicationNode: Sendable {
     for shard in shards { shard.mailbox.post(.volumeFailed(id, error)) }
   }
 
-  /// Takes no more work, lets what runs end for at most `deadline`, and closes the volumes cleanly.
+  /// Hands its leaderships over, takes no more work, lets what runs end for at most `deadline`, and closes the volumes cleanly.
   public func drain(deadline: Duration) async {
     let end = self.clock.monotonic + deadline
+    self.cluster.setState(.draining)
+    await self.handOver(within: deadline / 2)
     let (shards, volumes) = self.state.withLock { state in
       state.isDraining = true
       return (state.shards, state.volumes)
     }
-    self.cluster.setState(.draining)
     while !(await self.isIdle(shards)), self.clock.monotonic < end {
       do { try await Task.sleep(for: .milliseconds(10)) } catch { break }
     }
     for shard in shards { await Self.ask(shard) { $0.stop() } }
+    self.streams.close()
     let left = Swift.max(Self.closeTimeMin, end - self.clock.monotonic)
     await withTaskGroup(of: Void.self) { group in
       for volume in volumes {
@@ -180,6 +188,23 @@ public final class ReplicationNode: Sendable {
             metadata: ["volume": "\(volume.id)"])
         }
       }
+    }
+  }
+
+  /// Waits until this node leads nothing that another one could: the cluster moves it as soon as it hears that the node drains.
+  private func handOver(within limit: Duration) async {
+    guard self.state.withLock({ $0.isStarted }) else { return }
+    let id = self.cluster.nodeID
+    do throws(MemQError) {
+      _ = try await self.cluster.waitForImage(timeout: limit) { image in
+        !image.partitions.values.contains { partition in
+          partition.leader == id
+            && partition.inSync.contains { $0 != id && image.nodes[$0]?.state == .ready }
+        }
+      }
+    } catch {
+      self.logger.warning(
+        "Stops with leaderships that were not handed over", metadata: ["error": "\(error)"])
     }
   }
 
@@ -265,6 +290,9 @@ public final class ReplicationNode: Sendable {
     }
     return shard
   }
+
+  /// Batch bytes pushed to each follower volume and not confirmed, for tests.
+  package var replicaBytesInFlight: [ReplicaID: Int] { self.streams.inFlightBytes }
 
   var allShards: [PartitionShard] { self.state.withLock { $0.shards } }
   var allVolumes: [(volume: Volume, problem: String?)] {

@@ -86,6 +86,8 @@ extension MetadataState {
     if alive.count < partition.inSync.count, !alive.isEmpty {
       next.setInSync(alive, minInSync: settings.minInSyncReplicas)
     }
+    // The topic's minimum was lowered: the ISR alone may commit now, so others can be behind it.
+    if next.inSync.count >= settings.minInSyncReplicas { next.eligible = [] }
     self.elect(&next, settings)
     guard next != partition else { return nil }
     if next.leader != partition.leader { next.leaderEpoch = partition.leaderEpoch.next }
@@ -146,9 +148,12 @@ extension MetadataState {
     }
   }
 
-  /// Whether a node may be in the ISR or lead.
-  func isFit(_ id: NodeID, _ partition: PartitionImage) -> Bool {
-    self.fitness(id, partition) != nil
+  /// Whether a node may join the ISR or be given the leadership: one that drains keeps what it has and gets nothing new.
+  func mayTakeOn(_ id: NodeID, _ partition: PartitionImage) -> Bool {
+    switch self.fitness(id, partition) {
+    case .ready, .starting: true
+    case .draining, nil: false
+    }
   }
 }
 

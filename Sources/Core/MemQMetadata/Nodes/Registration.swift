@@ -155,8 +155,12 @@ extension MetadataState {
   }
 
   /// Ends the session of a node that fell silent.
-  public func fence(_ id: NodeID) -> Plan<Bool> {
-    guard let node = self.nodes[id], node.value.state.isLive else { return Plan(outcome: false) }
+  ///
+  /// - Parameter epoch: only in this life of it; nil: in any.
+  public func fence(_ id: NodeID, _ epoch: NodeEpoch? = nil) -> Plan<Bool> {
+    guard let node = self.nodes[id], node.value.state.isLive,
+      epoch == nil || epoch == node.value.epoch
+    else { return Plan(outcome: false) }
     var next = node.value
     next.state = .fenced
     var transaction = Transaction()

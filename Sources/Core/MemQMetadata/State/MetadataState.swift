@@ -10,17 +10,11 @@ public struct MetadataLimits: Hashable, Sendable {
   /// Over all topics: 1 KiB of memory each in every process of the cluster.
   public var partitionsMax = 100_000
   public var groupsMax = 10_000
-  /// Of new topics.
-  public var replicationFactorMax = replicationFactorOffered
   /// Partitions that one uploader packs together.
   public var uploadGroupPartitionsMax = Limits.partitionsPerUploadGroupMax
 
   public init() {}
 }
-
-/// Largest replication factor this version offers. 1 while replication between nodes has no transport: a topic with more
-/// replicas would promise copies that nobody makes. It is raised here, and nowhere else, once there is one.
-public let replicationFactorOffered = 1
 
 /// What every metadata instance holds in memory: the keys under `i/`, decoded, each with its revision. Changes only by
 /// `apply`; commands read it and answer with a plan.

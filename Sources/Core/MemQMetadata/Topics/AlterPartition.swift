@@ -4,31 +4,47 @@ public import MemQModel
 
 /// A leader's wish for its partition's ISR.
 public struct InSyncProposal: Hashable, Sendable {
+  /// A replica's node, and the epoch in which the leader found it in sync: a later life of it may have lost what the earlier one
+  /// had confirmed.
+  public struct Member: Hashable, Sendable {
+    public var node: NodeID
+    public var epoch: NodeEpoch
+
+    public init(_ node: NodeID, _ epoch: NodeEpoch) {
+      self.node = node
+      self.epoch = epoch
+    }
+  }
+
   public var partition: TopicPartition
   public var node: NodeID
   public var nodeEpoch: NodeEpoch
   public var leaderEpoch: LeaderEpoch
   public var partitionEpoch: PartitionEpoch
-  public var inSync: [NodeID]
+  public var members: [Member]
 
   public init(
     partition: TopicPartition, node: NodeID, nodeEpoch: NodeEpoch, leaderEpoch: LeaderEpoch,
-    partitionEpoch: PartitionEpoch, inSync: [NodeID]
+    partitionEpoch: PartitionEpoch, members: [Member]
   ) {
     self.partition = partition
     self.node = node
     self.nodeEpoch = nodeEpoch
     self.leaderEpoch = leaderEpoch
     self.partitionEpoch = partitionEpoch
-    self.inSync = inSync
+    self.members = members
   }
+
+  var inSync: [NodeID] { self.members.map(\.node) }
 }
 
 extension MetadataState {
-  /// Takes over a leader's ISR, if the leader and what it knows are current.
+  /// Takes over a leader's ISR, if the leader and what it knows are current. The partition epoch rises even when the ISR is the
+  /// one that stands: an earlier proposal of the leader that is still on its way must not be accepted after this answer.
   ///
-  /// - Throws: `.partitionNotFound`, `.staleNodeEpoch`, `.fencedLeaderEpoch`, `.unknownLeaderEpoch`, `.revisionConflict`,
-  ///   `.invalidArgument` for an ISR without the leader, with strangers, or with a new member that does not live.
+  /// - Throws: `.partitionNotFound`, `.staleNodeEpoch` for an earlier life of the leader or of a member, `.fencedLeaderEpoch`,
+  ///   `.unknownLeaderEpoch`, `.revisionConflict`, `.invalidArgument` for an ISR without the leader, with strangers, or with a
+  ///   new member that does not live or is about to leave.
   public func alterPartition(
     _ proposal: InSyncProposal
   ) throws(MemQError) -> Plan<PartitionImage> {
@@ -60,9 +76,7 @@ extension MetadataState {
         limit: partition.epoch.rawValue, actual: proposal.partitionEpoch.rawValue)
     }
     try self.check(proposal.inSync, for: partition, subject)
-    guard proposal.inSync != partition.inSync else {
-      return Plan(outcome: self.shown(partition))
-    }
+    try self.checkEpochs(of: proposal.members, subject)
     var next = partition
     next.setInSync(proposal.inSync, minInSync: topic.settings.minInSyncReplicas)
     next.epoch = partition.epoch.next
@@ -81,23 +95,37 @@ extension MetadataState {
       guard partition.replicas.contains(where: { $0.node == node }) else {
         throw refuse("node \(node) has no replica of the partition")
       }
-      guard partition.inSync.contains(node) || self.isFit(node, partition) else {
-        throw refuse("node \(node) does not live and can't join the ISR")
+      guard partition.inSync.contains(node) || self.mayTakeOn(node, partition) else {
+        throw refuse("node \(node) does not live or is about to leave, and can't join the ISR")
+      }
+    }
+  }
+
+  private func checkEpochs(
+    of members: [InSyncProposal.Member], _ subject: String
+  ) throws(MemQError) {
+    for member in members {
+      let registered = self.nodes[member.node]?.value.epoch
+      guard registered == member.epoch else {
+        throw MemQError(
+          .staleNodeEpoch,
+          "node \(member.node) was found in sync in a life that is not its registered one",
+          subject: subject, limit: registered?.rawValue, actual: member.epoch.rawValue)
       }
     }
   }
 
   /// Moves leadership to an in-sync replica.
   ///
-  /// - Throws: `.partitionNotFound`; `.invalidArgument` when the node is not in sync or does not live.
+  /// - Throws: `.partitionNotFound`; `.invalidArgument` when the node is not in sync, does not live or is about to leave.
   public func transferLeadership(
     of id: TopicPartition, to node: NodeID
   ) throws(MemQError) -> Plan<PartitionImage> {
     let known = try self.partition(id)
     let name = try self.topic(id.topic).value.name
-    guard known.value.inSync.contains(node), self.isFit(node, known.value) else {
+    guard known.value.inSync.contains(node), self.mayTakeOn(node, known.value) else {
       throw MemQError(
-        .invalidArgument, "node \(node) is not an in-sync replica",
+        .invalidArgument, "node \(node) is not an in-sync replica that lives and stays",
         subject: "\(name)/\(id.partition)")
     }
     guard known.value.leader != node else { return Plan(outcome: self.shown(known.value)) }

@@ -8,7 +8,7 @@ public struct TopicCreation: Hashable, Sendable {
   public var name: String
   /// 0: one.
   public var partitionCount: Int
-  /// 0: three, or as many as there are replication nodes and the version offers.
+  /// 0: three, or as many as there are replication nodes when those are fewer.
   public var replicationFactor: Int
   public var settings: SortedMap<String, String>
   public var createdAt: Timestamp
@@ -27,7 +27,7 @@ public struct TopicCreation: Hashable, Sendable {
 }
 
 /// Replication factor of a topic that names none, in a cluster that has the nodes.
-private let replicationFactorDefault = 3
+private let replicationFactorWished = 3
 /// Partitions of one transaction; with them up to four keys of the topic and some upload groups.
 private let partitionsPerTransaction = 100
 
@@ -45,15 +45,7 @@ extension MetadataState {
     try self.checkPartitionCount(creation.name, count, existing: 0)
     let nodes = self.placeable
     let factor =
-      creation.replicationFactor == 0
-      ? max(1, min(replicationFactorDefault, nodes.count, self.limits.replicationFactorMax))
-      : creation.replicationFactor
-    guard factor <= self.limits.replicationFactorMax else {
-      throw MemQError(
-        .replicationFactorInvalid, "this version does not offer so many replicas",
-        subject: creation.name, limit: Int64(self.limits.replicationFactorMax),
-        actual: Int64(factor))
-    }
+      creation.replicationFactor == 0 ? self.replicationFactorDefault : creation.replicationFactor
     guard factor >= 1, factor <= nodes.count else {
       throw MemQError(
         .replicationFactorInvalid, "there are not so many live replication nodes",
@@ -111,6 +103,15 @@ extension MetadataState {
         .limitReached, "the cluster has its largest number of partitions", subject: name,
         limit: Int64(self.limits.partitionsMax), actual: Int64(total))
     }
+  }
+
+  /// Nodes that are away for a moment count: a topic made meanwhile must not have fewer copies for ever, unseen. Who wants it
+  /// nevertheless names the factor.
+  private var replicationFactorDefault: Int {
+    let known = self.nodes.values.count {
+      $0.value.service == .replication && !$0.value.volumes.isEmpty
+    }
+    return max(1, min(replicationFactorWished, known))
   }
 
   /// Replication nodes that may be given new replicas.

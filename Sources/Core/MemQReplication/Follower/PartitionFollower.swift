@@ -45,6 +45,8 @@ public struct PartitionFollower: Sendable {
   public internal(set) var log: ReplicaLog
   public private(set) var phase = Phase.settling
   public private(set) var number: OpenNumber
+  /// The leader's producer snapshot covers more than the log holds yet: it is kept once the log ends there.
+  private var keepSnapshotAt: Offset?
   /// When the phase began, or the leader was last heard.
   private var since: MonotonicInstant
   private let configuration: ReplicationConfiguration
@@ -64,6 +66,9 @@ public struct PartitionFollower: Sendable {
     self.since = now
     self.configuration = configuration
     self.weaknesses = weaknesses
+    if log.producers.snapshotOffset > log.end {
+      self.keepSnapshotAt = log.producers.snapshotOffset
+    }
     if weaknesses.contains(.truncateToHighWatermark) && log.highWatermark < log.end {
       self.truncate(to: log.highWatermark, log.epochs.lastEpoch, into: &effects)
     }
@@ -100,7 +105,9 @@ public struct PartitionFollower: Sendable {
     else { return }
     switch answer.result {
     case .accepted(let from):
-      guard from == self.log.end else { return self.enter(.waiting, at: now) }
+      guard from == self.log.end, self.adopt(answer.history, into: &effects) else {
+        return self.enter(.waiting, at: now)
+      }
       self.enter(.following, at: now)
     case .diverged(let theirs):
       self.diverged(theirs, at: now, into: &effects)
@@ -112,6 +119,31 @@ public struct PartitionFollower: Sendable {
     }
   }
 
+  /// False when what the leader remembers was asked for, and is missing or doesn't hold.
+  private mutating func adopt(
+    _ history: LogHistory?, into effects: inout [ReplicationEffect]
+  ) -> Bool {
+    guard self.log.needsHistory else { return true }
+    guard let history else { return false }
+    do {
+      let number = try self.log.adopt(history, limits: self.configuration.producers)
+      effects.append(.truncate(number, to: self.log.end, epochs: self.log.epochs.entries))
+    } catch {
+      return false
+    }
+    self.keepSnapshot(into: &effects)
+    return true
+  }
+
+  /// Has a snapshot from the leader kept as soon as the log reaches as far as it covers.
+  private mutating func keepSnapshot(into effects: inout [ReplicationEffect]) {
+    let at = self.log.producers.snapshotOffset
+    guard at <= self.log.end else { return self.keepSnapshotAt = at }
+    self.keepSnapshotAt = nil
+    let snapshot = self.log.producers.peekSnapshot(through: at)
+    effects.append(.producerSnapshot(snapshot.bytes, at: snapshot.at))
+  }
+
   /// Cuts to where the two logs may still agree, and asks again.
   private mutating func diverged(
     _ theirs: EpochEnd, at now: MonotonicInstant, into effects: inout [ReplicationEffect]
@@ -120,7 +152,10 @@ public struct PartitionFollower: Sendable {
     guard epoch < self.log.epochs.lastEpoch || end < self.log.end else {
       return self.enter(.waiting, at: now)
     }
-    guard end >= self.log.uploadedOffset || end == self.log.end else {
+    // Nor can the producers be told of a cut below what the leader's snapshot covers.
+    guard end >= self.log.uploadedOffset || end == self.log.end,
+      self.keepSnapshotAt == nil || end == self.log.end
+    else {
       // Uploaded ranges are final: what is below stays with the object tier, the rest comes anew.
       self.enter(.waiting, at: now)
       return effects.append(.startAfresh(at: self.log.uploadedOffset))
@@ -162,6 +197,7 @@ public struct PartitionFollower: Sendable {
     self.since = now
     let number = self.log.append(batch)
     effects.append(.write(number, batch, token: token))
+    if let at = self.keepSnapshotAt, self.log.end >= at { self.keepSnapshot(into: &effects) }
     self.follow(push.highWatermark, into: &effects)
     if self.weaknesses.contains(.ackBeforeSync) { self.report(into: &effects) }
   }
@@ -214,7 +250,7 @@ public struct PartitionFollower: Sendable {
     case .following:
       if quiet >= self.configuration.silenceMax { self.reopen(at: now, into: &effects) }
     case .waiting:
-      if quiet >= self.configuration.proposalPause { self.reopen(at: now, into: &effects) }
+      if quiet >= self.configuration.reopenPause { self.reopen(at: now, into: &effects) }
     }
   }
 
@@ -233,7 +269,7 @@ public struct PartitionFollower: Sendable {
       .open(
         OpenRequest(
           follower: self.member, leaderEpoch: self.epoch, number: self.number, end: self.log.end,
-          lastEpoch: self.log.epochs.lastEpoch)))
+          lastEpoch: self.log.epochs.lastEpoch, needsHistory: self.log.needsHistory)))
   }
 
   private mutating func enter(_ phase: Phase, at now: MonotonicInstant) {

@@ -37,6 +37,11 @@ extension PartitionLeader {
     self.proposeIfNeeded(at: now, into: &effects)
   }
 
+  private func history(for request: OpenRequest, _ result: OpenAnswer.Result) -> LogHistory? {
+    guard request.needsHistory, case .accepted(let from) = result else { return nil }
+    return self.log.history(below: from)
+  }
+
   private func rejection(
     of request: OpenRequest, from follower: FollowerProgress
   ) -> OpenRejection? {
@@ -108,6 +113,6 @@ extension PartitionLeader {
       .answer(
         OpenAnswer(
           follower: request.follower.id, leaderEpoch: self.epoch, number: request.number,
-          result: result)))
+          result: result, history: self.history(for: request, result))))
   }
 }

@@ -76,6 +76,12 @@ public struct PartitionLeader: Sendable {
   public var inSyncReplicas: [ReplicaID] { self.isr.committed }
   public var partitionEpoch: PartitionEpoch { self.isr.partitionEpoch }
   public var replicaCount: Int { self.followers.count + 1 }
+  /// Records that the follower furthest behind lacks, of those with an open.
+  public var followerLagMax: Int64 {
+    self.followers.reduce(0) {
+      $1.open == nil ? $0 : Swift.max($0, self.log.end - $1.position)
+    }
+  }
 
   /// False while an earlier leader may have told of a higher watermark: an answer that must never go
   /// back (the end of the log, say) waits.

@@ -133,6 +133,37 @@ public struct ReplicaLog: Sendable {
     self.producers.snapshot(through: self.highWatermark)
   }
 
+  /// True while what came before the log's start is unknown here.
+  var needsHistory: Bool { self.start > .zero && !self.producers.hasSnapshot }
+
+  /// What a replica whose log ends at `end` must know of the records it doesn't hold. The logs agree below.
+  func history(below end: Offset) -> LogHistory {
+    let snapshot = self.producers.peekSnapshot(through: end)
+    return LogHistory(
+      epochs: self.epochs.entries.filter { $0.start <= end }, producers: snapshot.bytes,
+      producersEnd: snapshot.at)
+  }
+
+  /// Takes over what a leader, whose log agrees with this one, remembers. Nothing is cut.
+  ///
+  /// - Throws: `.logCorrupt` when it doesn't hold together.
+  mutating func adopt(_ history: LogHistory, limits: ProducerLimits) throws(MemQError) -> WriteNumber
+  {
+    let epochs = try EpochCache(history.epochs)
+    guard epochs.lastEpoch >= self.epochs.lastEpoch, (epochs.last?.start ?? .zero) <= self.end,
+      history.producersEnd >= self.end
+    else {
+      throw MemQError(.logCorrupt, "the leader's history ends below what is known here")
+    }
+    self.producers =
+      history.producers.isEmpty
+      ? ProducerState(at: self.end, limits: limits)
+      : try ProducerState(
+        snapshot: history.producers, start: self.end, batches: [], limits: limits)
+    self.epochs = epochs
+    return self.file(end: self.end)
+  }
+
   private mutating func file(end: Offset) -> WriteNumber {
     self.lastWrite = self.lastWrite.next
     self.pending.append(PendingWrite(number: self.lastWrite, end: end))

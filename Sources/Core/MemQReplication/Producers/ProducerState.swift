@@ -51,8 +51,14 @@ public struct ProducerState: Sendable {
     self.table.judge(id, epoch, base: base, count: count)
   }
 
+  /// False: nothing is known of records below the log's start.
+  var hasSnapshot: Bool { !self.snapshotBytes.isEmpty }
+
   mutating func apply(_ batch: BatchSummary) {
-    guard batch.producerID.rawValue >= 0, batch.baseSequence >= 0 else { return }
+    // A replica filled anew may have been given a snapshot that covers records still to come.
+    guard batch.producerID.rawValue >= 0, batch.baseSequence >= 0,
+      batch.baseOffset >= self.snapshotOffset
+    else { return }
     self.table.apply(batch)
     self.batches.append(batch)
   }
@@ -91,6 +97,17 @@ public struct ProducerState: Sendable {
       self.snapshotOffset = offset
     }
     return (self.snapshotBytes, offset)
+  }
+
+  /// A snapshot of all below `end`, or the last one where that goes further. Changes nothing.
+  func peekSnapshot(through end: Offset) -> (bytes: [UInt8], at: Offset) {
+    guard end > self.snapshotOffset || self.snapshotBytes.isEmpty else {
+      return (self.snapshotBytes, self.snapshotOffset)
+    }
+    var table = self.snapshotTable()
+    for batch in self.batches.prefix(while: { $0.endOffset <= end }) { table.apply(batch) }
+    let at = max(end, self.snapshotOffset)
+    return (table.encode(at: at), at)
   }
 
   private func snapshotTable() -> ProducerTable {

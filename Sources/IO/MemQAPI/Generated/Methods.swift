@@ -141,6 +141,8 @@ public enum ReplicationMethods {
     service: "memq.v1.ReplicationService", name: "ListOffsets", kind: .unary)
   public static let describeReplicas = Method<Memq_V1_DescribeReplicasRequest, Memq_V1_DescribeReplicasResponse>(
     service: "memq.v1.ReplicationService", name: "DescribeReplicas", kind: .unary)
+  public static let replicate = Method<Memq_V1_ReplicateRequest, Memq_V1_ReplicateResponse>(
+    service: "memq.v1.ReplicationService", name: "Replicate", kind: .bidirectional)
 }
 
 /// The calls of memq.v1.ScannerService.
@@ -188,6 +190,9 @@ extension Memq_V1_AppendRequest: PayloadMessage {
   public static var payloadField: Int { 15 }
 }
 extension Memq_V1_ReadResponse: PayloadMessage {
+  public static var payloadField: Int { 15 }
+}
+extension Memq_V1_ReplicateResponse: PayloadMessage {
   public static var payloadField: Int { 15 }
 }
 extension Memq_V1_ScanBytesRequest: PayloadMessage {

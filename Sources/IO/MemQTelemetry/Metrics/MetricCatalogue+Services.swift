@@ -77,9 +77,24 @@ extension MetricCatalogue {
     MetricDefinition(
       "memq_replication_append_refused_total", .counter, labels: ["reason"],
       "Batches refused, by error code."),
+    MetricDefinition(
+      "memq_replication_follow_bytes_total", .counter,
+      "Bytes of record batches written as follower."),
     MetricDefinition("memq_replication_partitions", .gauge, "Replicas on this node."),
     MetricDefinition(
+      "memq_replication_push_bytes_total", .counter, labels: ["from"],
+      "Bytes of record batches pushed to followers, from memory or from the disk."),
+    MetricDefinition(
       "memq_replication_read_bytes_total", .counter, "Bytes of record batches read from this node."),
+    MetricDefinition(
+      "memq_replication_replica_lag_records", .gauge,
+      "Records that the follower furthest behind lacks, over the partitions led here."),
+    MetricDefinition(
+      "memq_replication_streams", .gauge, labels: ["role"],
+      "Streams between this node's replicas and others', two for each follower volume and leader."),
+    MetricDefinition(
+      "memq_replication_under_replicated_partitions", .gauge,
+      "Partitions led here with fewer replicas in sync than assigned."),
     MetricDefinition(
       "memq_replication_volumes_failed", .gauge, "Volumes out of use since a write or sync failed."),
   ]

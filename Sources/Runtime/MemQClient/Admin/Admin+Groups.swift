@@ -77,6 +77,27 @@ extension Admin {
     }
     return found.sorted { $0.partition < $1.partition }
   }
+
+  /// High watermarks, as far as the leaders tell them within `timeout`; for a look at the cluster, which shows what there is.
+  ///
+  /// - Parameter partitions: those that have a leader; others would take all the time.
+  public func highWatermarks(
+    _ topic: String, partitions: [PartitionIndex], timeout: Duration = .seconds(3)
+  ) async -> [PartitionIndex: Offset] {
+    guard !partitions.isEmpty else { return [:] }
+    var request = Memq_V1_OffsetsRequest()
+    request.topic = topic
+    request.partitions = partitions.map(\.rawValue)
+    request.spec = .latest
+    guard
+      let response = try? await self.servers.call(IngestMethods.offsets, request, timeout: timeout)
+    else { return [:] }
+    var found: [PartitionIndex: Offset] = [:]
+    for answer in response.offsets where !answer.hasError {
+      found[PartitionIndex(answer.topicPartition.partition)] = Offset(answer.highWatermark)
+    }
+    return found
+  }
 }
 
 /// A place in a partition that the server finds.

@@ -5,24 +5,24 @@ import MemQSystem
 import Synchronization
 
 /// Waits between attempts: each twice the one before up to the longest, ± 20 %, so that many nodes don't return in step.
-struct Backoff {
+public struct Backoff: Sendable {
   private let range: ClosedRange<Duration>
   private var current: Duration
   private let entropy = SystemEntropy()
 
-  init(_ range: ClosedRange<Duration>) {
+  public init(_ range: ClosedRange<Duration>) {
     self.range = range
     self.current = range.lowerBound
   }
 
-  mutating func next() -> Duration {
+  public mutating func next() -> Duration {
     let wait = self.current
     self.current = min(wait * 2, self.range.upperBound)
     let spread = Double(self.entropy.next() % 1_000) / 1_000 * 0.4 + 0.8
     return wait * spread
   }
 
-  mutating func reset() { self.current = self.range.lowerBound }
+  public mutating func reset() { self.current = self.range.lowerBound }
 }
 
 /// When something was heard last; written by one task, read by another.

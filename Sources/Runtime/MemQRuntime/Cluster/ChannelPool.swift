@@ -15,6 +15,8 @@ public enum Lane: Int, Sendable, CaseIterable {
   case read
   /// File bodies.
   case bodies
+  /// Record batches between storage nodes, and how far each has them.
+  case replicas
 }
 
 /// Address → channel, cached.
@@ -80,9 +82,19 @@ public final class ChannelPool: Sendable {
       configuration.connection.windowBytes = Self.controlWindowBytes
       // Metadata gives a node some seconds to come back.
       configuration.backoffMax = .seconds(1)
+    case .replicas:
+      // A leader that restarted is followed again within a second.
+      configuration.backoffMax = .seconds(1)
     case .append, .read, .bodies: break
     }
     return configuration
+  }
+
+  /// Whether the machine at an address says that nobody listens there any more. Only its own plain no counts: no answer within
+  /// `timeout`, an unknown name or an address of this process is none.
+  public func refusesConnections(_ address: String, timeout: Duration) async -> Bool {
+    guard !address.hasPrefix("inprocess:"), self.registered(address) == nil else { return false }
+    return await RPCNetworkChannel.isRefused(address, group: self.group, timeout: timeout)
   }
 
   /// Nil while nobody has registered it.

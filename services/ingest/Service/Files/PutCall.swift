@@ -294,6 +294,8 @@ struct PutCall: Sendable {
       ? Duration.milliseconds(Int64(min(finish.waitMaxMs, 3_600_000))) : .seconds(60)
     let outcome = Outcome<Result<Memq_V1_FileEntry, MemQError>>()
     let driver = self.context.driver
+    // What is held is told as long as the client waits for it.
+    let patience = min(self.context.configuration.scannerPatience, wait * 0.8)
     let active = self.context.active
     active.hold(id)
     // Not a child: it must not stop when the client goes.
@@ -301,7 +303,7 @@ struct PutCall: Sendable {
       defer { active.end(id) }
       let result: Result<Memq_V1_FileEntry, MemQError>
       do throws(MemQError) {
-        let published = try await driver.drive(upload)
+        let published = try await driver.drive(upload, patience: patience)
         result = .success(try await driver.uploads.file(of: published))
       } catch {
         result = .failure(error)

@@ -21,6 +21,8 @@ import Foundation
 struct UploadDriver: Sendable {
   /// An append of a file's record, tries included. Leaders remember its producer for ten minutes more.
   static let publishTimeout: Duration = .seconds(60)
+  /// Between two looks for a scanner.
+  static let scannerPause: Duration = .milliseconds(250)
   /// Conflicts met in one drive before it is left to a later one.
   static let conflictsMax = 5
 
@@ -33,11 +35,16 @@ struct UploadDriver: Sendable {
 
   /// Drives a put as far as it goes.
   ///
-  /// - Parameter upload: as metadata has it; an inline body may be left out, it is fetched when needed.
+  /// - Parameters:
+  ///   - upload: as metadata has it; an inline body may be left out, it is fetched when needed.
+  ///   - patience: how long to wait for a scanner when none is there, before the put is held.
   /// - Returns: the record, published.
   /// - Throws: `.scanHeld` (somebody tries again later), `.infected`, `.notScanned`, `.uploadAbandoned`, `.fileTooLarge`, and
   ///   what metadata, scanners and leaders throw.
-  func drive(_ upload: Memq_V1_UploadRecord) async throws(MemQError) -> Memq_V1_UploadRecord {
+  func drive(
+    _ upload: Memq_V1_UploadRecord, patience: Duration = .zero
+  ) async throws(MemQError) -> Memq_V1_UploadRecord {
+    let waitEnd = self.clock.monotonic + patience
     var upload = upload
     var conflicts = 0
     while true {
@@ -46,7 +53,7 @@ struct UploadDriver: Sendable {
       }
       if stage == .published { return upload }
       do throws(MemQError) {
-        upload = try await self.step(upload, stage)
+        upload = try await self.step(upload, stage, waitEnd)
       } catch {
         guard error.code == .revisionConflict, conflicts < Self.conflictsMax else { throw error }
         conflicts += 1
@@ -74,13 +81,17 @@ struct UploadDriver: Sendable {
   }
 
   private func step(
-    _ upload: Memq_V1_UploadRecord, _ stage: UploadStage
+    _ upload: Memq_V1_UploadRecord, _ stage: UploadStage, _ waitEnd: MonotonicInstant
   ) async throws(MemQError) -> Memq_V1_UploadRecord {
     let settings = try self.settings(of: upload)
     var next = UploadPlan.next(stage, size: upload.offset, settings: settings)
     var upload = upload
     if next == .scan {
-      let answer = await self.scan(&upload, settings)
+      var answer = await self.scan(&upload, settings)
+      while answer.isNobodyThere, self.clock.monotonic < waitEnd {
+        try await pause(Self.scannerPause)
+        answer = await self.scan(&upload, settings)
+      }
       upload.verdict = answer.verdict
       next = UploadPlan.after(answer.outcome, settings: settings)
     }

@@ -12,6 +12,8 @@ struct ScanCalls: Sendable {
   /// What a scanner said, as the wire has it.
   struct Answer: Sendable {
     var verdict: Memq_V1_Verdict
+    /// No scanner was there to look at it; one may be back in a moment.
+    var isNobodyThere = false
 
     init(_ verdict: Memq_V1_Verdict) { self.verdict = verdict }
 
@@ -72,6 +74,10 @@ struct ScanCalls: Sendable {
       switch error.code {
       case .deadlineExceeded: return Answer(notScanned: "timed out")
       case .messageTooLarge: return Answer(notScanned: "too large")
+      case .unavailable, .shuttingDown:
+        var answer = Answer(notScanned: "engine error: \(error.message)")
+        answer.isNobodyThere = true
+        return answer
       default: return Answer(notScanned: "engine error: \(error.message)")
       }
     }

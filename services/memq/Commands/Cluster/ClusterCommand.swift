@@ -53,7 +53,7 @@ struct ClusterStatus: AsyncParsableCommand {
       ])
       table.add(
         service, isReady ? "yes" : "no",
-        nodes.map { "\($0.id) \($0.state) \($0.address)" }.joined(separator: ", "))
+        nodes.isEmpty ? "none" : nodes.map { "\($0.id) \($0.state)" }.joined(separator: ", "))
     }
     rows.append([
       "service": "cluster", "ready": .bool(cluster.isReady), "id": .text(cluster.id),
@@ -104,29 +104,75 @@ struct ClusterPartitions: AsyncParsableCommand {
   @OptionGroup var server: ServerOptions
   @OptionGroup var output: OutputOptions
 
+  /// Topics whose leaders are asked at a time.
+  private static let topicsAtOnce = 8
+
+  private struct Row: Sendable {
+    var topic: String
+    var partition: PartitionInfo
+    /// Nil while no leader tells it.
+    var highWatermark: Offset?
+  }
+
   func run() async throws {
-    let cluster = try await self.server.withClient { try await $0.admin.describeCluster() }
-    let names = Dictionary(cluster.topics.map { ($0.id, $0.name) }, uniquingKeysWith: { a, _ in a })
-    if let topic = self.topic, !names.values.contains(topic) {
-      throw MemQError(.topicNotFound, "there is no such topic", subject: topic)
-    }
-    var rows: [(topic: String, partition: PartitionInfo)] = []
-    for partition in cluster.partitions {
-      let id = partition.topicPartition.topic
-      let name = names[id] ?? "\(id)"
-      if self.topic == nil || self.topic == name { rows.append((name, partition)) }
-    }
-    rows.sort { a, b in
-      a.topic != b.topic ? a.topic < b.topic : a.partition.partition < b.partition.partition
+    let rows = try await self.server.withClient { client in
+      try await Self.rows(client, self.topic)
     }
     var table = TextTable(
-      "TOPIC", ">PARTITION", ">LEADER", ">EPOCH", "REPLICAS", "IN SYNC", ">UPLOADED")
-    for (name, row) in rows {
+      "TOPIC", ">PARTITION", ">LEADER", ">EPOCH", "REPLICAS", "IN SYNC", ">UPLOADED", ">TO")
+    for row in rows {
+      let partition = row.partition
       table.add(
-        name, "\(row.partition)", row.leader.map { "\($0)" } ?? "none", "\(row.leaderEpoch)",
-        row.replicas.map { "\($0)" }.joined(separator: ","),
-        row.isr.map { "\($0)" }.joined(separator: ","), "\(row.uploadedOffset)")
+        row.topic, "\(partition.partition)", partition.leader.map { "\($0)" } ?? "none",
+        "\(partition.leaderEpoch)", partition.replicas.map { "\($0)" }.joined(separator: ","),
+        partition.isr.map { "\($0)" }.joined(separator: ","), "\(partition.uploadedOffset)",
+        row.highWatermark.map { "\($0)" } ?? "")
     }
-    try await self.output.show(.array(rows.map { $0.partition.json(topic: $0.topic) }), table.text)
+    try await self.output.show(
+      .array(
+        rows.map { row in
+          guard case .object(var fields) = row.partition.json(topic: row.topic) else {
+            return .null
+          }
+          fields.append(
+            ("high_watermark", .optional(row.highWatermark) { .number($0.rawValue) }))
+          return .object(fields)
+        }), table.text)
+  }
+
+  private static func rows(_ client: MemQClient, _ only: String?) async throws -> [Row] {
+    let cluster = try await client.admin.describeCluster()
+    let topics = cluster.topics.filter { only == nil || only == $0.name }
+      .sorted { $0.name < $1.name }
+    if let only, topics.isEmpty {
+      throw MemQError(.topicNotFound, "there is no such topic", subject: only)
+    }
+    let partitions = Dictionary(grouping: cluster.partitions) { $0.topicPartition.topic }
+    return await withTaskGroup(of: (Int, [Row]).self) { tasks in
+      var next = 0
+      var found: [Int: [Row]] = [:]
+      func ask() {
+        guard next < topics.count else { return }
+        let (at, topic) = (next, topics[next])
+        next += 1
+        tasks.addTask { (at, await Self.rows(client, topic, partitions[topic.id] ?? [])) }
+      }
+      for _ in 0..<Self.topicsAtOnce { ask() }
+      for await (at, rows) in tasks {
+        found[at] = rows
+        ask()
+      }
+      return topics.indices.flatMap { found[$0] ?? [] }
+    }
+  }
+
+  private static func rows(
+    _ client: MemQClient, _ topic: TopicInfo, _ partitions: [PartitionInfo]
+  ) async -> [Row] {
+    let led = partitions.filter { $0.leader != nil }.map(\.partition)
+    let marks = await client.admin.highWatermarks(topic.name, partitions: led)
+    return partitions.sorted { $0.partition < $1.partition }.map {
+      Row(topic: topic.name, partition: $0, highWatermark: marks[$0.partition])
+    }
   }
 }

@@ -35,7 +35,8 @@ struct TopicCreate: AsyncParsableCommand {
   var name: String
   @Option(help: "Number of partitions; default: the cluster's (1).")
   var partitions: Int?
-  @Option(help: "Copies of each partition; default: the cluster's.")
+  @Option(
+    help: "Copies of each partition; default: 3, or as many as there are storage nodes when fewer.")
   var replicationFactor: Int?
   @Option(help: "Whether a scanner judges what comes before it is visible.")
   var scan: ScanChoice?
@@ -51,6 +52,7 @@ struct TopicCreate: AsyncParsableCommand {
         self.name, partitions: self.partitions, replicationFactor: self.replicationFactor,
         settings: settings)
     }
+    topic.warnOfOneCopy()
     try await self.output.show(
       topic.json,
       "made topic \(topic.name): \(topic.partitionCount) partitions, "
@@ -188,7 +190,23 @@ struct TopicAlter: AsyncParsableCommand {
       try await client.admin.alterTopic(
         self.name, settings: settings, unset: self.unset, partitions: self.partitions)
     }
+    topic.warnOfOneCopy()
     try await self.output.show(topic.json, "changed topic \(topic.name)\n")
+  }
+}
+
+extension TopicInfo {
+  /// On standard error: copies that an acknowledgement does not wait for are not what people think they pay for.
+  fileprivate func warnOfOneCopy() {
+    let given = self.settings.map { (name: $0.key, value: $0.value) }
+    guard self.replicationFactor >= 2,
+      let settings = try? TopicSettings(given, replicationFactor: self.replicationFactor),
+      settings.minInSyncReplicas == 1
+    else { return }
+    Output.note(
+      "memq: warning: topic \(self.name) has replication factor \(self.replicationFactor) and "
+        + "min.insync.replicas 1: with acks=all, too, it acknowledges records that one node alone may hold"
+    )
   }
 }
 

@@ -22,13 +22,17 @@ actor Controller {
   /// Nodes that said something since this instance began.
   private var heardNodes: Set<NodeID> = []
   private var fencedSince: SortedMap<NodeID, MonotonicInstant> = [:]
+  /// Nodes whose heartbeats broke off without a goodbye, and that were not heard since.
+  private var brokenOff: SortedMap<NodeID, NodeEpoch> = [:]
+  private let refusesConnections: MetadataNode.RefusesConnections
   private var isTicking = false
   /// Raised when there is something to clear away.
   let remains = Signal()
 
   init(
     _ configuration: MetadataNode.Configuration, runner: CommandRunner, nodeID: NodeID,
-    clock: any MemQClock, metrics: MetadataMetrics, logger: Logger
+    clock: any MemQClock, metrics: MetadataMetrics, logger: Logger,
+    refusesConnections: @escaping MetadataNode.RefusesConnections
   ) {
     self.configuration = configuration
     self.runner = runner
@@ -36,6 +40,7 @@ actor Controller {
     self.clock = clock
     self.metrics = metrics
     self.logger = logger
+    self.refusesConnections = refusesConnections
     let gap = max(configuration.tickInterval * 5, configuration.sessionTimeout / 3)
     self.nodes = Liveness(at: clock.monotonic, tickGapMax: gap)
     self.leases = Liveness(at: clock.monotonic, tickGapMax: gap)
@@ -111,7 +116,16 @@ actor Controller {
   private func heard(_ id: NodeID) {
     self.heardNodes.insert(id)
     self.fencedSince[id] = nil
+    self.brokenOff[id] = nil
     self.nodes.heard(id, at: self.clock.monotonic, timeout: self.configuration.sessionTimeout)
+  }
+
+  /// A node's heartbeats ended, and it did not say goodbye. One that is about to leave does that next; another may be on its way
+  /// back, or its process is gone: the next tick finds out.
+  func brokeOff(_ id: NodeID, _ epoch: NodeEpoch) {
+    let node = self.runner.cell.read { $0.nodes[id]?.value }
+    guard let node, node.epoch == epoch, node.state == .ready else { return }
+    self.brokenOff[id] = epoch
   }
 
   func deregister(_ id: NodeID, _ epoch: NodeEpoch) async throws(MemQError) {
@@ -120,6 +134,7 @@ actor Controller {
     }
     self.nodes.forget(id)
     self.heardNodes.remove(id)
+    self.brokenOff[id] = nil
     self.logger.info("Node left", metadata: ["node.id": "\(id)"])
     try await self.settle()
   }
@@ -224,7 +239,8 @@ actor Controller {
     _ = self.leases.tick(now)
     do {
       for id in silentNodes { try await self.fence(id) }
-      if !silentNodes.isEmpty { try await self.settle() }
+      let hasRefusals = try await self.fenceRefusing()
+      if !silentNodes.isEmpty || hasRefusals { try await self.settle() }
       for name in silentMembers { try await self.expireMember(of: name) }
     } catch {
       self.logger.warning("Could not act on silence", metadata: ["error": "\(error)"])
@@ -236,9 +252,7 @@ actor Controller {
     guard self.nodes.isSilent(id, at: self.clock.monotonic) else { return }
     let isNew = try await self.runner.run("fence-node") { $0.fence(id) }
     guard self.nodes.isSilent(id, at: self.clock.monotonic) || isNew else { return }
-    self.nodes.forget(id)
-    self.heardNodes.remove(id)
-    self.fencedSince[id] = self.clock.monotonic
+    self.fenced(id)
     guard isNew else { return }
     self.metrics.fencedNodes.increment()
     self.logger.notice(
@@ -246,6 +260,47 @@ actor Controller {
       metadata: [
         "node.id": "\(id)", "timeout.ms": "\(self.configuration.sessionTimeout.milliseconds)",
       ])
+  }
+
+  private func fenced(_ id: NodeID) {
+    self.nodes.forget(id)
+    self.heardNodes.remove(id)
+    self.brokenOff[id] = nil
+    self.fencedSince[id] = self.clock.monotonic
+  }
+
+  /// Who broke off and refuses connections is not there any more: nobody needs to wait for its silence.
+  private func fenceRefusing() async throws(MemQError) -> Bool {
+    guard !self.brokenOff.isEmpty else { return false }
+    let nodes = self.runner.cell.read { $0.nodes }
+    let asked = self.brokenOff.compactMap { id, epoch in
+      nodes[id].map { (id: id, epoch: epoch, address: $0.value.address) }
+    }
+    let timeout = self.configuration.refusalTimeout
+    let refuses = self.refusesConnections
+    let refusing = await withTaskGroup(of: NodeID?.self) { tasks in
+      for node in asked {
+        tasks.addTask { await refuses(node.address, timeout) ? node.id : nil }
+      }
+      return await tasks.reduce(into: Set<NodeID>()) { found, id in
+        if let id { found.insert(id) }
+      }
+    }
+    var isAnyNew = false
+    // Those heard meanwhile stand there no more.
+    for node in asked where self.brokenOff[node.id] == node.epoch {
+      self.brokenOff[node.id] = nil
+      guard refusing.contains(node.id) else { continue }
+      let isNew = try await self.runner.run("fence-node") { $0.fence(node.id, node.epoch) }
+      guard isNew else { continue }
+      isAnyNew = true
+      self.fenced(node.id)
+      self.metrics.fencedNodes.increment()
+      self.logger.notice(
+        "Node broke off, refuses connections and is fenced",
+        metadata: ["node.id": "\(node.id)", "address": "\(node.address)"])
+    }
+    return isAnyNew
   }
 
   private func expireMember(of name: String) async throws(MemQError) {

@@ -17,12 +17,20 @@ extension MetadataNode {
       try await self.registerNode(request)
     }
     router.handleBidirectional(MetadataMethods.heartbeat) { requests, _, answers in
-      while let request = try await requests.next() {
-        let instance = try self.instance()
-        try await instance.controller.heartbeat(
-          NodeID(request.nodeID), NodeEpoch(request.nodeEpoch), try NodeState(request.state))
-        try await answers.send(.with { $0.revision = instance.feed.latest.rawValue })
+      var last: (id: NodeID, epoch: NodeEpoch)?
+      do throws(MemQError) {
+        while let request = try await requests.next() {
+          let instance = try self.instance()
+          let (id, epoch) = (NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
+          try await instance.controller.heartbeat(id, epoch, try NodeState(request.state))
+          last = (id, epoch)
+          try await answers.send(.with { $0.revision = instance.feed.latest.rawValue })
+        }
+      } catch {
+        if let last { await (try? self.instance())?.controller.brokeOff(last.id, last.epoch) }
+        throw error
       }
+      if let last { await (try? self.instance())?.controller.brokeOff(last.id, last.epoch) }
     }
     router.handle(MetadataMethods.deregisterNode) { request, _ in
       try await self.instance().controller.deregister(

@@ -96,11 +96,14 @@ extension MetadataNode {
     _ request: Memq_V1_AlterTopicRequest
   ) async throws(MemQError) -> TopicImage {
     let settings = sorted(request.settings)
-    let topic = try await self.instance().runner.run("alter-topic") { (state) throws(MemQError) in
+    let instance = try self.instance()
+    let topic = try await instance.runner.run("alter-topic") { (state) throws(MemQError) in
       try state.alterTopic(
         request.name, set: settings, unset: request.unset,
         partitionCount: Int(request.partitionCount))
     }
+    // Who may lead depends on the settings.
+    try await instance.controller.reconcile()
     self.logger.notice(
       "Topic altered",
       metadata: ["topic": "\(topic.name)", "partitions": "\(topic.partitionCount)"])
@@ -124,13 +127,24 @@ extension MetadataNode {
   private func alterPartition(
     _ request: Memq_V1_AlterPartitionRequest
   ) async throws(MemQError) -> PartitionImage {
+    guard request.isr.count == request.isrNodeEpochs.count else {
+      throw MemQError(
+        .invalidArgument, "each member of the ISR comes with its node epoch",
+        subject: "isr_node_epochs", limit: Int64(request.isr.count),
+        actual: Int64(request.isrNodeEpochs.count))
+    }
     let proposal = InSyncProposal(
       partition: try TopicPartition(request.topicPartition), node: NodeID(request.nodeID),
       nodeEpoch: NodeEpoch(request.nodeEpoch), leaderEpoch: LeaderEpoch(request.leaderEpoch),
       partitionEpoch: PartitionEpoch(request.partitionEpoch),
-      inSync: request.isr.map { NodeID($0) })
-    let partition = try await self.instance().runner.run("alter-partition") {
-      (state) throws(MemQError) in try state.alterPartition(proposal)
+      members: zip(request.isr, request.isrNodeEpochs).map { .init(NodeID($0), NodeEpoch($1)) })
+    let instance = try self.instance()
+    let partition = try await instance.runner.run("alter-partition") { (state) throws(MemQError) in
+      try state.alterPartition(proposal)
+    }
+    // A leader that drains waits for somebody to take over.
+    if instance.cell.read({ $0.nodes[proposal.node]?.value.state }) == .draining {
+      try await instance.controller.reconcile()
     }
     self.logger.notice(
       "ISR changed",

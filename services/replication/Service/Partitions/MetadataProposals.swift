@@ -30,6 +30,7 @@ struct ClusterProposals: MetadataProposals {
       $0.leaderEpoch = proposal.leaderEpoch.rawValue
       $0.partitionEpoch = proposal.base.rawValue
       $0.isr = proposal.isr.map(\.id.node.rawValue)
+      $0.isrNodeEpochs = proposal.isr.map(\.nodeEpoch.rawValue)
     }
     Task {
       do throws(MemQError) {

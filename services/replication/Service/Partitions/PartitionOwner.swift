@@ -7,6 +7,7 @@ import MemQRecords
 import MemQReplication
 import MemQStorage
 import MemQSystem
+import NIOCore
 import SwiftProtobuf
 
 /// One partition of this node. Lives on its shard's loop: asks the rules and carries out what they say, nothing between.
@@ -22,7 +23,7 @@ final class PartitionOwner {
   private(set) var desired: DesiredPartition
   private(set) var core: PartitionReplica
   let lane: VolumeLane
-  private unowned let shard: PartitionShard
+  unowned let shard: PartitionShard
   private var waiting: [UInt64: Waiting] = [:]
   private var lastToken: UInt64 = 0
   /// The batch being decided on: `.write` takes it.
@@ -31,13 +32,27 @@ final class PartitionOwner {
   private var effects: [ReplicationEffect] = []
   /// What the volume was told last.
   private var toldUploadedOffset = Offset.zero
+  /// The batch that was pushed here and is being decided on: `.write` takes it.
+  var writing: (token: UInt64, slices: [ByteBuffer], byteCount: Int)?
+  /// While it leads: what is on its way to the other replicas.
+  var pushers: [ReplicaID: ReplicaPusher] = [:]
+  /// Pushers that the event being handled ended: an open that takes their place takes over what they had on its way.
+  var stopped: [ReplicaID: ReplicaPusher] = [:]
+  /// Where the open that is being decided on came from.
+  var asking: ReplicaFeed?
+  /// In the shard's line of those with something to push.
+  var isInLine = false
 
-  init(_ desired: DesiredPartition, log: ReplicaLog, lane: VolumeLane, shard: PartitionShard) {
+  /// - Parameter opens: the last open number of an owner before, in this life of the node.
+  init(
+    _ desired: DesiredPartition, log: ReplicaLog, lane: VolumeLane, shard: PartitionShard,
+    after opens: OpenNumber = .zero
+  ) {
     self.desired = desired
     self.lane = lane
     self.shard = shard
     self.core = PartitionReplica(
-      desired.member, log: log, configuration: shard.configuration.rules)
+      desired.member, log: log, configuration: shard.configuration.rules, after: opens)
   }
 
   var id: TopicPartition { self.desired.id }
@@ -51,6 +66,16 @@ final class PartitionOwner {
     let effects = self.effects
     self.effects.removeAll(keepingCapacity: true)
     for effect in effects { self.perform(effect) }
+    if !self.stopped.isEmpty {
+      for pusher in self.stopped.values { pusher.end() }
+      self.stopped = [:]
+    }
+    if !self.pushers.isEmpty { self.shard.wantsToPush(self) }
+  }
+
+  func nextToken() -> UInt64 {
+    self.lastToken += 1
+    return self.lastToken
   }
 
   /// Takes over what the cluster wants; any number of changes may lie in between.
@@ -87,17 +112,17 @@ final class PartitionOwner {
     } catch {
       return self.shard.refuse(append, error)
     }
-    self.lastToken += 1
-    self.waiting[self.lastToken] = Waiting(
+    let token = self.nextToken()
+    self.waiting[token] = Waiting(
       stream: append.stream, requestID: append.requestID, wantsAnswer: append.acks != .none,
       receivedAt: append.receivedAt)
-    self.deciding = (self.lastToken, append)
+    self.deciding = (token, append)
     let header = append.header
     self.feed(
       .leader(
         .append(
           AppendRequest(
-            token: self.lastToken, recordCount: Int64(header.recordCount),
+            token: token, recordCount: Int64(header.recordCount),
             producerID: header.producerID, producerEpoch: header.producerEpoch,
             baseSequence: header.isIdempotent ? header.baseSequence : -1,
             maxTimestamp: header.maxTimestamp, appendTime: self.shard.clock.wall,
@@ -130,6 +155,7 @@ final class PartitionOwner {
   /// The partition leaves this node, or its volume failed.
   func retire() {
     self.feed(.retired)
+    for replica in self.pushers.keys { self.stopPushing(to: replica) }
     self.wakeReaders()
   }
 
@@ -154,7 +180,6 @@ final class PartitionOwner {
     case .highWatermark(let offset):
       self.lane.volume.setHighWatermark(self.id, to: offset)
       self.wakeReaders()
-      self.shard.transport?.advanced(self.id, end: self.core.log.end, highWatermark: offset)
     case .producerSnapshot(let bytes, let at):
       let (volume, partition) = (self.lane.volume, self.id)
       self.lane.inOrder { volume.setProducerSnapshot(partition, bytes: bytes, at: at) }
@@ -164,45 +189,29 @@ final class PartitionOwner {
       self.shard.logger.warning(
         "Waits for another election: the log already holds this leader epoch",
         metadata: ["partition": "\(self.name)", "leader.epoch": "\(epoch)"])
-    case .answer, .stopPushing, .open, .position, .startAfresh: self.transport(effect)
-    }
-  }
-
-  private func transport(_ effect: ReplicationEffect) {
-    guard let transport = self.shard.transport else { return }
-    switch effect {
-    case .answer(let answer):
-      transport.send(answer, of: self.id)
-      if case .accepted(let from) = answer.result {
-        transport.startPushing(self.id, to: answer.follower, answer.number, from: from)
-      }
-    case .stopPushing(let replica): transport.stopPushing(self.id, to: replica)
-    case .open(let request):
-      guard let leader = self.core.follower?.leader else { return }
-      transport.send(request, of: self.id, to: leader)
-    case .position(let position):
-      guard let leader = self.core.follower?.leader else { return }
-      transport.send(position, of: self.id, to: leader)
-    case .startAfresh(let offset):
-      self.shard.logger.error(
-        "A replica has to be filled anew",
-        metadata: ["partition": "\(self.name)", "offset": "\(offset)"])
-    case .startEpoch, .write, .truncate, .highWatermark, .producerSnapshot, .reply, .propose,
-      .refuseLeadership:
-      preconditionFailure("not for other replicas")
+    case .answer(let answer): self.send(answer)
+    case .stopPushing(let replica):
+      if let pusher = self.pushers.removeValue(forKey: replica) { self.stopped[replica] = pusher }
+    case .open(let request): self.send(request)
+    case .position(let position): self.send(position)
+    case .startAfresh(let offset): self.shard.mailbox.post(.startAfresh(self.id, at: offset))
     }
   }
 
   private func append(_ number: WriteNumber, _ summary: BatchSummary, _ token: UInt64) {
-    guard let (deciding, append) = self.deciding, deciding == token else {
+    let (slices, byteCount): ([ByteBuffer], Int)
+    if let writing = self.writing, writing.token == token {
+      (slices, byteCount) = (writing.slices, writing.byteCount)
+      self.shard.metrics.replicated(bytes: byteCount)
+    } else if let (deciding, append) = self.deciding, deciding == token {
+      (slices, byteCount) = (append.batch, append.header.batchLength)
+      self.shard.metrics.appended(bytes: byteCount)
+    } else {
       preconditionFailure("a write comes with the batch that is being decided on")
     }
     self.lane.append(
-      Volume.Append(partition: self.id, summary: summary, batch: append.batch),
-      byteCount: append.header.batchLength, number: number)
-    self.shard.metrics.appended(bytes: append.header.batchLength)
-    self.shard.transport?.advanced(
-      self.id, end: summary.endOffset, highWatermark: self.core.highWatermark)
+      Volume.Append(partition: self.id, summary: summary, batch: slices),
+      byteCount: byteCount, number: number)
   }
 
   /// A write that isn't an append, in order with those. A full volume delays it: it fails nothing.

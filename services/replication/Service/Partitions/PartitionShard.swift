@@ -24,6 +24,11 @@ final class PartitionShard: @unchecked Sendable {
     case opened(TopicPartition, VolumeID, Result<Void, MemQError>)
     case dropped(TopicPartition, VolumeID, Result<Void, MemQError>)
     case proposalAnswered(TopicPartition, ISRProposal, ISRAnswer)
+    case leaderNews(TopicPartition, LeaderNews)
+    case followerNews(TopicPartition, FollowerNews)
+    case pushRead(TopicPartition, PushRead)
+    /// What the replica holds here is of no use: it is filled anew from this offset on.
+    case startAfresh(TopicPartition, at: Offset)
     /// Somebody's question.
     case run(@Sendable (PartitionShard) -> Void)
   }
@@ -51,7 +56,9 @@ final class PartitionShard: @unchecked Sendable {
   let logger: Logger
   let metrics: ReplicationMetrics
   let metadata: any MetadataProposals
-  let transport: (any ReplicaTransport)?
+  let streams: ReplicaStreams
+  /// Its place among the node's shards.
+  let index: Int
   private(set) var mailbox: Mailbox<Event>!
   private var lanes: [VolumeID: VolumeLane] = [:]
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
@@ -61,21 +68,26 @@ final class PartitionShard: @unchecked Sendable {
   private var changing: [TopicPartition: DesiredPartition?] = [:]
   /// Partitions that are wanted here, or unwanted, and can't be had, or be rid of.
   private var problems: [TopicPartition: Problem] = [:]
+  /// A replica whose log is given up: where the next one begins, and the open numbers that are used up.
+  private var fresh: [TopicPartition: (start: Offset, opens: OpenNumber)] = [:]
+  /// Partitions with something to push, longest waiting first.
+  private var line: [PartitionOwner] = []
   private var ticks: RepeatedTask?
   private(set) var isDraining = false
 
   init(
-    on loop: any EventLoop, _ configuration: ReplicationNode.Configuration, clock: any MemQClock,
-    logger: Logger, metrics: ReplicationMetrics, metadata: any MetadataProposals,
-    transport: (any ReplicaTransport)?
+    _ index: Int, on loop: any EventLoop, _ configuration: ReplicationNode.Configuration,
+    clock: any MemQClock, logger: Logger, metrics: ReplicationMetrics,
+    metadata: any MetadataProposals, streams: ReplicaStreams
   ) {
+    self.index = index
     self.loop = loop
     self.configuration = configuration
     self.clock = clock
     self.logger = logger
     self.metrics = metrics
     self.metadata = metadata
-    self.transport = transport
+    self.streams = streams
     self.mailbox = Mailbox(on: loop) { [weak self] events in self?.take(events) }
   }
 
@@ -107,6 +119,7 @@ final class PartitionShard: @unchecked Sendable {
   private func take(_ events: [Event]) {
     for event in events { self.handle(event) }
     for lane in self.lanes.values { lane.flush() }
+    self.pushWaiting()
   }
 
   private func handle(_ event: Event) {
@@ -131,8 +144,25 @@ final class PartitionShard: @unchecked Sendable {
       self.dropped(partition, volume, result)
     case .proposalAnswered(let partition, let proposal, let answer):
       self.partitions[partition]?.feed(.leader(.proposalAnswered(proposal, answer)))
+    case .leaderNews(let partition, let news): self.take(news, of: partition)
+    case .followerNews(let partition, let news): self.take(news, of: partition)
+    case .pushRead(let partition, let read):
+      read.feed.release(read.charged, .catchUp)
+      self.partitions[partition]?.take(read)
+    case .startAfresh(let partition, let offset): self.startAfresh(partition, at: offset)
     case .run(let body): body(self)
     }
+  }
+
+  private func take(_ news: LeaderNews, of partition: TopicPartition) {
+    if let owner = self.partitions[partition] { return owner.take(news) }
+    // It may be opened here in a moment.
+    if case .opened(let request, let feed) = news { feed.refuse(request, of: partition, .notReady) }
+  }
+
+  private func take(_ news: FollowerNews, of partition: TopicPartition) {
+    if let owner = self.partitions[partition] { return owner.take(news) }
+    if case .pushed(let push) = news { push.taken() }
   }
 
   private func tick() {
@@ -144,7 +174,41 @@ final class PartitionShard: @unchecked Sendable {
       lane.expire(at: now)
       lane.flush()
     }
+    self.pushWaiting()
+    self.sendHeartbeats(at: now)
     self.metrics.setParked(self.lanes.values.reduce(0) { $0 + $1.parkedCount })
+  }
+
+  private func sendHeartbeats(at now: MonotonicInstant) {
+    var batch = HeartbeatBatch()
+    var numbers = ReplicationMetrics.Replicas()
+    for owner in self.partitions.values {
+      owner.addHeartbeats(to: &batch, at: now)
+      guard let leader = owner.core.leader else { continue }
+      if leader.inSyncReplicas.count < leader.replicaCount { numbers.underReplicated += 1 }
+      numbers.lagMax = Swift.max(numbers.lagMax, leader.followerLagMax)
+    }
+    batch.send()
+    self.metrics.set(numbers, shard: self.index)
+  }
+
+  // MARK: - Pushes
+
+  func wantsToPush(_ owner: PartitionOwner) {
+    guard !owner.isInLine else { return }
+    owner.isInLine = true
+    self.line.append(owner)
+  }
+
+  /// Gives each partition its turn; those that found no room stay in the line, in front of those that come.
+  func pushWaiting() {
+    guard !self.line.isEmpty else { return }
+    let owners = self.line
+    self.line = []
+    for owner in owners {
+      owner.isInLine = false
+      if owner.push() { self.wantsToPush(owner) }
+    }
   }
 
   func after(_ wait: Duration, _ body: @escaping () -> Void) {
@@ -211,8 +275,9 @@ final class PartitionShard: @unchecked Sendable {
     // An empty disk: what was uploaded is the object tier's, the log goes on from there.
     self.changing[desired.id] = .some(desired)
     let (mailbox, volume, id) = (self.mailbox!, lane.volume, desired.id)
+    let start = Swift.max(desired.uploadedOffset, self.fresh[id]?.start ?? .zero)
     lane.inOrder {
-      volume.openPartition(id, logStart: desired.uploadedOffset, epochs: []) { result in
+      volume.openPartition(id, logStart: start, epochs: []) { result in
         mailbox.post(.opened(id, volume.id, result))
       }
     }
@@ -248,7 +313,13 @@ final class PartitionShard: @unchecked Sendable {
     _ desired: DesiredPartition, _ found: Volume.RecoveredPartition, _ lane: VolumeLane
   ) {
     guard found.end >= desired.uploadedOffset else {
-      return self.skipToUploaded(desired, from: found.end, lane)
+      guard desired.assignment.replicas.count > 1 else {
+        return self.skipToUploaded(desired, from: found.end, lane)
+      }
+      // The leader tells of what this replica doesn't hold; nothing older may contradict it.
+      self.recovered[desired.id] = nil
+      self.drop(desired.id, from: lane)
+      return self.changing[desired.id] = .some(desired)
     }
     do {
       let rules = self.configuration.rules
@@ -314,7 +385,8 @@ final class PartitionShard: @unchecked Sendable {
         uploadedOffset: state.end, epochs: try EpochCache(state.epochs),
         producers: ProducerState(at: state.end, limits: self.configuration.rules.producers))
       let hasSkipped = self.recovered.removeValue(forKey: partition) != nil
-      self.own(desired, log, lane, localStart: state.end)
+      let opens = self.fresh.removeValue(forKey: partition)?.opens ?? .zero
+      self.own(desired, log, lane, localStart: state.end, after: opens)
       // Of what was skipped no producer counts any more, after a restart neither.
       if hasSkipped { self.partitions[partition]?.feed(.snapshotWanted) }
     } catch {
@@ -323,17 +395,34 @@ final class PartitionShard: @unchecked Sendable {
   }
 
   private func own(
-    _ desired: DesiredPartition, _ log: ReplicaLog, _ lane: VolumeLane, localStart: Offset
+    _ desired: DesiredPartition, _ log: ReplicaLog, _ lane: VolumeLane, localStart: Offset,
+    after opens: OpenNumber = .zero
   ) {
-    let owner = PartitionOwner(desired, log: log, lane: lane, shard: self)
+    let owner = PartitionOwner(desired, log: log, lane: lane, shard: self, after: opens)
     self.partitions[desired.id] = owner
     owner.feed(.localStartMoved(localStart))
     owner.applyRetention()
     owner.assign(desired)
   }
 
+  /// The leader has nothing that would follow what is here: all of it goes, and the log begins anew.
+  private func startAfresh(_ partition: TopicPartition, at offset: Offset) {
+    guard let owner = self.partitions[partition], let follower = owner.core.follower,
+      owner.lane.failure == nil
+    else { return }
+    self.logger.warning(
+      "A replica is filled anew",
+      metadata: ["partition": "\(owner.name)", "offset": "\(offset)"])
+    self.fresh[partition] = (offset, follower.number)
+    self.partitions[partition] = nil
+    owner.retire()
+    self.drop(partition, from: owner.lane)
+    self.changing[partition] = .some(owner.desired)
+  }
+
   /// The topic is gone, or the replica moved away: its records here go.
   private func unassign(_ partition: TopicPartition) {
+    self.fresh[partition] = nil
     if self.changing[partition] != nil {
       self.changing[partition] = .some(nil)
       return

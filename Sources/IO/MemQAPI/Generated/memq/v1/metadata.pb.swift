@@ -566,6 +566,10 @@ public nonisolated struct Memq_V1_AlterPartitionRequest: Sendable {
   /// The ISR it wants.
   public var isr: [Int32] = []
 
+  /// The node epochs under which the leader knows those members, one for each entry of `isr`, in its order. A member that has
+  /// registered again since refuses the proposal. Never fewer or more than `isr`.
+  public var isrNodeEpochs: [Int64] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -2660,7 +2664,7 @@ nonisolated extension Memq_V1_DescribeClusterResponse: SwiftProtobuf.Message, Sw
 
 nonisolated extension Memq_V1_AlterPartitionRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AlterPartitionRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}node_id\0\u{3}node_epoch\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}isr\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}node_id\0\u{3}node_epoch\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}isr\0\u{3}isr_node_epochs\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2674,6 +2678,7 @@ nonisolated extension Memq_V1_AlterPartitionRequest: SwiftProtobuf.Message, Swif
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
       case 5: try { try decoder.decodeSingularInt64Field(value: &self.partitionEpoch) }()
       case 6: try { try decoder.decodeRepeatedInt32Field(value: &self.isr) }()
+      case 7: try { try decoder.decodeRepeatedInt64Field(value: &self.isrNodeEpochs) }()
       default: break
       }
     }
@@ -2702,6 +2707,9 @@ nonisolated extension Memq_V1_AlterPartitionRequest: SwiftProtobuf.Message, Swif
     if !self.isr.isEmpty {
       try visitor.visitPackedInt32Field(value: self.isr, fieldNumber: 6)
     }
+    if !self.isrNodeEpochs.isEmpty {
+      try visitor.visitPackedInt64Field(value: self.isrNodeEpochs, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2712,6 +2720,7 @@ nonisolated extension Memq_V1_AlterPartitionRequest: SwiftProtobuf.Message, Swif
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
     if lhs.partitionEpoch != rhs.partitionEpoch {return false}
     if lhs.isr != rhs.isr {return false}
+    if lhs.isrNodeEpochs != rhs.isrNodeEpochs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

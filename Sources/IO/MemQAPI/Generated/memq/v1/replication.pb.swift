@@ -135,6 +135,138 @@ public nonisolated enum Memq_V1_OffsetSpec: SwiftProtobuf.Enum, Swift.CaseIterab
 
 }
 
+/// Which of its two streams a follower's volume opens.
+public nonisolated enum Memq_V1_ReplicaStreamKind: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// Never sent.
+  case unspecified // = 0
+
+  /// Opens and positions go up; answers, heartbeats and batches from the leader's memory come down.
+  case tail // = 1
+
+  /// Batches from the leader's disk come down; after the hello nothing goes up.
+  case catchUp // = 2
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .unspecified
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .unspecified
+    case 1: self = .tail
+    case 2: self = .catchUp
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .unspecified: return 0
+    case .tail: return 1
+    case .catchUp: return 2
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [Memq_V1_ReplicaStreamKind] = [
+    .unspecified,
+    .tail,
+    .catchUp,
+  ]
+
+}
+
+/// What became of an open.
+public nonisolated enum Memq_V1_ReplicaOpenResult: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// Never sent.
+  case unspecified // = 0
+
+  /// Batches follow from offset on.
+  case accepted // = 1
+
+  /// The leader's largest epoch not above the one asked for is epoch, and ends at offset: cut there, ask again.
+  case diverged // = 2
+
+  /// The follower's leader epoch is older than epoch.
+  case fencedLeaderEpoch // = 3
+
+  /// The follower's leader epoch is newer than epoch: ask again.
+  case unknownLeaderEpoch // = 4
+
+  /// A later life of the follower's node is known: epoch.
+  case staleNodeEpoch // = 5
+
+  /// This life of the follower's node is not known yet: ask again.
+  case unknownNodeEpoch // = 6
+
+  /// Nobody assigned the partition to that replica.
+  case notAReplica // = 7
+
+  /// The leader's epoch is not durable yet: ask again.
+  case notReady // = 8
+
+  /// The leader's volume holds nothing below offset any more: begin anew there.
+  case belowLocalStart // = 9
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .unspecified
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .unspecified
+    case 1: self = .accepted
+    case 2: self = .diverged
+    case 3: self = .fencedLeaderEpoch
+    case 4: self = .unknownLeaderEpoch
+    case 5: self = .staleNodeEpoch
+    case 6: self = .unknownNodeEpoch
+    case 7: self = .notAReplica
+    case 8: self = .notReady
+    case 9: self = .belowLocalStart
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .unspecified: return 0
+    case .accepted: return 1
+    case .diverged: return 2
+    case .fencedLeaderEpoch: return 3
+    case .unknownLeaderEpoch: return 4
+    case .staleNodeEpoch: return 5
+    case .unknownNodeEpoch: return 6
+    case .notAReplica: return 7
+    case .notReady: return 8
+    case .belowLocalStart: return 9
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [Memq_V1_ReplicaOpenResult] = [
+    .unspecified,
+    .accepted,
+    .diverged,
+    .fencedLeaderEpoch,
+    .unknownLeaderEpoch,
+    .staleNodeEpoch,
+    .unknownNodeEpoch,
+    .notAReplica,
+    .notReady,
+    .belowLocalStart,
+  ]
+
+}
+
 /// One batch to append.
 public nonisolated struct Memq_V1_AppendRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -465,6 +597,351 @@ public nonisolated struct Memq_V1_VolumeDescription: Sendable {
   public init() {}
 }
 
+/// Follower to leader. The first message of a stream holds the hello; later ones, on the tail stream only, the rest.
+public nonisolated struct Memq_V1_ReplicateRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Who asks.
+  public var hello: Memq_V1_ReplicaHello {
+    get {_hello ?? Memq_V1_ReplicaHello()}
+    set {_hello = newValue}
+  }
+  /// Returns true if `hello` has been explicitly set.
+  public var hasHello: Bool {self._hello != nil}
+  /// Clears the value of `hello`. Subsequent reads from it will return its default value.
+  public mutating func clearHello() {self._hello = nil}
+
+  /// Partitions to be sent.
+  public var opens: [Memq_V1_ReplicaOpen] = []
+
+  /// What is durable.
+  public var positions: [Memq_V1_ReplicaPosition] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _hello: Memq_V1_ReplicaHello? = nil
+}
+
+/// Who asks whom.
+public nonisolated struct Memq_V1_ReplicaHello: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The cluster, 16 bytes.
+  public var clusterID: Data = Data()
+
+  /// The follower's node.
+  public var nodeID: Int32 = 0
+
+  /// Its life; an older one than the leader knows is refused.
+  public var nodeEpoch: Int64 = 0
+
+  /// The volume the replicas stand on, 16 bytes.
+  public var volumeID: Data = Data()
+
+  /// Whom it means to talk to.
+  public var leaderNodeID: Int32 = 0
+
+  /// Rises with each pair of streams within one life of the node; a pair replaces those with lower numbers.
+  public var session: Int64 = 0
+
+  /// Which of the two.
+  public var kind: Memq_V1_ReplicaStreamKind = .unspecified
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// "Send me this partition from end_offset on; my log ends so." All below is durable at the follower.
+public nonisolated struct Memq_V1_ReplicaOpen: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The epoch of the leader it follows.
+  public var leaderEpoch: Int64 = 0
+
+  /// Counts this replica's opens; marks everything that belongs to this one.
+  public var openNumber: Int64 = 0
+
+  /// Exclusive.
+  public var endOffset: Int64 = 0
+
+  /// The epoch its log ends in; -1: the log is empty.
+  public var lastEpoch: Int64 = 0
+
+  /// Its log begins above 0 and it does not know what came before: the answer is to tell (history).
+  public var needsHistory: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// "All below durable_end is durable here."
+public nonisolated struct Memq_V1_ReplicaPosition: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// Of the open.
+  public var leaderEpoch: Int64 = 0
+
+  /// Of the open.
+  public var openNumber: Int64 = 0
+
+  /// Exclusive.
+  public var durableEnd: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// Leader to follower. Parts of one message are taken in the order of their numbers. One without any is a sign of life.
+public nonisolated struct Memq_V1_ReplicateResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Answers to opens.
+  public var answers: [Memq_V1_ReplicaOpenAnswer] = []
+
+  /// Describes the payload.
+  public var push: Memq_V1_ReplicaPush {
+    get {_push ?? Memq_V1_ReplicaPush()}
+    set {_push = newValue}
+  }
+  /// Returns true if `push` has been explicitly set.
+  public var hasPush: Bool {self._push != nil}
+  /// Clears the value of `push`. Subsequent reads from it will return its default value.
+  public mutating func clearPush() {self._push = nil}
+
+  /// How far partitions are committed and were pushed; on the stream that carries their batches.
+  public var heartbeats: [Memq_V1_ReplicaHeartbeat] = []
+
+  /// Whole record batches v2, one after another, of the partition that push names. Carried without a copy.
+  public var batches: Data = Data()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _push: Memq_V1_ReplicaPush? = nil
+}
+
+/// The answer to one open.
+public nonisolated struct Memq_V1_ReplicaOpenAnswer: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The leader's.
+  public var leaderEpoch: Int64 = 0
+
+  /// Of the open.
+  public var openNumber: Int64 = 0
+
+  /// What became of it.
+  public var result: Memq_V1_ReplicaOpenResult = .unspecified
+
+  /// As the result says.
+  public var offset: Int64 = 0
+
+  /// As the result says.
+  public var epoch: Int64 = 0
+
+  /// Accepted, where it was asked for: what the follower must know of records it does not hold.
+  public var history: Memq_V1_ReplicaHistory {
+    get {_history ?? Memq_V1_ReplicaHistory()}
+    set {_history = newValue}
+  }
+  /// Returns true if `history` has been explicitly set.
+  public var hasHistory: Bool {self._history != nil}
+  /// Clears the value of `history`. Subsequent reads from it will return its default value.
+  public mutating func clearHistory() {self._history = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+  fileprivate var _history: Memq_V1_ReplicaHistory? = nil
+}
+
+/// What a log remembers of records it does not hold.
+public nonisolated struct Memq_V1_ReplicaHistory: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Leader epochs that begin at or below the offset, in order; at most 65,536.
+  public var epochs: [Memq_V1_ReplicaEpochStart] = []
+
+  /// Producer snapshot (docs/protocols/replication.md), at most 8 MiB; empty: no producer is known.
+  public var producerSnapshot: Data = Data()
+
+  /// The exclusive end of what it covers: at or above the offset.
+  public var producerSnapshotEnd: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Where a leader epoch begins.
+public nonisolated struct Memq_V1_ReplicaEpochStart: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var epoch: Int64 = 0
+
+  /// Its first offset.
+  public var startOffset: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Batches of one partition.
+public nonisolated struct Memq_V1_ReplicaPush: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The leader's.
+  public var leaderEpoch: Int64 = 0
+
+  /// Of the open.
+  public var openNumber: Int64 = 0
+
+  /// The leader's when it was sent.
+  public var highWatermark: Int64 = 0
+
+  /// One for each batch of the payload.
+  public var batches: [Memq_V1_ReplicaBatch] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// What the leader's log says of a batch; its own header says the rest.
+public nonisolated struct Memq_V1_ReplicaBatch: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Bytes in the payload.
+  public var byteCount: Int32 = 0
+
+  /// First offset.
+  public var baseOffset: Int64 = 0
+
+  /// Exclusive.
+  public var endOffset: Int64 = 0
+
+  /// The epoch it was appended in.
+  public var leaderEpoch: Int64 = 0
+
+  /// When, by that leader's wall clock, milliseconds.
+  public var appendTimeMs: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// What a follower must hear from time to time.
+public nonisolated struct Memq_V1_ReplicaHeartbeat: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The leader's.
+  public var leaderEpoch: Int64 = 0
+
+  /// Of the open.
+  public var openNumber: Int64 = 0
+
+  /// Committed below it.
+  public var highWatermark: Int64 = 0
+
+  /// All below was pushed on this open.
+  public var pushedThrough: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 fileprivate nonisolated let _protobuf_package = "memq.v1"
@@ -475,6 +952,14 @@ nonisolated extension Memq_V1_Acks: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension Memq_V1_OffsetSpec: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OFFSET_SPEC_UNSPECIFIED\0\u{1}OFFSET_SPEC_EARLIEST\0\u{1}OFFSET_SPEC_LATEST\0\u{1}OFFSET_SPEC_TIMESTAMP\0\u{1}OFFSET_SPEC_LOCAL_START\0")
+}
+
+nonisolated extension Memq_V1_ReplicaStreamKind: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0REPLICA_STREAM_KIND_UNSPECIFIED\0\u{1}REPLICA_STREAM_KIND_TAIL\0\u{1}REPLICA_STREAM_KIND_CATCH_UP\0")
+}
+
+nonisolated extension Memq_V1_ReplicaOpenResult: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0REPLICA_OPEN_RESULT_UNSPECIFIED\0\u{1}REPLICA_OPEN_RESULT_ACCEPTED\0\u{1}REPLICA_OPEN_RESULT_DIVERGED\0\u{1}REPLICA_OPEN_RESULT_FENCED_LEADER_EPOCH\0\u{1}REPLICA_OPEN_RESULT_UNKNOWN_LEADER_EPOCH\0\u{1}REPLICA_OPEN_RESULT_STALE_NODE_EPOCH\0\u{1}REPLICA_OPEN_RESULT_UNKNOWN_NODE_EPOCH\0\u{1}REPLICA_OPEN_RESULT_NOT_A_REPLICA\0\u{1}REPLICA_OPEN_RESULT_NOT_READY\0\u{1}REPLICA_OPEN_RESULT_BELOW_LOCAL_START\0")
 }
 
 nonisolated extension Memq_V1_AppendRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
@@ -1027,6 +1512,564 @@ nonisolated extension Memq_V1_VolumeDescription: SwiftProtobuf.Message, SwiftPro
     if lhs.capacityBytes != rhs.capacityBytes {return false}
     if lhs.usedBytes != rhs.usedBytes {return false}
     if lhs.healthy != rhs.healthy {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicateRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}hello\0\u{1}opens\0\u{1}positions\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._hello) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.opens) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.positions) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._hello {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if !self.opens.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.opens, fieldNumber: 2)
+    }
+    if !self.positions.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.positions, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicateRequest, rhs: Memq_V1_ReplicateRequest) -> Bool {
+    if lhs._hello != rhs._hello {return false}
+    if lhs.opens != rhs.opens {return false}
+    if lhs.positions != rhs.positions {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaHello: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaHello"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}node_id\0\u{3}node_epoch\0\u{3}volume_id\0\u{3}leader_node_id\0\u{1}session\0\u{1}kind\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.clusterID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.volumeID) }()
+      case 5: try { try decoder.decodeSingularInt32Field(value: &self.leaderNodeID) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self.session) }()
+      case 7: try { try decoder.decodeSingularEnumField(value: &self.kind) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.clusterID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.clusterID, fieldNumber: 1)
+    }
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 2)
+    }
+    if self.nodeEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.nodeEpoch, fieldNumber: 3)
+    }
+    if !self.volumeID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.volumeID, fieldNumber: 4)
+    }
+    if self.leaderNodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.leaderNodeID, fieldNumber: 5)
+    }
+    if self.session != 0 {
+      try visitor.visitSingularInt64Field(value: self.session, fieldNumber: 6)
+    }
+    if self.kind != .unspecified {
+      try visitor.visitSingularEnumField(value: self.kind, fieldNumber: 7)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaHello, rhs: Memq_V1_ReplicaHello) -> Bool {
+    if lhs.clusterID != rhs.clusterID {return false}
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.nodeEpoch != rhs.nodeEpoch {return false}
+    if lhs.volumeID != rhs.volumeID {return false}
+    if lhs.leaderNodeID != rhs.leaderNodeID {return false}
+    if lhs.session != rhs.session {return false}
+    if lhs.kind != rhs.kind {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaOpen: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaOpen"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{3}open_number\0\u{3}end_offset\0\u{3}last_epoch\0\u{3}needs_history\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.openNumber) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.lastEpoch) }()
+      case 6: try { try decoder.decodeSingularBoolField(value: &self.needsHistory) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.openNumber != 0 {
+      try visitor.visitSingularInt64Field(value: self.openNumber, fieldNumber: 3)
+    }
+    if self.endOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.endOffset, fieldNumber: 4)
+    }
+    if self.lastEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.lastEpoch, fieldNumber: 5)
+    }
+    if self.needsHistory != false {
+      try visitor.visitSingularBoolField(value: self.needsHistory, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaOpen, rhs: Memq_V1_ReplicaOpen) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.openNumber != rhs.openNumber {return false}
+    if lhs.endOffset != rhs.endOffset {return false}
+    if lhs.lastEpoch != rhs.lastEpoch {return false}
+    if lhs.needsHistory != rhs.needsHistory {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaPosition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaPosition"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{3}open_number\0\u{3}durable_end\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.openNumber) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.durableEnd) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.openNumber != 0 {
+      try visitor.visitSingularInt64Field(value: self.openNumber, fieldNumber: 3)
+    }
+    if self.durableEnd != 0 {
+      try visitor.visitSingularInt64Field(value: self.durableEnd, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaPosition, rhs: Memq_V1_ReplicaPosition) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.openNumber != rhs.openNumber {return false}
+    if lhs.durableEnd != rhs.durableEnd {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicateResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicateResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}answers\0\u{1}push\0\u{1}heartbeats\0\u{2}\u{c}batches\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.answers) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._push) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.heartbeats) }()
+      case 15: try { try decoder.decodeSingularBytesField(value: &self.batches) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.answers.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.answers, fieldNumber: 1)
+    }
+    try { if let v = self._push {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if !self.heartbeats.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.heartbeats, fieldNumber: 3)
+    }
+    if !self.batches.isEmpty {
+      try visitor.visitSingularBytesField(value: self.batches, fieldNumber: 15)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicateResponse, rhs: Memq_V1_ReplicateResponse) -> Bool {
+    if lhs.answers != rhs.answers {return false}
+    if lhs._push != rhs._push {return false}
+    if lhs.heartbeats != rhs.heartbeats {return false}
+    if lhs.batches != rhs.batches {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaOpenAnswer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaOpenAnswer"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{3}open_number\0\u{1}result\0\u{1}offset\0\u{1}epoch\0\u{1}history\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.openNumber) }()
+      case 4: try { try decoder.decodeSingularEnumField(value: &self.result) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.offset) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self.epoch) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._history) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.openNumber != 0 {
+      try visitor.visitSingularInt64Field(value: self.openNumber, fieldNumber: 3)
+    }
+    if self.result != .unspecified {
+      try visitor.visitSingularEnumField(value: self.result, fieldNumber: 4)
+    }
+    if self.offset != 0 {
+      try visitor.visitSingularInt64Field(value: self.offset, fieldNumber: 5)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.epoch, fieldNumber: 6)
+    }
+    try { if let v = self._history {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaOpenAnswer, rhs: Memq_V1_ReplicaOpenAnswer) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.openNumber != rhs.openNumber {return false}
+    if lhs.result != rhs.result {return false}
+    if lhs.offset != rhs.offset {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs._history != rhs._history {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaHistory: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaHistory"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epochs\0\u{3}producer_snapshot\0\u{3}producer_snapshot_end\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.epochs) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self.producerSnapshot) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.producerSnapshotEnd) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.epochs.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.epochs, fieldNumber: 1)
+    }
+    if !self.producerSnapshot.isEmpty {
+      try visitor.visitSingularBytesField(value: self.producerSnapshot, fieldNumber: 2)
+    }
+    if self.producerSnapshotEnd != 0 {
+      try visitor.visitSingularInt64Field(value: self.producerSnapshotEnd, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaHistory, rhs: Memq_V1_ReplicaHistory) -> Bool {
+    if lhs.epochs != rhs.epochs {return false}
+    if lhs.producerSnapshot != rhs.producerSnapshot {return false}
+    if lhs.producerSnapshotEnd != rhs.producerSnapshotEnd {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaEpochStart: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaEpochStart"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}start_offset\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.startOffset) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.epoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.epoch, fieldNumber: 1)
+    }
+    if self.startOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.startOffset, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaEpochStart, rhs: Memq_V1_ReplicaEpochStart) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.startOffset != rhs.startOffset {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaPush: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaPush"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{3}open_number\0\u{3}high_watermark\0\u{1}batches\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.openNumber) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.highWatermark) }()
+      case 5: try { try decoder.decodeRepeatedMessageField(value: &self.batches) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.openNumber != 0 {
+      try visitor.visitSingularInt64Field(value: self.openNumber, fieldNumber: 3)
+    }
+    if self.highWatermark != 0 {
+      try visitor.visitSingularInt64Field(value: self.highWatermark, fieldNumber: 4)
+    }
+    if !self.batches.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.batches, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaPush, rhs: Memq_V1_ReplicaPush) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.openNumber != rhs.openNumber {return false}
+    if lhs.highWatermark != rhs.highWatermark {return false}
+    if lhs.batches != rhs.batches {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaBatch: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaBatch"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}byte_count\0\u{3}base_offset\0\u{3}end_offset\0\u{3}leader_epoch\0\u{3}append_time_ms\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.byteCount) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.baseOffset) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.appendTimeMs) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.byteCount != 0 {
+      try visitor.visitSingularInt32Field(value: self.byteCount, fieldNumber: 1)
+    }
+    if self.baseOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.baseOffset, fieldNumber: 2)
+    }
+    if self.endOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.endOffset, fieldNumber: 3)
+    }
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 4)
+    }
+    if self.appendTimeMs != 0 {
+      try visitor.visitSingularInt64Field(value: self.appendTimeMs, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaBatch, rhs: Memq_V1_ReplicaBatch) -> Bool {
+    if lhs.byteCount != rhs.byteCount {return false}
+    if lhs.baseOffset != rhs.baseOffset {return false}
+    if lhs.endOffset != rhs.endOffset {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.appendTimeMs != rhs.appendTimeMs {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaHeartbeat: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaHeartbeat"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{3}open_number\0\u{3}high_watermark\0\u{3}pushed_through\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.openNumber) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.highWatermark) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.pushedThrough) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.openNumber != 0 {
+      try visitor.visitSingularInt64Field(value: self.openNumber, fieldNumber: 3)
+    }
+    if self.highWatermark != 0 {
+      try visitor.visitSingularInt64Field(value: self.highWatermark, fieldNumber: 4)
+    }
+    if self.pushedThrough != 0 {
+      try visitor.visitSingularInt64Field(value: self.pushedThrough, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaHeartbeat, rhs: Memq_V1_ReplicaHeartbeat) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.openNumber != rhs.openNumber {return false}
+    if lhs.highWatermark != rhs.highWatermark {return false}
+    if lhs.pushedThrough != rhs.pushedThrough {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

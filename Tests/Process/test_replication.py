@@ -1,0 +1,187 @@
+# Part of MemQ. SPDX-License-Identifier: Apache-2.0
+"""Three storage nodes, each its own process: what is acknowledged outlives any of them, and all of them at once."""
+
+import os
+import signal
+import subprocess
+import time
+
+from harness import BIN, PATIENCE, AckedProducer, Server, free_port, sha256, wait_until
+
+NODES = ["replication-1", "replication-2", "replication-3"]
+# Clients are to go on within so long of a leader's death; what the limit adds is for debug builds.
+FAILOVER = 10.0
+
+
+class Cluster(Server):
+    """Metadata, three storage nodes, ingest, uploader and scanner, behind the interface of one server."""
+
+    def __init__(self, folder):
+        super().__init__(folder / "unused")
+        self.folder = folder
+        self.log = folder / "services.log"
+        self.processes = {}
+        self.names = ["metadata", *NODES, "ingest", "uploader", "scanner", "rebalancer"]
+        self.ports = {name: free_port() for name in self.names}
+        self.ports["ingest"] = self.port
+
+    def start_one(self, name):
+        service = name.split("-")[0]
+        command = [BIN / f"memq-{service}", "--listen", f"127.0.0.1:{self.ports[name]}"]
+        if service != "metadata":
+            command += ["--metadata", f"127.0.0.1:{self.ports['metadata']}"]
+        if service in ("metadata", "replication"):
+            command += ["--data", self.folder / name]
+        if service == "replication":
+            command += ["--segment-bytes", "16MiB"]
+        if service in ("ingest", "uploader", "scanner"):
+            command += ["--objects", self.folder / "objects"]
+        if service == "scanner":
+            command += ["--scratch", self.folder / "scratch"]
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.log = self.folder / "ingest.log"
+        self.process = self.processes["metadata"]
+
+    def start(self, ready=True):
+        for name in self.names:
+            self.start_one(name)
+        wait_until("the cluster is ready", self.is_ready)
+        wait_until("three storage nodes are ready", lambda: len(self.ready_nodes()) == 3)
+        return self
+
+    def ready_nodes(self):
+        nodes = self.json("cluster", "nodes")
+        return [n for n in nodes if n["service"] == "replication" and n["state"] == "ready"]
+
+    def is_ready(self):
+        return self.cli("cluster", "status", check=False).returncode == 0
+
+    def kill_one(self, *names):
+        for name in names:
+            self.processes[name].send_signal(signal.SIGKILL)
+        for name in names:
+            self.processes[name].wait(PATIENCE)
+
+    def close(self):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait(PATIENCE)
+
+    def partitions(self, topic):
+        return self.json("cluster", "partitions", topic)
+
+    def in_sync(self, topic, count=3):
+        rows = self.partitions(topic)
+        return all(len(row["isr"]) == count and row["leader"] is not None for row in rows)
+
+    def name_of(self, node):
+        pids = {n["id"]: n["pid"] for n in self.json("cluster", "nodes")}
+        return next(name for name in NODES if self.processes[name].pid == pids[node])
+
+    def leader(self, topic, partition=0):
+        return self.name_of(self.partitions(topic)[partition]["leader"])
+
+    def create(self, topic, partitions=1, *options):
+        self.cli(
+            "topic", "create", topic, "--partitions", partitions, "--replication-factor", "3",
+            "--set", "min.insync.replicas=2", *options,
+        )
+        wait_until("all replicas are in sync", lambda: self.in_sync(topic))
+
+
+class Consumer:
+    """`memq consume` from the beginning, until it is stopped; collects what comes."""
+
+    def __init__(self, cluster, topic, path):
+        self.path = path
+        self.file = open(path, "wb")
+        self.process = cluster.popen(
+            "consume", topic, "--from", "beginning", "--format", "%v",
+            stdin=subprocess.DEVNULL, stdout=self.file, stderr=subprocess.DEVNULL,
+        )
+
+    def values(self):
+        return [int(line) for line in self.path.read_bytes().split(b"\n")[:-1]]
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self.file.close()
+
+
+def test_a_leader_that_is_killed_under_load_is_replaced_and_comes_back(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 3)
+        producer = AckedProducer(cluster, "events")
+        consumer = Consumer(cluster, "events", folder / "consumed")
+        wait_until("some are acknowledged", lambda: len(producer.acked) > 2_000)
+        for _ in range(2):
+            victim = cluster.leader("events")
+            before = len(producer.acked)
+            cluster.kill_one(victim)
+            began = time.monotonic()
+            wait_until("acknowledgements go on", lambda: len(producer.acked) > before + 2_000, FAILOVER)
+            consumed = len(consumer.values())
+            wait_until("the consumer goes on", lambda: len(consumer.values()) > consumed, FAILOVER)
+            assert time.monotonic() - began < 2 * FAILOVER
+            wait_until("the dead one left the ISR", lambda: cluster.in_sync("events", 2))
+            cluster.start_one(victim)
+            wait_until("it is back in sync", lambda: cluster.in_sync("events"))
+        assert producer.stop() == 0
+        assert sorted(producer.acked) == list(range(producer.sent)), "all of it was acknowledged"
+        values = [int(v) for v in cluster.values("events")]
+        assert sorted(values) == list(range(producer.sent)), "nothing is lost, nothing is there twice"
+        wait_until("the consumer has all", lambda: len(consumer.values()) >= producer.sent)
+        consumer.stop()
+        assert sorted(consumer.values()) == list(range(producer.sent))
+
+
+def test_everything_killed_at_once_comes_back_with_all_that_was_acknowledged(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 3)
+        producer = AckedProducer(cluster, "events")
+        wait_until("some are acknowledged", lambda: len(producer.acked) > 5_000)
+        cluster.kill_one("metadata", *NODES)
+        producer.abandon()
+        for name in ["metadata", *NODES]:
+            cluster.start_one(name)
+        wait_until("the partitions are led again", lambda: is_led(cluster, "events"))
+        wait_until("all are in sync again", lambda: cluster.in_sync("events"))
+        values = [int(v) for v in cluster.values("events")]
+        assert set(producer.acked) <= set(values)
+        assert len(values) == len(set(values)), "an idempotent producer's records are there once"
+        cluster.cli("produce", "events", stdin=b"and on\n")
+
+
+def is_led(cluster, topic):
+    shown = cluster.cli("cluster", "partitions", topic, "-o", "json", check=False)
+    return shown.returncode == 0 and b'"leader": null' not in shown.stdout
+
+
+def test_a_node_that_stops_hands_over_and_uploads_and_files_go_on(folder):
+    body = os.urandom(300_000)
+    (folder / "body").write_bytes(body)
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 1, "--set", "local.retention.bytes=0")
+        cluster.create("media")
+        cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(1_000)))
+        cluster.cli("upload", "flush", "events")
+        cluster.cli("file", "put", "media", folder / "body", "--name", "one")
+        victim = cluster.leader("events")
+        process = cluster.processes[victim]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, (folder / f"{victim}.log").read_text()[-3000:]
+        log = (folder / f"{victim}.log").read_text()
+        assert "not handed over" not in log, log[-3000:]
+        cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(1_000, 2_000)))
+        cluster.cli("upload", "flush", "events")
+        cluster.cli("file", "put", "media", folder / "body", "--name", "two")
+        assert sorted(int(v) for v in cluster.values("events")) == list(range(2_000))
+        for name in ("one", "two"):
+            assert sha256(cluster.cli("file", "get", "media", name, "-o", "-").stdout) == sha256(body)
+        cluster.start_one(victim)
+        wait_until("it is back in sync", lambda: cluster.in_sync("events") and cluster.in_sync("media"))
