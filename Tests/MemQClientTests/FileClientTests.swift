@@ -132,12 +132,21 @@ import Testing
     }
   }
 
+  @Test func `a file that is not there is said in words, without the system's number`() async {
+    let files = FakeServer().client().files()
+    let error = await #expect(throws: MemQError.self) {
+      try await files.put("/nowhere/at all", to: FakeServer.topic, as: "x")
+    }
+    #expect(error?.subject == "/nowhere/at all" && error?.actual == nil)
+    #expect(error?.message.contains("No such file or directory") == true)
+  }
+
   @Test func `a put and a get whose server stands still are tried on another stream`() async throws
   {
     let server = FakeServer(stalls: { $0 == 1 })
     let files = server.client().files()
-    // More than the windows hold: the put has to wait for the server.
-    let bytes = Self.bytes(24 << 20)
+    // A little more than the windows hold: the put has to wait for the server.
+    let bytes = Self.bytes(12 << 20)
     var options = FileClient.PutOptions()
     options.stallTimeout = .seconds(2)
     try await files.put(bytes: bytes, to: FakeServer.topic, as: "f", options: options)

@@ -49,7 +49,7 @@ private func withChannel<R>(
       let cluster = try await withChannel(to: server) { channel in
         #expect(try await channel.health() == .serving)
         return try await channel.call(
-          MetadataMethods.describeCluster, .init(), timeout: .seconds(10))
+          MetadataMethods.describeCluster, .init(), timeout: .seconds(60))
       }
       clusterIDs.insert(cluster.clusterID)
       let live = cluster.nodes.filter { $0.state == .ready }

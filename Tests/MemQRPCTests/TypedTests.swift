@@ -4,6 +4,7 @@ import FoundationEssentials
 import MemQAPI
 import MemQModel
 import MemQRPC
+import MemQTestSupport
 import NIOCore
 import SwiftProtobuf
 import Testing

@@ -7,6 +7,7 @@ import MemQLog
 import MemQModel
 import MemQStorage
 import MemQSystem
+import MemQTestSupport
 import NIOCore
 
 /// A folder of its own under /tmp, removed at the end.
@@ -92,9 +93,9 @@ extension Volume {
     }
   }
 
-  /// Waits until nothing of the partition is on the disk; for at most 20 s.
+  /// Waits until nothing of the partition is on the disk; for at most 60 s.
   func waitUntilEmpty(_ partition: TopicPartition) async throws {
-    let deadline = ContinuousClock.now + .seconds(20)
+    let deadline = ContinuousClock.now + .seconds(60)
     while self.localBytes(partition).bytes > 0 {
       guard ContinuousClock.now < deadline else {
         throw MemQError(

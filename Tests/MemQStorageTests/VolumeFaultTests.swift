@@ -139,9 +139,13 @@ import Testing
     volume.setUploadedOffset(partition, to: end)
     for await _ in moved { break }
     var taken = 0
-    for _ in 0..<200 where taken < 20 {
+    let deadline = ContinuousClock.now + .seconds(60)
+    while taken < 20, ContinuousClock.now < deadline {
       let batch = Example.batch(at: end, bodyBytes: 20_000, epoch: 2)
-      guard (try? await volume.appendDurably([(partition, batch)])) != nil else { continue }
+      guard (try? await volume.appendDurably([(partition, batch)])) != nil else {
+        await Task.yield()
+        continue
+      }
       end = batch.summary.endOffset
       taken += 1
     }
@@ -192,7 +196,7 @@ import Testing
         }
       } == .volumeFull)
     disk.set { $0.slotsMax = 8 }
-    let deadline = ContinuousClock.now + .seconds(20)
+    let deadline = ContinuousClock.now + .seconds(60)
     var code: ErrorCode? = .volumeFull
     while code != nil, ContinuousClock.now < deadline {
       code = await self.code { try await open.appendDurably([(partition, next)]) }
@@ -227,10 +231,12 @@ import Testing
     try await volume.openDurably(partition)
     var end = Offset.zero
     var code: ErrorCode?
-    for _ in 0..<1_000 where code == nil || code == .resourceExhausted {
+    // Nearly full it says "not now" for as long as another segment may still be freed.
+    let deadline = ContinuousClock.now + .seconds(60)
+    while code == nil || code == .resourceExhausted, ContinuousClock.now < deadline {
       let batch = Example.batch(at: end, bodyBytes: 30_000)
       code = await self.code { try await volume.appendDurably([(partition, batch)]) }
-      if code == nil { end = batch.summary.endOffset }
+      if code == nil { end = batch.summary.endOffset } else { await Task.yield() }
     }
     #expect(code == .volumeFull)
     await volume.close()

@@ -146,7 +146,7 @@ actor FolderBodyWriter: ObjectBodyWriter {
   func finish(byteCount: Int64, timeout: Duration) async throws(MemQError) {
     switch self.target {
     case .partial(let file):
-      try self.require(byteCount, is: self.byteCount)
+      try ObjectStoreLimits.check(byteCount, is: self.byteCount, of: self.key)
       self.store.meter.count(.completeBody)
       let (store, key) = (self.store, self.key)
       try await store.threads.run(Deadline(in: timeout)) { () throws(MemQError) in
@@ -158,16 +158,8 @@ actor FolderBodyWriter: ObjectBodyWriter {
       }
       self.durableByteCount = byteCount
       self.target = .whole(file, byteCount: byteCount)
-    case .whole(_, let there): try self.require(byteCount, is: there)
+    case .whole(_, let there): try ObjectStoreLimits.check(byteCount, is: there, of: self.key)
     case .closed: throw self.isClosed
-    }
-  }
-
-  private func require(_ byteCount: Int64, is there: Int64) throws(MemQError) {
-    guard byteCount == there else {
-      throw MemQError(
-        .uploadOffsetMismatch, "the body does not have so many bytes", subject: self.key.text,
-        limit: byteCount, actual: there)
     }
   }
 
