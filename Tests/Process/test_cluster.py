@@ -14,7 +14,7 @@ from cluster import NAMES, Cluster
 from harness import EICAR, PATIENCE, AckedProducer, Reader, sha256, wait_until
 
 # Copies of each partition.
-COPIES = os.environ.get("MEMQ_TEST_COPIES", "1")
+COPIES = os.environ.get("MEMQ_TEST_COPIES", "3")
 # How long metadata is away; the promise is 60 s.
 AWAY_SECONDS = float(os.environ.get("MEMQ_TEST_METADATA_AWAY", "20"))
 # Records per second of a load that runs for long.
@@ -52,6 +52,46 @@ def grows(what, acked, by=500, patience=PATIENCE):
     """Waits until more is acknowledged."""
     goal = len(acked) + by
     wait_until(what, lambda: len(acked) >= goal, patience)
+
+
+def test_a_killed_leaders_partitions_go_on_and_it_rejoins(cluster):
+    cluster.cli("topic", "create", "events", "--partitions", "6", "--replication-factor", "3")
+    partitions = cluster.json("cluster", "partitions", "events")
+    assert all(len(p["replicas"]) == 3 and len(p["isr"]) == 3 for p in partitions)
+    nodes = {cluster.node(name)["id"]: name for name in NAMES if name.startswith("replication")}
+    assert {p["leader"] for p in partitions} == set(nodes), "leaders are spread"
+    producer = AckedProducer(cluster, "events", per_second=PACE)
+    reader = Reader(cluster, "events")
+    for victim, name in nodes.items():
+        grows("records are acknowledged", producer.acked)
+        cluster.kill_one(name)
+        # Each partition, also those it led: a record more than there were.
+        before = {p["partition"]: p["high_watermark"] or 0 for p in partitions}
+
+        def all_go_on():
+            now = cluster.json("cluster", "partitions", "events")
+            return all(
+                p["leader"] not in (None, victim) and victim not in p["isr"]
+                and p["high_watermark"] is not None and p["high_watermark"] > before[p["partition"]]
+                for p in now
+            )
+
+        wait_until(f"all partitions go on without {name}", all_go_on, 10)
+        grows("producing goes on", producer.acked, patience=10)
+        seen = len(reader.values)
+        wait_until("consuming goes on", lambda: len(reader.values) > seen, 10)
+        cluster.up()
+
+        def is_whole():
+            now = cluster.json("cluster", "partitions", "events")
+            return all(len(p["isr"]) == 3 for p in now) and now
+
+        partitions = wait_until(f"{name} has caught up and is in sync again", is_whole)
+    assert producer.stop() == 0, producer.said()
+    wait_until("all are consumed", lambda: len(reader.values) >= producer.sent)
+    assert reader.stop() == 0, reader.said()
+    assert sorted(map(int, reader.values)) == list(range(producer.sent))
+    check_all_there(cluster, "events", producer)
 
 
 def test_the_other_uploader_takes_over_a_killed_ones_leases(cluster):

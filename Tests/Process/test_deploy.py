@@ -30,7 +30,7 @@ def test_up_starts_keeps_and_mends_and_down_stops_and_keeps_the_data(folder):
             assert str(pid) in line and f"127.0.0.1:{cluster.port_of(name)}" in line
         assert cluster.pids() == first, "what runs is kept"
 
-        cluster.cli("topic", "create", "events", "--replication-factor", "1")
+        cluster.cli("topic", "create", "events", "--replication-factor", "3")
         cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(1_000)))
 
         cluster.kill_one("scanner-1")

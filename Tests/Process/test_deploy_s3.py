@@ -36,7 +36,7 @@ def test_records_and_files_go_through_the_bucket(folder, store):
     )
     s3 = ("--s3", store["endpoint"], "--s3-bucket", store["bucket"], "--s3-prefix", "one/two")
     with Cluster(folder, *s3, "--s3-credentials", str(credentials)) as cluster:
-        cluster.cli("topic", "create", "events", "--partitions", "3", "--replication-factor", "1",
+        cluster.cli("topic", "create", "events", "--partitions", "3", "--replication-factor", "3",
                     "--set", "local.retention.bytes=0")
         cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(20_000)))
         cluster.cli("upload", "flush", "events")
@@ -45,7 +45,7 @@ def test_records_and_files_go_through_the_bucket(folder, store):
         assert sum(p["uploaded_offset"] for p in partitions) == 20_000
         assert sorted(int(v) for v in cluster.values("events")) == list(range(20_000))
 
-        cluster.cli("topic", "create", "media", "--replication-factor", "1", "--scan", "gate")
+        cluster.cli("topic", "create", "media", "--replication-factor", "3", "--scan", "gate")
         small, large = os.urandom(300_000), os.urandom(1 << 20) * 18
         for name, data in (("small", small), ("large", large)):
             (folder / name).write_bytes(data)

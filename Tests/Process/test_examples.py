@@ -18,9 +18,8 @@ from harness import Server, sha256
 def place(request):
     """A server or a cluster, and how many copies its topics have."""
     path = Path(tempfile.mkdtemp(prefix="memq-test-"))
-    copies = 1
     with (Server(path / "data") if request.param == "serve" else Cluster(path)) as running:
-        yield running, copies
+        yield running, 1 if request.param == "serve" else 3
     shutil.rmtree(path, ignore_errors=True)
 
 
