@@ -286,7 +286,8 @@ import Foundation
     }
     let loop = MultiThreadedEventLoopGroup.singleton.next()
     let channel = RPCInProcessChannel(router: router, group: loop)
-    let lane = AppendLane(loop: loop, clock: SystemClock()) { channel }
+    let lane = AppendLane(
+      loop: loop, clock: SystemClock(), open: { channel }, isAlive: { true })
     let failed = Mutex(0)
     try await loop.submit {
       for _ in 0..<64 {
@@ -300,6 +301,35 @@ import Foundation
     }.get()
     try await eventually("all are given up") { failed.withLock { $0 } == 64 }
     #expect(try await loop.submit { lane.unsentCount }.get() == 0)
+    lane.close()
+  }
+
+  @Test func `what waits for a leader that hangs is given back once the cluster gave its node up`()
+    async throws
+  {
+    var router = RPCRouter()
+    // It takes what comes and never answers.
+    router.handleHotBidirectional(ReplicationMethods.append) { requests, _, _ in
+      while try await requests.next() != nil {}
+    }
+    let loop = MultiThreadedEventLoopGroup.singleton.next()
+    let channel = RPCInProcessChannel(router: router, group: loop)
+    let isAlive = Mutex(true)
+    let lane = AppendLane(
+      loop: loop, clock: SystemClock(), open: { channel }, isAlive: { isAlive.withLock { $0 } })
+    let errors = Mutex<[ErrorCode]>([])
+    try await loop.submit {
+      let job = AppendJob(
+        partition: TopicPartition(TopicID(UniqueID(high: 1, low: 1)), PartitionIndex(0)),
+        leaderEpoch: LeaderEpoch(0), acks: .all,
+        deadline: SystemClock().monotonic + .seconds(3_600), batch: RPCMessage(bytes: [1]))
+      lane.append(job) { result in
+        if case .failure(let error) = result { errors.withLock { $0.append(error.code) } }
+      }
+    }.get()
+    #expect(errors.withLock { $0 } == [])
+    isAlive.withLock { $0 = false }
+    try await eventually("it is given back") { errors.withLock { $0 } == [.unavailable] }
     lane.close()
   }
 

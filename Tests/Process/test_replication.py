@@ -185,3 +185,22 @@ def test_a_node_that_stops_hands_over_and_uploads_and_files_go_on(folder):
             assert sha256(cluster.cli("file", "get", "media", name, "-o", "-").stdout) == sha256(body)
         cluster.start_one(victim)
         wait_until("it is back in sync", lambda: cluster.in_sync("events") and cluster.in_sync("media"))
+
+
+def test_a_leader_that_stands_still_is_replaced_and_acknowledges_nothing_when_it_wakes(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events")
+        producer = AckedProducer(cluster, "events")
+        wait_until("some are acknowledged", lambda: len(producer.acked) > 1_000)
+        victim = cluster.leader("events")
+        before = len(producer.acked)
+        cluster.processes[victim].send_signal(signal.SIGSTOP)
+        try:
+            wait_until("acknowledgements go on", lambda: len(producer.acked) > before + 1_000, FAILOVER)
+        finally:
+            cluster.processes[victim].send_signal(signal.SIGCONT)
+        wait_until("it is back in sync", lambda: cluster.in_sync("events"))
+        assert cluster.leader("events") != victim
+        assert producer.stop() == 0
+        assert sorted(producer.acked) == list(range(producer.sent))
+        assert [int(v) for v in cluster.values("events")] == list(range(producer.sent)), "in order, once each"

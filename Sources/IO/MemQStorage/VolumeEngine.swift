@@ -249,11 +249,12 @@ final class VolumeEngine: Sendable {
       case .callback(let body): body()
       }
     }
-    let isMore = self.monitor.withLock { state in
+    let (isMore, isStopped) = self.monitor.withLock { state in
       state.isDelivering = false
-      return !state.deliveries.isEmpty || state.isStopped
+      return (!state.deliveries.isEmpty, state.isStopped)
     }
-    if isMore { self.monitor.signal() }
+    // Threads that were to end and found this one delivering wait again: all of them, not just one.
+    if isStopped { self.monitor.broadcast() } else if isMore { self.monitor.signal() }
   }
 
   /// Tells the threads to end at once, without waiting for them.

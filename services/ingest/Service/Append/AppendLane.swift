@@ -26,6 +26,7 @@ final class AppendLane: @unchecked Sendable {
   private let loop: any EventLoop
   private let clock: any MemQClock
   private let open: () throws(MemQError) -> any RPCChannel
+  private let isAlive: () -> Bool
   private var stream: LaneStream?
   private var isWritable = true
   private var unsent = Deque<(id: UInt64, message: RPCMessage, isAnswered: Bool)>()
@@ -35,14 +36,17 @@ final class AppendLane: @unchecked Sendable {
   private var lastID: UInt64 = 0
   private var sweep: Scheduled<Void>?
 
-  /// - Parameter open: the channel to the leader, asked for each new stream.
+  /// - Parameters:
+  ///   - open: the channel to the leader, asked for each new stream.
+  ///   - isAlive: whether the cluster still counts on the leader's node: one that hangs keeps its connections.
   init(
     loop: any EventLoop, clock: any MemQClock,
-    open: @escaping () throws(MemQError) -> any RPCChannel
+    open: @escaping () throws(MemQError) -> any RPCChannel, isAlive: @escaping () -> Bool
   ) {
     self.loop = loop
     self.clock = clock
     self.open = open
+    self.isAlive = isAlive
   }
 
   /// Sends a batch; `done` is called once, on the loop, later. Without acknowledgement it is called when the batch was
@@ -153,9 +157,17 @@ final class AppendLane: @unchecked Sendable {
     self.sweep = self.loop.scheduleTask(in: Self.sweepEvery) { [weak self] in
       guard let self else { return }
       self.sweep = nil
+      self.giveUpIfDead()
       self.failLate()
       self.scheduleSweep()
     }
+  }
+
+  /// What waits for a node that the cluster gave up is better asked of the next leader.
+  private func giveUpIfDead() {
+    guard let stream = self.stream, !self.isAlive() else { return }
+    stream.call.cancel()
+    self.ended(RPCStatus(.unavailable, "the cluster has given the leader's node up"), on: stream)
   }
 
   private func failLate() {

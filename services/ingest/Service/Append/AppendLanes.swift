@@ -33,9 +33,10 @@ final class AppendLanes: Sendable {
       if let known = lanes[key] { return known }
       if lanes.count >= Self.lanesMax { self.dropGone(&lanes) }
       let cluster = self.cluster
-      let lane = AppendLane(loop: loop, clock: self.clock) { () throws(MemQError) in
-        try cluster.channel(to: node, lane: .append)
-      }
+      let lane = AppendLane(
+        loop: loop, clock: self.clock,
+        open: { () throws(MemQError) in try cluster.channel(to: node, lane: .append) },
+        isAlive: { cluster.image.nodes[node]?.state.isLive ?? false })
       lanes[key] = lane
       return lane
     }
