@@ -10,7 +10,7 @@ import SwiftProtobuf
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct FileClientTests {
+@Suite(.timeLimit(.minutes(10))) struct FileClientTests {
   static func bytes(_ count: Int) -> [UInt8] {
     (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 2_654_435_761 >> 7) }
   }

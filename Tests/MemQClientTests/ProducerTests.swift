@@ -6,7 +6,7 @@ import MemQRecords
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct ProducerTests {
+@Suite(.timeLimit(.minutes(10))) struct ProducerTests {
   /// Small batches, so that many are in flight.
   static var smallBatches: Producer.Configuration {
     var configuration = Producer.Configuration()

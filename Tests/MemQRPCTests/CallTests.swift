@@ -6,7 +6,7 @@ import Synchronization
 import Testing
 
 /// What a call does, over every transport.
-@Suite(.timeLimit(.minutes(1))) struct CallTests {
+@Suite(.timeLimit(.minutes(10))) struct CallTests {
   @Test(arguments: Transport.allCases)
   func `a unary call returns the response`(transport: Transport) async throws {
     try await withBed(transport, .standard()) { bed in

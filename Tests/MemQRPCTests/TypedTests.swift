@@ -10,7 +10,7 @@ import SwiftProtobuf
 import Testing
 
 /// The typed layer: messages, errors, payloads that pass by reference.
-@Suite(.timeLimit(.minutes(1))) struct TypedTests {
+@Suite(.timeLimit(.minutes(10))) struct TypedTests {
   @Test(arguments: Transport.allCases)
   func `an error crosses whole`(transport: Transport) async throws {
     let thrown = MemQError(

@@ -6,7 +6,7 @@ import NIOCore
 import Testing
 
 /// What a server answers to bytes no client of ours would send.
-@Suite(.timeLimit(.minutes(1))) struct WireTests {
+@Suite(.timeLimit(.minutes(10))) struct WireTests {
   private func withServer<R: Sendable>(
     _ configuration: RPCServer.Configuration = .init(), router: RPCRouter = .standard(),
     _ body: (TestBed, RawPeer) async throws -> R
