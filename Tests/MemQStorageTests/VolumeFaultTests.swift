@@ -21,6 +21,7 @@ import Testing
 
   @Test func `a volume is opened by one process and one cluster`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.incarnation = Incarnation(3)
     configuration.incarnationID = UniqueID(high: 3, low: 3)
@@ -56,6 +57,7 @@ import Testing
 
   @Test func `the first failed sync is final though the next would work`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
@@ -89,6 +91,7 @@ import Testing
 
   @Test func `a failed write acknowledges nothing`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
@@ -107,6 +110,7 @@ import Testing
 
   @Test func `a full disk refuses appends, keeps reading, and heals by an upload`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set { $0.slotsMax = 6 }
@@ -155,6 +159,7 @@ import Testing
 
   @Test func `a first open without room says what it needs and what there is`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set { $0.slotsMax = 0 }
@@ -174,6 +179,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set { $0.slotsMax = 1 }
@@ -209,6 +215,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set {
@@ -224,6 +231,7 @@ import Testing
 
   @Test func `the capacity bounds what a volume takes of its file system`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.capacityBytes = 5 << 20
     let volume = try await Volume.open(configuration, logger: Example.logger)
@@ -246,6 +254,7 @@ import Testing
 
   @Test func `a damaged batch is never served, its place is named`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.tailCacheBytes = 0
     var volume = try await Volume.open(configuration, logger: Example.logger)
@@ -283,6 +292,7 @@ import Testing
 
   @Test func `a lost, shortened or foreign file is noticed at the open`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let volume = try await Volume.open(configuration, logger: Example.logger)
     try await volume.openDurably(Example.partition())
@@ -308,6 +318,7 @@ import Testing
 
   @Test func `a stalled disk bounds what waits`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.pendingBytesMax = 256 << 10
     let disk = FaultyDisk(path: configuration.path)
