@@ -85,10 +85,10 @@ class Cluster(Server):
     def leader(self, topic, partition=0):
         return self.name_of(self.partitions(topic)[partition]["leader"])
 
-    def create(self, topic, partitions=1, *options):
+    def create(self, topic, partitions=1, *options, minimum=2):
         self.cli(
             "topic", "create", topic, "--partitions", partitions, "--replication-factor", "3",
-            "--set", "min.insync.replicas=2", *options,
+            "--set", f"min.insync.replicas={minimum}", *options,
         )
         wait_until("all replicas are in sync", lambda: self.in_sync(topic))
 
@@ -201,6 +201,31 @@ def test_a_leader_that_stands_still_is_replaced_and_acknowledges_nothing_when_it
             cluster.processes[victim].send_signal(signal.SIGCONT)
         wait_until("it is back in sync", lambda: cluster.in_sync("events"))
         assert cluster.leader("events") != victim
+        assert producer.stop() == 0
+        assert sorted(producer.acked) == list(range(producer.sent))
+        assert [int(v) for v in cluster.values("events")] == list(range(producer.sent)), "in order, once each"
+
+
+def test_a_replica_that_missed_what_was_uploaded_begins_there_and_knows_the_producers(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 1, "--set", "local.retention.bytes=0", minimum=1)
+        producer = AckedProducer(cluster, "events")
+        wait_until("some are acknowledged", lambda: len(producer.acked) > 1_000)
+        row = cluster.partitions("events")[0]
+        behind = cluster.name_of(next(node for node in row["replicas"] if node != row["leader"]))
+        cluster.kill_one(behind)
+        missed = len(producer.acked)
+        wait_until("it misses something", lambda: len(producer.acked) > missed + 5_000)
+        cluster.cli("upload", "flush", "events")
+        assert cluster.partitions("events")[0]["uploaded_offset"] > missed + 1_000
+        cluster.start_one(behind)
+        wait_until("it is back in sync", lambda: cluster.in_sync("events"))
+        assert "filled anew" in (folder / f"{behind}.log").read_text()
+        before = len(producer.acked)
+        # Only this one is left to lead.
+        cluster.kill_one(*[name for name in NODES if name != behind])
+        wait_until("it goes on", lambda: len(producer.acked) > before + 1_000, FAILOVER)
+        assert cluster.leader("events") == behind
         assert producer.stop() == 0
         assert sorted(producer.acked) == list(range(producer.sent))
         assert [int(v) for v in cluster.values("events")] == list(range(producer.sent)), "in order, once each"

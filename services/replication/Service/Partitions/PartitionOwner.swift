@@ -56,6 +56,12 @@ final class PartitionOwner {
   }
 
   var id: TopicPartition { self.desired.id }
+  /// First offset that exists, wherever. What a replica lacks below its own beginning was uploaded, not deleted.
+  var logStart: Offset {
+    let log = self.core.log
+    return log.start <= Swift.max(log.uploadedOffset, self.desired.uploadedOffset)
+      ? .zero : log.start
+  }
   var name: String { self.desired.name }
 
   // MARK: - Events
@@ -236,7 +242,7 @@ final class PartitionOwner {
     guard let waiting = self.waiting.removeValue(forKey: token) else { return }
     self.count(outcome, waiting)
     guard waiting.wantsAnswer else { return waiting.stream.post(.done(nil)) }
-    let logStart = self.core.log.start.rawValue
+    let logStart = self.logStart.rawValue
     waiting.stream.post(
       .done(
         .with {
@@ -334,7 +340,7 @@ final class PartitionOwner {
     }
     return PartitionView(
       name: self.name, volume: self.lane.volume, highWatermark: leader.highWatermark,
-      isHighWatermarkCurrent: leader.isHighWatermarkCurrent, logStart: leader.log.start,
+      isHighWatermarkCurrent: leader.isHighWatermarkCurrent, logStart: self.logStart,
       localStart: leader.log.localStart, logEnd: leader.log.end, leaderEpoch: leader.epoch)
   }
 }

@@ -329,6 +329,12 @@ final class PartitionShard: @unchecked Sendable {
         return self.skipToUploaded(desired, from: found.end, lane)
       }
       // The leader tells of what this replica doesn't hold; nothing older may contradict it.
+      self.logger.warning(
+        "A replica ends below the uploaded offset and is filled anew from there",
+        metadata: [
+          "partition": "\(desired.name)", "end": "\(found.end)",
+          "uploaded": "\(desired.uploadedOffset)",
+        ])
       self.recovered[desired.id] = nil
       self.drop(desired.id, from: lane)
       return self.changing[desired.id] = .some(desired)

@@ -129,7 +129,7 @@ extension PartitionOwner {
       $0.topicPartition = self.id.wire
       $0.leader = self.core.leader != nil
       $0.leaderEpoch = self.core.leaderEpoch.rawValue
-      $0.logStartOffset = log.start.rawValue
+      $0.logStartOffset = self.logStart.rawValue
       $0.localStartOffset = log.localStart.rawValue
       $0.logEndOffset = log.end.rawValue
       $0.highWatermark = log.highWatermark.rawValue
