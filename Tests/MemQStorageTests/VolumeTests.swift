@@ -325,6 +325,34 @@ import Testing
     ]) { _ in }
     #expect(!(await volume.close(within: .milliseconds(50))))
     disk.set { $0.holdsSyncs = false }
+    withExtendedLifetime(folder) {}
+  }
+
+  @Test
+  func
+    `memory gives what was just written, nothing at the end, and says when the disk has to be asked`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    var configuration = Example.configuration(folder)
+    configuration.tailCacheBytes = 64 << 10
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    let made = try await self.fill(volume, partition, batches: 100, bodyBytes: 4_000)
+    let newest = try #require(made.last?.summary)
+    func read(_ from: Offset) throws -> Volume.ReadResult? {
+      try volume.readFromMemory(partition, from: from, below: newest.endOffset, maxBytes: 1 << 20)
+    }
+    #expect(try read(newest.baseOffset)?.batches.map(\.summary.baseOffset) == [newest.baseOffset])
+    #expect(try read(newest.endOffset)?.batches.isEmpty == true)
+    #expect(try read(.zero) == nil)
+    let stranger = Example.partition(9)
+    #expect(throws: MemQError.self) {
+      try volume.readFromMemory(stranger, from: .zero, below: .zero, maxBytes: 1)
+    }
+    await volume.close()
+    withExtendedLifetime(folder) {}
   }
 
   @Test func `many writers and readers at once lose nothing`() async throws {

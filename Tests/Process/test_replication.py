@@ -193,9 +193,15 @@ def test_a_leader_that_stands_still_is_replaced_and_acknowledges_nothing_when_it
         producer = AckedProducer(cluster, "events")
         wait_until("some are acknowledged", lambda: len(producer.acked) > 1_000)
         victim = cluster.leader("events")
-        before = len(producer.acked)
+        node = cluster.partitions("events")[0]["leader"]
         cluster.processes[victim].send_signal(signal.SIGSTOP)
         try:
+            wait_until(
+                "another one leads",
+                lambda: cluster.partitions("events")[0]["leader"] not in (node, None),
+                FAILOVER,
+            )
+            before = len(producer.acked)
             wait_until("acknowledgements go on", lambda: len(producer.acked) > before + 1_000, FAILOVER)
         finally:
             cluster.processes[victim].send_signal(signal.SIGCONT)
