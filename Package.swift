@@ -114,8 +114,8 @@ let modules: [Module] = [
   Module(
     "MemQRuntime", .runtime, "Sources/Runtime/MemQRuntime",
     uses: [
-      "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
-      "MemQObjectStore",
+      "MemQModel", "MemQMetadata", "MemQPacking", "MemQSystem", "MemQTelemetry", "MemQRPC",
+      "MemQAPI", "MemQObjectStore",
     ],
     packages: nio + [
       "Logging", "Metrics", "Configuration", "Hummingbird", "ServiceLifecycle", "UnixSignals",
@@ -127,19 +127,22 @@ let modules: [Module] = [
     packages: nio + ["Logging", "SwiftProtobuf", "DequeModule"]),
 
   // Testing: the simulator, and what tests share.
+  Module("MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport"),
   Module(
     "MemQDiskSimulation", .testing, "Sources/Testing/MemQDiskSimulation",
-    uses: ["MemQModel", "MemQRecords", "MemQLog"]),
+    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQTestSupport"]),
   Module(
     "memq-volume-stress", .testing, "Sources/Testing/memq-volume-stress", kind: .executable,
-    uses: ["MemQModel", "MemQLog", "MemQStorage", "MemQSystem", "MemQDiskSimulation"],
+    uses: [
+      "MemQModel", "MemQLog", "MemQStorage", "MemQSystem", "MemQDiskSimulation", "MemQTestSupport",
+    ],
     packages: ["Logging", "NIOCore"]),
   Module(
     "MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
-    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQDiskSimulation"]),
-  Module(
-    "MemQTestSupport", .testing, "Sources/Testing/MemQTestSupport",
-    uses: ["MemQModel", "MemQSystem", "MemQRPC", "MemQAPI"], packages: nio),
+    uses: [
+      "MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQDiskSimulation",
+      "MemQTestSupport",
+    ]),
   Module(
     "memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
     uses: ["MemQModel", "MemQSimulation"], packages: ["ArgumentParser"]),
@@ -223,14 +226,15 @@ let modules: [Module] = [
   Module("MemQModelTests", .test, "Tests/MemQModelTests", kind: .test, uses: ["MemQModel"]),
   Module(
     "MemQRecordsTests", .test, "Tests/MemQRecordsTests", kind: .test,
-    uses: ["MemQModel", "MemQRecords"]),
+    uses: ["MemQModel", "MemQRecords", "MemQTestSupport"]),
   Module(
     "MemQLogTests", .test, "Tests/MemQLogTests", kind: .test,
-    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQDiskSimulation"]),
+    uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQDiskSimulation", "MemQTestSupport"]),
   Module(
     "MemQStorageTests", .test, "Tests/MemQStorageTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQStorage", "MemQSystem", "MemQDiskSimulation",
+      "MemQTestSupport",
     ],
     packages: ["Logging", "NIOCore"]),
   Module(
@@ -247,7 +251,9 @@ let modules: [Module] = [
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQPackingTests", .test, "Tests/MemQPackingTests", kind: .test,
-    uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQObjectStore", "MemQSystem"],
+    uses: [
+      "MemQModel", "MemQRecords", "MemQPacking", "MemQObjectStore", "MemQSystem", "MemQTestSupport",
+    ],
     packages: ["NIOCore", "Logging"]),
   Module(
     "MemQScreeningTests", .test, "Tests/MemQScreeningTests", kind: .test,
@@ -261,7 +267,7 @@ let modules: [Module] = [
     packages: ["Logging", "NIOCore", "NIOHTTP1"]),
   Module(
     "MemQPlacementTests", .test, "Tests/MemQPlacementTests", kind: .test,
-    uses: ["MemQModel", "MemQPlacement"]),
+    uses: ["MemQModel", "MemQPlacement", "MemQTestSupport"]),
   Module(
     "MemQRPCTests", .test, "Tests/MemQRPCTests", kind: .test,
     uses: ["CNghttp2", "MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
@@ -274,7 +280,7 @@ let modules: [Module] = [
     "MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQScreening", "MemQObjectStore", "MemQSystem",
-      "MemQRPC", "MemQAPI", "MemQRuntime", "MemQIngestService",
+      "MemQRPC", "MemQAPI", "MemQRuntime", "MemQIngestService", "MemQTestSupport",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,

@@ -60,12 +60,20 @@ record() {
 pid_of() {
   local pid started boot state since command
   { read -r pid started boot <"$RUN/$1.pid"; } 2>/dev/null || return 1
-  [[ $pid =~ ^[0-9]+$ && $boot == "$BOOT" ]] && look_at "$pid" || return 1
-  # Z and X: it has ended, and only its parent does not know yet.
-  [[ $since == "$started" && $state != [ZX] ]] || return 1
-  { mapfile -d '' -t command <"/proc/$pid/cmdline"; } 2>/dev/null || return 1
-  [[ "${command[*]}" == *"memq-${1%-*}"* ]] || return 1
-  echo "$pid"
+  [[ $pid =~ ^[0-9]+$ && $boot == "$BOOT" ]] || return 1
+  while look_at "$pid"; do
+    # Z and X: it has ended, and only its parent does not know yet.
+    [[ $since == "$started" && $state != [ZX] ]] || return 1
+    { mapfile -d '' -t command <"/proc/$pid/cmdline"; } 2>/dev/null || return 1
+    if ((${#command[@]})); then
+      [[ "${command[*]}" == *"memq-${1%-*}"* ]] || return 1
+      echo "$pid"
+      return 0
+    fi
+    # In the middle of becoming the service it has no command for a moment.
+    sleep 0.01
+  done
+  return 1
 }
 
 # ---- Stopping --------------------------------------------------------------------------------------------------------

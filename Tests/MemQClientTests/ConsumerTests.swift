@@ -6,7 +6,7 @@ import MemQRecords
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct ConsumerTests {
+@Suite(.timeLimit(.minutes(5))) struct ConsumerTests {
   static func filled(_ server: FakeServer, _ count: Int) async throws -> MemQClient {
     let client = server.client()
     var configuration = Producer.Configuration()

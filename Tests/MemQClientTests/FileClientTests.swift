@@ -10,7 +10,7 @@ import SwiftProtobuf
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct FileClientTests {
+@Suite(.timeLimit(.minutes(5))) struct FileClientTests {
   static func bytes(_ count: Int) -> [UInt8] {
     (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 2_654_435_761 >> 7) }
   }
@@ -132,21 +132,31 @@ import Testing
     }
   }
 
+  @Test func `a file that is not there is said in words, without the system's number`() async {
+    let files = FakeServer().client().files()
+    let error = await #expect(throws: MemQError.self) {
+      try await files.put("/nowhere/at all", to: FakeServer.topic, as: "x")
+    }
+    #expect(error?.subject == "/nowhere/at all" && error?.actual == nil)
+    #expect(error?.message.contains("No such file or directory") == true)
+  }
+
   @Test func `a put and a get whose server stands still are tried on another stream`() async throws
   {
     let server = FakeServer(stalls: { $0 == 1 })
     let files = server.client().files()
-    // More than the windows hold: the put has to wait for the server.
-    let bytes = Self.bytes(24 << 20)
+    // A little more than the windows hold: the put has to wait for the server.
+    let bytes = Self.bytes(12 << 20)
     var options = FileClient.PutOptions()
-    options.resumeTimeout = .seconds(4)
+    options.stallTimeout = .seconds(2)
     try await files.put(bytes: bytes, to: FakeServer.topic, as: "f", options: options)
-    #expect(server.state.withLock { $0.putStreams } == 2)
+    // A busy machine may make the second stand still as well.
+    #expect(server.state.withLock { $0.putStreams } >= 2)
     var count = 0
-    try await files.get(FakeServer.topic, "f", resumeTimeout: .seconds(4)) {
+    try await files.get(FakeServer.topic, "f", stallTimeout: .seconds(2)) {
       count += $0.readableBytes
     }
-    #expect(count == bytes.count && server.state.withLock { $0.getStreams } == 2)
+    #expect(count == bytes.count && server.state.withLock { $0.getStreams } >= 2)
   }
 
   @Test func `a get that stands still for good ends with an error`() async throws {

@@ -6,7 +6,7 @@ import MemQRecords
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct ProducerTests {
+@Suite(.timeLimit(.minutes(5))) struct ProducerTests {
   /// Small batches, so that many are in flight.
   static var smallBatches: Producer.Configuration {
     var configuration = Producer.Configuration()
@@ -91,6 +91,18 @@ import Testing
     #expect(server.state.withLock { $0.largestBatch } <= 2_000)
   }
 
+  @Test func `a record larger than any batch names the limit it broke`() async throws {
+    let producer = try await FakeServer().client().producer(FakeServer.topic)
+    let error = await #expect(throws: MemQError.self) {
+      try await producer.send(
+        ProducerRecord(String(repeating: "x", count: Limits.recordBatchBytesMax)))
+    }
+    #expect(error?.code == .recordBatchTooLarge)
+    #expect(error?.limit == Int64(Limits.recordBatchBytesMax))
+    #expect((error?.actual ?? 0) > Int64(Limits.recordBatchBytesMax))
+    try await producer.close()
+  }
+
   @Test func `a record without a handler fails the flush`() async throws {
     let server = FakeServer(fault: { _ in .refuse(MemQError(.recordBatchTooLarge, "no", limit: 10))
     })
@@ -161,8 +173,8 @@ import Testing
   @Test func `a record past its delivery timeout fails with the last reason`() async throws {
     let server = FakeServer(fault: { _ in .refuse(MemQError(.notEnoughReplicas, "too few")) })
     var configuration = Producer.Configuration()
-    configuration.requestTimeout = .seconds(1)
-    configuration.deliveryTimeout = .seconds(1)
+    configuration.requestTimeout = .seconds(5)
+    configuration.deliveryTimeout = .seconds(5)
     let results = try await Self.send(3, to: server, configuration)
     for number in 0..<3 {
       guard case .failure(let error)? = results[number] else {

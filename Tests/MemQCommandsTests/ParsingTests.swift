@@ -74,4 +74,12 @@ import Testing
     let command: TopicList = try Self.parse("topic list --server a:1,b:2")
     #expect(command.server.addresses == ["a:1", "b:2"])
   }
+
+  @Test(arguments: ["foo", "a:1,foo", "a:x", ":7460", "a:70000", "unix:"])
+  func `an address that is none is refused before anything is tried`(address: String) {
+    let error = #expect(throws: (any Error).self) {
+      let _: TopicList = try Self.parse("topic list --server \(address)")
+    }
+    #expect(error.map { "\(RootCommand.message(for: $0))".contains("--server") } == true)
+  }
 }

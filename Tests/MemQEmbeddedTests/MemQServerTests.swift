@@ -47,9 +47,9 @@ private func withChannel<R>(
       let server = try server(folder.path)
       try await server.start()
       let cluster = try await withChannel(to: server) { channel in
-        #expect(try await channel.health() == .serving)
+        #expect(try await channel.health(timeout: .seconds(60)) == .serving)
         return try await channel.call(
-          MetadataMethods.describeCluster, .init(), timeout: .seconds(10))
+          MetadataMethods.describeCluster, .init(), timeout: .seconds(60))
       }
       clusterIDs.insert(cluster.clusterID)
       let live = cluster.nodes.filter { $0.state == .ready }
@@ -82,7 +82,8 @@ private func withChannel<R>(
     let clash = await #expect(throws: MemQError.self) { try await taken.start() }
     #expect(clash?.code == .addressInUse)
     #expect(clash?.subject == address)
-    #expect(try await withChannel(to: first) { try await $0.health() } == .serving)
+    #expect(
+      try await withChannel(to: first) { try await $0.health(timeout: .seconds(60)) } == .serving)
     await first.stop(deadline: .seconds(5))
   }
 

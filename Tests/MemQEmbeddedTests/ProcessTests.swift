@@ -82,8 +82,8 @@ private final class Child {
   @Test func `a signal ends a start that still waits for the cluster`() throws {
     let child = try Child(
       "memq-rebalancer", ["--metadata", "127.0.0.1:1", "--log-level", "debug"] + Self.port0)
-    // Trapped before anything starts: the log's first line is after it.
-    usleep(500_000)
+    // Trapped before anything starts: this is said later.
+    _ = child.waits(for: "Connect failed")
     child.signal(SIGTERM)
     #expect(child.end().status == 0)
   }

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQObjectStore
 import MemQScreening
 import NIOCore
 import Testing
@@ -187,5 +188,14 @@ import Testing
     }
     var none = ScanParts()
     #expect(none.finish().isEmpty)
+  }
+}
+
+@Suite struct IngestConfigurationTests {
+  @Test func `a value out of range is named by its key`() {
+    var configuration = IngestNode.Configuration(objects: .init(folder: "/nowhere"))
+    configuration.scansMax = 0
+    let error = #expect(throws: MemQError.self) { try configuration.validate() }
+    #expect(error?.code == .configurationInvalid && error?.subject == "scan.requests.max")
   }
 }

@@ -2,6 +2,7 @@
 
 import MemQModel
 import MemQRecords
+import MemQTestSupport
 import Testing
 
 @testable import MemQIngestService
@@ -73,7 +74,7 @@ import Testing
   /// and, in the end, whole.
   @Test(arguments: 1...200 as ClosedRange<UInt64>)
   func `an idempotent producer's batches arrive in order and none is lost`(seed: UInt64) {
-    var random = SeededRandom(seed: seed)
+    var random = SeededGenerator(seed: seed)
     var line = ProduceLine()
     var flying: [UInt64] = []
     var appended: [UInt64] = []
@@ -192,18 +193,4 @@ import Testing
       #expect(try whole.withUnsafeBytes { try SequenceCut.rest(of: $0, after: last) } == nil)
     }
   }
-}
-
-/// SplitMix64: the same seed gives the same run.
-struct SeededRandom {
-  private var state: UInt64
-  init(seed: UInt64) { self.state = seed }
-  mutating func next() -> UInt64 {
-    self.state &+= 0x9E37_79B9_7F4A_7C15
-    var z = self.state
-    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-    return z ^ (z >> 31)
-  }
-  mutating func below(_ bound: Int) -> Int { Int(self.next() % UInt64(bound)) }
 }

@@ -6,6 +6,7 @@ import MemQModel
 import MemQRPC
 import MemQRecords
 import MemQSystem
+import MemQTestSupport
 import NIOCore
 import NIOPosix
 import SwiftProtobuf
@@ -112,7 +113,7 @@ import Foundation
     seed: UInt64
   ) async throws {
     let ingest = try await TestIngest.start([("t", [])])
-    var random = SeededRandom(seed: seed)
+    var random = SeededGenerator(seed: seed)
     let stream = try await ingest.client.openHot(IngestMethods.produce)
     let count = 300
     let faults: [FakeLeader.Fault] = [
@@ -180,11 +181,42 @@ import Foundation
     #expect(answers[2]?.error.code == .infected)
     #expect(answers[2]?.error.message.contains("Test.Evil") == true)
     #expect(try self.texts(ingest, "g", 0) == ["good", "", "also good"])
+    let copies = ingest.cluster.metadataService.uploads
+    #expect(copies.count == 1 && copies[0].state == .quarantined)
+    #expect(copies[0].verdict.signature == "Test.Evil" && copies[0].name.hasPrefix("records/g/0/"))
+    #expect(answers[2]?.error.message.contains(copies[0].name.suffix(36)) == true)
+    #expect([UInt8](copies[0].sha256) == SHA256.digest(of: [UInt8](copies[0].inlineBody)))
+    let records = try [UInt8](copies[0].inlineBody).withUnsafeBytes { try RecordBatch.records($0) }
+    #expect(
+      records.map { String(decoding: $0.value ?? [], as: UTF8.self) } == ["good", "EVIL", "good"])
     ingest.cluster.scanner.setAway(true)
     try await stream.send(self.plain(4, "g", ["unseen"]))
     answers = try await self.answers(stream, 1)
     #expect(answers[4]?.error.code == .scanHeld && answers[4]?.error.retriable == true)
     #expect(try self.texts(ingest, "g", 0).count == 3)
+    await ingest.stop()
+  }
+
+  @Test func `a large batch with malware is copied once, however often it is sent`() async throws {
+    let ingest = try await TestIngest.start([("g", [("scan.policy", "gate")])])
+    let stream = try await ingest.client.openHot(IngestMethods.produce)
+    var builder = RecordBatchBuilder()
+    builder.append(value: Array("EVIL".utf8), timestamp: Timestamp(milliseconds: 5))
+    builder.append(
+      value: [UInt8](repeating: 120, count: 300_000), timestamp: Timestamp(milliseconds: 5))
+    let batch = try builder.build()
+    for id in 1...2 as ClosedRange<UInt64> {
+      var request = Memq_V1_ProduceRequest()
+      request.requestID = id
+      request.topic = "g"
+      try await stream.send(Hot(request, payload: RPCMessage(ByteBuffer(bytes: batch))))
+      #expect(try await self.answers(stream, 1)[id]?.error.code == .infected)
+    }
+    let copies = ingest.cluster.metadataService.uploads
+    #expect(copies.count == 1 && copies[0].inlineBody.isEmpty)
+    #expect([UInt8](copies[0].sha256) == SHA256.digest(of: batch))
+    let path = "\(ingest.cluster.folder)/\(copies[0].bodyKey)"
+    #expect(try [UInt8](Data(contentsOf: URL(fileURLWithPath: path))) == batch)
     await ingest.stop()
   }
 

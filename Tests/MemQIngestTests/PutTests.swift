@@ -5,8 +5,10 @@ import MemQModel
 import MemQRPC
 import MemQRecords
 import MemQSystem
+import MemQTestSupport
 import NIOCore
 import SwiftProtobuf
+import Synchronization
 import Testing
 
 @testable import MemQIngestService
@@ -26,7 +28,7 @@ import Foundation
   }
 
   private func bytes(_ count: Int) -> [UInt8] {
-    var random = SeededRandom(seed: UInt64(count))
+    var random = SeededGenerator(seed: UInt64(count))
     var bytes = [UInt8](repeating: 0, count: count)
     var at = 0
     while at < count {
@@ -40,7 +42,7 @@ import Foundation
   private func put(
     _ ingest: TestIngest, _ topic: String, _ name: String, _ bytes: [UInt8], id: UploadID? = nil,
     size: Int64? = nil, sha256: [UInt8]? = nil, chunk: Int = 1 << 20, firstChunk: Int? = nil,
-    waitMs: Int32 = 5_000,
+    waitMs: Int32 = 60_000,
     finish: Bool = true
   ) async throws -> Seen {
     let stream = try await ingest.client.openHot(FileMethods.put)
@@ -179,6 +181,145 @@ import Foundation
     #expect(
       ingest.cluster.leader.log(ingest.cluster.partition("f", 0)).batches.count
         + ingest.cluster.leader.log(ingest.cluster.partition("f", 1)).batches.count == 1)
+    await ingest.stop()
+  }
+
+  /// A put of 1 MiB chunks that is no further than back-pressure lets it be.
+  private func stalled(
+    _ ingest: TestIngest, _ bytes: [UInt8], id: UploadID
+  ) async throws -> (
+    stream: TypedStream<Hot<Memq_V1_PutRequest>, Memq_V1_PutResponse>,
+    sender: Task<Void, any Error>
+  ) {
+    let stream = try await ingest.client.openHot(FileMethods.put)
+    try await stream.send(
+      Hot(
+        .with {
+          $0.start.topic = "f"
+          $0.start.name = "n"
+          $0.start.uploadID = Data(id.bytes)
+          $0.start.size = Int64(bytes.count)
+        }))
+    let counter = SentCounter()
+    let sender = Task {
+      for at in stride(from: 0, to: bytes.count, by: 1 << 20) {
+        let piece = ByteBuffer(bytes: bytes[at..<min(at + 1 << 20, bytes.count)])
+        let header = Memq_V1_PutRequest.with {
+          $0.chunkHeader.offset = Int64(at)
+          $0.chunkHeader.crc32C = CRC32C.checksum(piece.readableBytesView)
+        }
+        try await stream.send(Hot(header, payload: RPCMessage(piece)))
+        counter.add()
+      }
+      try await stream.send(
+        Hot(
+          .with {
+            $0.finish.sha256 = Data(SHA256.digest(of: bytes))
+            $0.finish.waitMaxMs = 60_000
+          }))
+      try await stream.halfClose()
+    }
+    // Each hop takes eight chunks before it makes its sender wait: with 28 sent, the uploader's queue has the first part's end.
+    try await eventually("the put is far enough") { counter.count >= 28 }
+    var last = 0
+    var still = 0
+    try await eventually("the put waits") {
+      let count = counter.count
+      still = count == last ? still + 1 : 0
+      last = count
+      return still >= 20
+    }
+    return (stream, sender)
+  }
+
+  @Test func `a client that goes while its put waits for room loses no part that has come`()
+    async throws
+  {
+    let ingest = try await TestIngest.start([("f", [])])
+    let bytes = self.bytes(34 << 20)
+    let id: UploadID = SystemEntropy().identifier()
+    let goOn = ingest.cluster.uploader.stallOnce(after: 14 << 20)
+    let put = try await self.stalled(ingest, bytes, id: id)
+    put.stream.cancel()
+    put.sender.cancel()
+    goOn.set(())
+    try await eventually("the part is known to be durable, and the put free") {
+      ingest.cluster.metadataService.uploads.contains {
+        $0.offset == 16 << 20 && $0.driver == 0
+      }
+    }
+    var seen: Seen?
+    try await eventually("nobody works on the put any more") {
+      do {
+        seen = try await self.put(ingest, "f", "n", bytes, id: id, waitMs: 60_000)
+        return true
+      } catch let error as MemQError where error.code == .uploadInProgress {
+        return false
+      }
+    }
+    #expect(seen?.begin == 16 << 20 && seen?.published?.size == 34 << 20)
+    await ingest.stop()
+  }
+
+  @Test func `an uploader that takes nothing any more keeps no put whose client is gone`()
+    async throws
+  {
+    let ingest = try await TestIngest.start([("f", [])])
+    let id: UploadID = SystemEntropy().identifier()
+    let goOn = ingest.cluster.uploader.stallOnce(after: 14 << 20)
+    let put = try await self.stalled(ingest, self.bytes(34 << 20), id: id)
+    put.stream.cancel()
+    put.sender.cancel()
+    try await eventually("the put is free") {
+      ingest.cluster.metadataService.uploads.contains { $0.offset == 0 && $0.driver == 0 }
+    }
+    goOn.set(())
+    await ingest.stop()
+  }
+
+  @Test func `time that a put waits for an uploader is not its client's silence`() async throws {
+    let clock = SteppedClock()
+    let ingest = try await TestIngest.start([("f", [])], clock: clock) {
+      $0.putSilenceMax = .seconds(1)
+    }
+    let bytes = self.bytes(34 << 20)
+    let goOn = ingest.cluster.uploader.stallOnce(after: 14 << 20)
+    let put = try await self.stalled(ingest, bytes, id: SystemEntropy().identifier())
+    clock.advance(.seconds(3600))
+    // The watch looks once a second.
+    try await Task.sleep(for: .milliseconds(2_500))
+    goOn.set(())
+    var published: Memq_V1_FileInfo?
+    while let reply = try await put.stream.responses.next() {
+      if case .published(let info) = reply.part { published = info }
+    }
+    #expect(published?.size == 34 << 20)
+    try await put.sender.value
+    await ingest.stop()
+  }
+
+  @Test func `a client that says nothing for too long is told so`() async throws {
+    let clock = SteppedClock()
+    let ingest = try await TestIngest.start([("f", [])], clock: clock) {
+      $0.putSilenceMax = .seconds(1)
+    }
+    let stream = try await ingest.client.openHot(FileMethods.put)
+    try await stream.send(
+      Hot(
+        .with {
+          $0.start.topic = "f"
+          $0.start.name = "n"
+          $0.start.uploadID = Data(SystemEntropy().identifier(UploadID.self).bytes)
+          $0.start.size = 10
+        }))
+    #expect(try await stream.responses.next()?.part == .beginAt(0))
+    let answer = Task { await thrownCode { _ = try await stream.responses.next() } }
+    // However often the clock is moved, it is moved while the put waits at last.
+    try await eventually("the put is ended") {
+      clock.advance(.seconds(2))
+      return ingest.node.active.count == 0
+    }
+    #expect(await answer.value == .deadlineExceeded)
     await ingest.stop()
   }
 
@@ -361,19 +502,35 @@ import Foundation
       .with {
         $0.topic = "f"
         $0.name = "b"
-      }, timeout: .seconds(5))
+      }, timeout: .seconds(60))
     #expect(info.size == 1 && info.topic == "f")
     _ = try await ingest.client.call(
       FileMethods.delete,
       .with {
         $0.topic = "f"
         $0.name = "b"
-      }, timeout: .seconds(5))
+      }, timeout: .seconds(60))
     let gone = await #expect(throws: MemQError.self) { try await self.get(ingest, "f", "b") }
     #expect(gone?.code == .fileNotFound)
     let records = try ingest.cluster.leader.records(
       ingest.cluster.partition("f", info.partition))
     #expect(records.last?.key == Array("b".utf8) && records.last?.value == nil)
+    await ingest.stop()
+  }
+
+  @Test func `a delete does not take a file that was put meanwhile`() async throws {
+    let ingest = try await TestIngest.start([("f", [])])
+    _ = try await self.put(ingest, "f", "n", Array("old".utf8))
+    ingest.cluster.metadataService.beforeRemoving {
+      _ = try await self.put(ingest, "f", "n", Array("new".utf8))
+    }
+    _ = try await ingest.client.call(
+      FileMethods.delete,
+      .with {
+        $0.topic = "f"
+        $0.name = "n"
+      }, timeout: .seconds(60))
+    #expect(try await self.get(ingest, "f", "n") == Array("new".utf8))
     await ingest.stop()
   }
 
@@ -393,5 +550,21 @@ import Foundation
     #expect(ingest.cluster.leader.received == 800)
     #expect(ingest.node.active.count == 0)
     await ingest.stop()
+  }
+}
+
+private final class SentCounter: Sendable {
+  private let sent = Atomic(0)
+  var count: Int { self.sent.load(ordering: .relaxed) }
+  func add() { self.sent.add(1, ordering: .relaxed) }
+}
+
+/// The code of the error that `body` throws.
+private func thrownCode(_ body: () async throws -> Void) async -> ErrorCode? {
+  do {
+    try await body()
+    return nil
+  } catch {
+    return (error as? MemQError)?.code
   }
 }

@@ -3,6 +3,7 @@
 import MemQDiskSimulation
 import MemQLog
 import MemQModel
+import MemQTestSupport
 import Testing
 
 /// A small volume with one partition, driven by hand.

@@ -3,6 +3,7 @@
 import MemQDiskSimulation
 import MemQLog
 import MemQModel
+import MemQTestSupport
 
 /// What a volume must be able to give back: a naive model beside the real core on a crashable disk.
 ///

@@ -73,24 +73,24 @@ import Testing
       let key = try ObjectKey("a/b")
       #expect(await self.code { _ = try await self.get(store, "a/b", 0..<1) } == .objectNotFound)
       #expect(
-        await self.code { _ = try await store.head(key, timeout: .seconds(5)) } == .objectNotFound)
+        await self.code { _ = try await store.head(key, timeout: Self.timeout) } == .objectNotFound)
       #expect(
         await self.code {
           try await store.put(
             key, ObjectSource(slices: [ByteBuffer(bytes: [1]), ByteBuffer(bytes: [2])]), crc32c: 1,
-            timeout: .seconds(5))
+            timeout: Self.timeout)
         } == .objectCorrupt)
       #expect(
         await self.code {
           let short = ObjectSource(byteCount: 2) { { () async throws(MemQError) in nil } }
-          try await store.put(key, short, crc32c: 0, timeout: .seconds(5))
+          try await store.put(key, short, crc32c: 0, timeout: Self.timeout)
         } == .objectCorrupt)
       #expect(
         await self.code {
           let source = ObjectSource(byteCount: 1) {
             { () async throws(MemQError) in throw MemQError(.cancelled, "the caller went") }
           }
-          try await store.put(key, source, crc32c: 0, timeout: .seconds(5))
+          try await store.put(key, source, crc32c: 0, timeout: Self.timeout)
         } == .cancelled)
       #expect(await self.code { _ = try await self.get(store, "a/b", 0..<1) } == .objectNotFound)
       try await self.put(store, "a/b", [1, 2, 3])
@@ -99,8 +99,8 @@ import Testing
       #expect(
         await self.code { _ = try await store.head(key, timeout: .zero) } == .objectStoreUnavailable
       )
-      try await store.delete(key, timeout: .seconds(5))
-      try await store.delete(key, timeout: .seconds(5))
+      try await store.delete(key, timeout: Self.timeout)
+      try await store.delete(key, timeout: Self.timeout)
       #expect(await self.code { _ = try await self.get(store, "a/b", 0..<1) } == .objectNotFound)
     }
   }
@@ -238,7 +238,7 @@ import Testing
         _ = try await store.head(try ObjectKey("a"), timeout: .seconds(1))
       }
       #expect(error?.code == .objectStoreUnavailable && error?.isRetriable == true)
-      #expect(ContinuousClock.now - begun < .seconds(5))
+      #expect(ContinuousClock.now - begun < .seconds(30))
     }
   }
 

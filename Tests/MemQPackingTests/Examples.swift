@@ -5,19 +5,6 @@ import MemQPacking
 import MemQRecords
 import NIOCore
 
-/// SplitMix64: the same numbers on every machine.
-struct Seeded: RandomNumberGenerator {
-  private var state: UInt64
-  init(_ seed: UInt64) { self.state = seed }
-  mutating func next() -> UInt64 {
-    self.state &+= 0x9E37_79B9_7F4A_7C15
-    var z = self.state
-    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-    return z ^ (z >> 31)
-  }
-}
-
 enum Examples {
   static let topic = TopicID("11111111-2222-4333-8444-555555555555")!
   static let otherTopic = TopicID("99999999-2222-4333-8444-555555555555")!

@@ -76,23 +76,24 @@ import Testing
       }
       let key = try ObjectKey("a/b")
       #expect(await code { _ = try await self.get(store, "a/b", 0..<1) } == .objectNotFound)
-      #expect(await code { _ = try await store.head(key, timeout: .seconds(1)) } == .objectNotFound)
+      #expect(
+        await code { _ = try await store.head(key, timeout: .seconds(60)) } == .objectNotFound)
       #expect(
         await code {
           try await store.put(
-            key, ObjectSource(slices: [ByteBuffer(bytes: [1])]), crc32c: 1, timeout: .seconds(5))
+            key, ObjectSource(slices: [ByteBuffer(bytes: [1])]), crc32c: 1, timeout: .seconds(60))
         } == .objectCorrupt)
       #expect(
         await code {
           let short = ObjectSource(byteCount: 2) { { () async throws(MemQError) in nil } }
-          try await store.put(key, short, crc32c: 0, timeout: .seconds(5))
+          try await store.put(key, short, crc32c: 0, timeout: .seconds(60))
         } == .objectCorrupt)
       #expect(
         await code {
           let source = ObjectSource(byteCount: 1) {
             { () async throws(MemQError) in throw MemQError(.cancelled, "the caller went") }
           }
-          try await store.put(key, source, crc32c: 0, timeout: .seconds(5))
+          try await store.put(key, source, crc32c: 0, timeout: .seconds(60))
         } == .cancelled)
       #expect(self.files(folder) == [])
       try await self.put(store, "a/b", [1, 2, 3])
@@ -104,8 +105,8 @@ import Testing
       for bad in ["", "/a", "a/", "a//b", "../a", "a/..", ".partial/x", "a b", "ü", "a\0"] {
         #expect(throws: MemQError.self, "\(bad)") { try ObjectKey(bad) }
       }
-      try await store.delete(key, timeout: .seconds(5))
-      try await store.delete(key, timeout: .seconds(5))
+      try await store.delete(key, timeout: .seconds(60))
+      try await store.delete(key, timeout: .seconds(60))
       #expect(self.files(folder) == [])
     }
   }

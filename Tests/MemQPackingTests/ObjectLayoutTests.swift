@@ -3,6 +3,7 @@
 import MemQModel
 import MemQPacking
 import MemQRecords
+import MemQTestSupport
 import Testing
 
 @Suite struct ObjectLayoutTests {
@@ -89,7 +90,7 @@ import Testing
   }
 
   @Test func `garbage is refused with a typed error`() {
-    var random = Seeded(1)
+    var random = SeededGenerator(seed: 1)
     for _ in 0..<2_000 {
       let bytes = (0..<Int.random(in: 0..<400, using: &random)).map { _ in
         UInt8.random(in: 0...255, using: &random)
@@ -102,7 +103,7 @@ import Testing
   }
 
   @Test(arguments: 1...20) func `what is packed is what is read`(seed: UInt64) throws {
-    var random = Seeded(seed)
+    var random = SeededGenerator(seed: seed)
     var runs: [ExampleRun] = []
     for index in 0..<Int32.random(in: 1...8, using: &random) {
       let topic = Bool.random(using: &random) ? Examples.topic : Examples.otherTopic

@@ -121,7 +121,7 @@ import Testing
     #expect(new.nextOffset == Offset(501))
 
     let first = bucket.listed.withLock { $0[0] }
-    try await bucket.store.delete(try ObjectKey(first.key), timeout: .seconds(5))
+    try await bucket.store.delete(try ObjectKey(first.key), timeout: .seconds(60))
     func code() async -> ErrorCode? {
       let error = await #expect(throws: MemQError.self) {
         try await reader.read(self.partition, group: 3, from: Offset(0), maxBytes: 1)
@@ -144,7 +144,7 @@ import Testing
     defer { bucket.remove() }
     // Gone before anybody has read its footer: offsets 200 to 299, and 6 to 8 of the other partition.
     let lost = bucket.listed.withLock { $0[2] }
-    try await bucket.store.delete(try ObjectKey(lost.key), timeout: .seconds(5))
+    try await bucket.store.delete(try ObjectKey(lost.key), timeout: .seconds(60))
     let reader = bucket.reader(uploaded: { $0 == self.partition ? Offset(500) : nil })
     func code(_ offset: Int64, _ partition: TopicPartition? = nil) async -> ErrorCode? {
       do throws(MemQError) {

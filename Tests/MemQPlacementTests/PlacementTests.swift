@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQTestSupport
 import Testing
 
 @testable import MemQPlacement
@@ -159,17 +160,8 @@ private func plan(_ snapshot: PlacementSnapshot, executing: Bool = true) -> Plac
 }
 
 @Suite struct PlannerTests {
-  /// Any clusters: 64-bit LCG, Knuth's constants.
-  private struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-      self.state = self.state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      return self.state ^ self.state >> 33
-    }
-  }
-
   private static func snapshot(seed: UInt64) -> PlacementSnapshot {
-    var random = Seeded(state: seed)
+    var random = SeededGenerator(seed: seed)
     let ids = (1...Int32.random(in: 1...7, using: &random)).map { NodeID($0) }
     let nodes = ids.map { id in
       PlacementNode(

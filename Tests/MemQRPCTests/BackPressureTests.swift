@@ -6,7 +6,7 @@ import Synchronization
 import Testing
 
 /// A side that does not read bounds the side that writes, and does not stop other calls.
-@Suite(.timeLimit(.minutes(1))) struct BackPressureTests {
+@Suite(.timeLimit(.minutes(5))) struct BackPressureTests {
   /// A hop keeps at most: a window with the receiver, the sender's queue up to its mark and one message more,
   /// and what the sockets and the writing channel hold.
   private static let perHopBytesMax = (8 << 20) + (4 << 20) + (16 << 20)

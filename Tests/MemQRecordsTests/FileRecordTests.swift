@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQTestSupport
 import Testing
 
 @testable import MemQRecords
@@ -39,7 +40,7 @@ import Testing
       #expect(throws: MemQError.self) { try FileRecord(bytes) }
       #expect(throws: MemQError.self) { try FileRecord(Array(good.prefix(at))) }
     }
-    var random = TestRandom(seed: 21)
+    var random = SeededGenerator(seed: 21)
     for _ in 0..<5000 {
       var bytes = good
       for _ in 0...random.below(3) {

@@ -1,13 +1,14 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQTestSupport
 import Testing
 
 @testable import MemQRecords
 
 @Suite struct RecordBatchTests {
   private func example(
-    _ compression: Compression, _ random: inout TestRandom, records count: Int
+    _ compression: Compression, _ random: inout SeededGenerator, records count: Int
   ) -> ([Record], RecordBatchBuilder) {
     var builder = RecordBatchBuilder(compression: compression)
     var records: [Record] = []
@@ -30,7 +31,7 @@ import Testing
 
   @Test(arguments: Compression.allCases)
   func `records come back as they went in`(compression: Compression) throws {
-    var random = TestRandom(seed: 11)
+    var random = SeededGenerator(seed: 11)
     for count in [1, 2, 17, 1500] {
       let (records, builder) = self.example(compression, &random, records: count)
       let estimate = builder.byteCount
@@ -52,7 +53,7 @@ import Testing
   }
 
   @Test func `stamping changes offset and epoch and keeps the checksum valid`() throws {
-    var random = TestRandom(seed: 12)
+    var random = SeededGenerator(seed: 12)
     var bytes = try self.example(.lz4, &random, records: 9).1.build()
     bytes.withUnsafeMutableBytes {
       RecordBatchHeader.stamp($0, baseOffset: Offset(1 << 40), leaderEpoch: LeaderEpoch(77))
@@ -68,7 +69,7 @@ import Testing
   }
 
   @Test func `a walk over several batches gives each, and says when the last is cut`() throws {
-    var random = TestRandom(seed: 13)
+    var random = SeededGenerator(seed: 13)
     var all: [UInt8] = []
     var counts: [Int] = []
     for compression in Compression.allCases {
@@ -88,7 +89,7 @@ import Testing
   }
 
   @Test func `each refusal names its reason`() throws {
-    var random = TestRandom(seed: 14)
+    var random = SeededGenerator(seed: 14)
     let good = try self.example(.none, &random, records: 3).1.build()
     func code(_ change: (inout [UInt8]) -> Void, max: Int = 1 << 20) -> ErrorCode? {
       var bytes = good
@@ -129,7 +130,7 @@ import Testing
 
   @Test(arguments: Compression.allCases)
   func `garbage is refused and never traps`(compression: Compression) throws {
-    var random = TestRandom(seed: 15)
+    var random = SeededGenerator(seed: 15)
     let good = try self.example(compression, &random, records: 40).1.build()
     for _ in 0..<3000 {
       var bytes = good
@@ -164,7 +165,7 @@ import Testing
   }
 
   @Test func `varints take every value`() {
-    var random = TestRandom(seed: 16)
+    var random = SeededGenerator(seed: 16)
     let values: [Int64] = [0, 1, -1, 63, -64, 64, 8191, -8192, .max, .min]
     for value in values
       + (0..<500).map({ _ in Int64(bitPattern: random.next()) >> random.below(64) })

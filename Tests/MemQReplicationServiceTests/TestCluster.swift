@@ -40,10 +40,12 @@ final class TestCluster {
 
   private func start() async throws {
     self.pool = ChannelPool(group: Self.group, logger: Self.logger)
-    self.metadata = MetadataNode(
-      configuration: MetadataNode.Configuration(
-        dataFolder: "\(self.folder)/metadata", address: "inprocess:metadata"),
-      logger: Self.logger)
+    var configuration = MetadataNode.Configuration(
+      dataFolder: "\(self.folder)/metadata", address: "inprocess:metadata")
+    // A busy machine's pauses are no reason to fence anybody.
+    configuration.sessionTimeout = Self.wait
+    configuration.startGrace = Self.wait
+    self.metadata = MetadataNode(configuration: configuration, logger: Self.logger)
     try await self.metadata.start()
     var router = RPCRouter()
     self.metadata.register(on: &router)

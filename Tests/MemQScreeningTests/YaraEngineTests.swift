@@ -86,7 +86,7 @@ import Testing
     await engine.close(deadline: .seconds(60))
   }
 
-  @Test(.timeLimit(.minutes(1)))
+  @Test(.timeLimit(.minutes(10)))
   func `closing does not wait for a scan longer than its deadline`() async throws {
     try await self.withFolder { folder in
       // A pipe without a writer: opening it blocks the scan's thread until the test lets go.

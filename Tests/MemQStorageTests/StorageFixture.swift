@@ -7,6 +7,7 @@ import MemQLog
 import MemQModel
 import MemQStorage
 import MemQSystem
+import MemQTestSupport
 import NIOCore
 
 /// A folder of its own under /tmp, removed at the end.
@@ -92,9 +93,9 @@ extension Volume {
     }
   }
 
-  /// Waits until nothing of the partition is on the disk; for at most 20 s.
+  /// Waits until nothing of the partition is on the disk; for at most 60 s.
   func waitUntilEmpty(_ partition: TopicPartition) async throws {
-    let deadline = ContinuousClock.now + .seconds(20)
+    let deadline = ContinuousClock.now + .seconds(60)
     while self.localBytes(partition).bytes > 0 {
       guard ContinuousClock.now < deadline else {
         throw MemQError(
@@ -179,7 +180,7 @@ final class FaultyDisk: VolumeDisk {
   }
 
   func availableBytes() throws(FileError) -> Int64 {
-    let slots = try self.folder.slots().count
+    let slots = try self.folder.slots(removesUnfinished: false).count
     let (max, statesRoom) = self.faults.withLock { ($0.slotsMax, $0.statesRoom) }
     if statesRoom { return try self.folder.availableBytes() }
     return max == .max ? try self.folder.availableBytes() : Int64(Swift.max(0, max - slots)) << 20

@@ -21,6 +21,7 @@ import Testing
 
   @Test func `a volume is opened by one process and one cluster`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.incarnation = Incarnation(3)
     configuration.incarnationID = UniqueID(high: 3, low: 3)
@@ -56,6 +57,7 @@ import Testing
 
   @Test func `the first failed sync is final though the next would work`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
@@ -89,6 +91,7 @@ import Testing
 
   @Test func `a failed write acknowledges nothing`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
@@ -107,6 +110,7 @@ import Testing
 
   @Test func `a full disk refuses appends, keeps reading, and heals by an upload`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set { $0.slotsMax = 6 }
@@ -139,9 +143,13 @@ import Testing
     volume.setUploadedOffset(partition, to: end)
     for await _ in moved { break }
     var taken = 0
-    for _ in 0..<200 where taken < 20 {
+    let deadline = ContinuousClock.now + .seconds(60)
+    while taken < 20, ContinuousClock.now < deadline {
       let batch = Example.batch(at: end, bodyBytes: 20_000, epoch: 2)
-      guard (try? await volume.appendDurably([(partition, batch)])) != nil else { continue }
+      guard (try? await volume.appendDurably([(partition, batch)])) != nil else {
+        await Task.yield()
+        continue
+      }
       end = batch.summary.endOffset
       taken += 1
     }
@@ -151,6 +159,7 @@ import Testing
 
   @Test func `a first open without room says what it needs and what there is`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set { $0.slotsMax = 0 }
@@ -170,6 +179,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set { $0.slotsMax = 1 }
@@ -192,7 +202,7 @@ import Testing
         }
       } == .volumeFull)
     disk.set { $0.slotsMax = 8 }
-    let deadline = ContinuousClock.now + .seconds(20)
+    let deadline = ContinuousClock.now + .seconds(60)
     var code: ErrorCode? = .volumeFull
     while code != nil, ContinuousClock.now < deadline {
       code = await self.code { try await open.appendDurably([(partition, next)]) }
@@ -205,6 +215,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     disk.set {
@@ -220,6 +231,7 @@ import Testing
 
   @Test func `the capacity bounds what a volume takes of its file system`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.capacityBytes = 5 << 20
     let volume = try await Volume.open(configuration, logger: Example.logger)
@@ -227,10 +239,12 @@ import Testing
     try await volume.openDurably(partition)
     var end = Offset.zero
     var code: ErrorCode?
-    for _ in 0..<1_000 where code == nil || code == .resourceExhausted {
+    // Nearly full it says "not now" for as long as another segment may still be freed.
+    let deadline = ContinuousClock.now + .seconds(60)
+    while code == nil || code == .resourceExhausted, ContinuousClock.now < deadline {
       let batch = Example.batch(at: end, bodyBytes: 30_000)
       code = await self.code { try await volume.appendDurably([(partition, batch)]) }
-      if code == nil { end = batch.summary.endOffset }
+      if code == nil { end = batch.summary.endOffset } else { await Task.yield() }
     }
     #expect(code == .volumeFull)
     await volume.close()
@@ -240,6 +254,7 @@ import Testing
 
   @Test func `a damaged batch is never served, its place is named`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.tailCacheBytes = 0
     var volume = try await Volume.open(configuration, logger: Example.logger)
@@ -277,6 +292,7 @@ import Testing
 
   @Test func `a lost, shortened or foreign file is noticed at the open`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let volume = try await Volume.open(configuration, logger: Example.logger)
     try await volume.openDurably(Example.partition())
@@ -302,6 +318,7 @@ import Testing
 
   @Test func `a stalled disk bounds what waits`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.pendingBytesMax = 256 << 10
     let disk = FaultyDisk(path: configuration.path)

@@ -32,6 +32,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     var volume = try await Volume.open(configuration, logger: Example.logger)
     #expect(volume.isFresh)
@@ -61,6 +62,7 @@ import Testing
 
   @Test func `large batches in many slices come back as one`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.tailCacheBytes = 0
     let volume = try await Volume.open(configuration, logger: Example.logger)
@@ -90,6 +92,7 @@ import Testing
 
   @Test func `accepted batches are readable before they are durable`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
@@ -111,6 +114,7 @@ import Testing
 
   @Test func `truncate, epochs, log start and drop hold over a crash`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     var volume = try await Volume.open(configuration, logger: Example.logger)
     let (first, second, third) = (Example.partition(0), Example.partition(1), Example.partition(2))
@@ -152,6 +156,7 @@ import Testing
 
   @Test func `producer state comes back as a snapshot and the batches after it`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     var volume = try await Volume.open(configuration, logger: Example.logger)
     let partition = Example.partition()
@@ -171,6 +176,7 @@ import Testing
 
   @Test func `a time finds the first batch at or after it`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.tailCacheBytes = 32 << 10
     let volume = try await Volume.open(configuration, logger: Example.logger)
@@ -188,6 +194,7 @@ import Testing
 
   @Test func `an upload empties the disk where nothing has to stay`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.rollIdle = .milliseconds(30)
     let volume = try await Volume.open(configuration, logger: Example.logger)
@@ -212,6 +219,7 @@ import Testing
 
   @Test func `what was uploaded stays until a snapshot knows its producers`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.rollIdle = .milliseconds(30)
     var volume = try await Volume.open(configuration, logger: Example.logger)
@@ -254,6 +262,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.rollIdle = .milliseconds(30)
     let volume = try await Volume.open(configuration, logger: Example.logger)
@@ -273,6 +282,7 @@ import Testing
     async throws
   {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let volume = try await Volume.open(Example.configuration(folder), logger: Example.logger)
     let (released, kept) = (Example.partition(0), Example.partition(1))
     for partition in [released, kept] {
@@ -301,6 +311,7 @@ import Testing
 
   @Test func `a hung disk holds up no close beyond its time`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     let configuration = Example.configuration(folder)
     let disk = FaultyDisk(path: configuration.path)
     let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
@@ -346,6 +357,7 @@ import Testing
 
   @Test func `many writers and readers at once lose nothing`() async throws {
     let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
     configuration.tailCacheBytes = 64 << 10
     let volume = try await Volume.open(configuration, logger: Example.logger)

@@ -39,10 +39,12 @@ final class TestCluster: @unchecked Sendable {
     try FileManager.default.createDirectory(
       atPath: self.folder, withIntermediateDirectories: true)
     self.pool = ChannelPool(group: Self.group, logger: self.logger)
-    self.metadata = MetadataNode(
-      configuration: MetadataNode.Configuration(
-        dataFolder: "\(self.folder)/metadata", address: "inprocess:metadata"),
-      logger: self.logger)
+    var configuration = MetadataNode.Configuration(
+      dataFolder: "\(self.folder)/metadata", address: "inprocess:metadata")
+    // A busy machine's pauses are no reason to fence anybody.
+    configuration.sessionTimeout = Self.wait
+    configuration.startGrace = Self.wait
+    self.metadata = MetadataNode(configuration: configuration, logger: self.logger)
     try await self.metadata.start()
     var router = RPCRouter()
     self.metadata.register(on: &router)
@@ -231,19 +233,7 @@ final class TestCluster: @unchecked Sendable {
     let store = try await ObjectStores.make(
       ObjectStoreConfiguration(folder: self.objects), logger: self.logger)
     let reader = ObjectReader(store: store, logger: self.logger) { group, after throws(MemQError) in
-      let page = try await self.call("metadata", MetadataMethods.listObjects) {
-        $0.groupID = group
-        $0.afterSequence = after
-      }
-      var refs: [ObjectRef] = []
-      for object in page.objects {
-        refs.append(
-          ObjectRef(
-            id: try ObjectID(wire: object.objectID, "object_id"), groupID: object.groupID,
-            sequence: object.sequence, key: object.key, byteCount: object.size,
-            footerByteCount: object.footerBytes))
-      }
-      return (refs, page.more)
+      try await ObjectList.page(group, after: after, self.channel("metadata"))
     }
     let group = self.session.image.partitions[partition]!.uploadGroup
     var bytes: [UInt8] = []
@@ -255,6 +245,20 @@ final class TestCluster: @unchecked Sendable {
     }
     await store.close()
     return bytes
+  }
+
+  /// What all objects of the store hold, by their own footers.
+  func runs() throws -> [ObjectRun] {
+    try self.keys("objects").flatMap { key in
+      let bytes = [UInt8](
+        try Data(contentsOf: URL(fileURLWithPath: "\(self.objects)/objects/\(key)")))
+      let tail = try ObjectFooter.footerByteCount(
+        inTrailer: Array(bytes.suffix(ObjectLayout.trailerByteCount)),
+        objectByteCount: Int64(bytes.count))
+      return try ObjectFooter(
+        decodingTail: Array(bytes.suffix(Int(tail))), objectByteCount: Int64(bytes.count)
+      ).runs
+    }
   }
 
   func uploaded(_ partition: TopicPartition) -> Int64 {

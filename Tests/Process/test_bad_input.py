@@ -146,3 +146,41 @@ def test_usage_errors_exit_2_and_no_server_exits_1(folder):
     )
     text = refused(done, nobody, "Connection refused", "memq serve", "MEMQ_SERVER", "retried")
     assert "errno" not in text and text.count(nobody) == 1
+
+
+def test_an_address_that_is_none_is_said_once(folder):
+    for environment, flags, name in (
+        ({}, ["--server", "foo"], "--server"),
+        ({"MEMQ_SERVER": "foo"}, [], "MEMQ_SERVER"),
+    ):
+        done = subprocess.run(
+            [MEMQ, "topic", "list", *flags],
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, **environment},
+        )
+        text = refused(done, name, "host:port", status=2)
+        assert text.count("not an address") == 1
+
+
+def test_a_server_that_cannot_start_says_why_in_one_line(server, folder):
+    host, port = server.address.split(":")
+    folders = folder / "not a folder"
+    folders.write_bytes(b"")
+    free = free_port()
+    for flags, word in (
+        (["--data", folder / "a", "--listen", server.address], "ADDRESS_IN_USE"),
+        (
+            ["--data", folder / "b", "--listen", f"{host}:{free}", "--admin-listen", server.admin],
+            "ADDRESS_IN_USE",
+        ),
+        (["--data", folders, "--listen", f"{host}:{free}"], str(folders)),
+        (["--data", server.data, "--listen", f"{host}:{free}"], "DATA_FOLDER_IN_USE"),
+    ):
+        # An unknown MEMQ_ variable is a warning of its own.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMQ_")}
+        done = subprocess.run(
+            [MEMQ, "serve", *flags], capture_output=True, timeout=60, env=environment
+        )
+        text = refused(done, word)
+        assert len(text.splitlines()) == 1, text

@@ -2,6 +2,7 @@
 """Deploy/local/up and down: a cluster on one machine."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -140,3 +141,21 @@ def test_options_are_explained_and_checked(folder):
     assert nowhere.returncode == 1 and "memq-metadata is missing" in nowhere.stderr
     done = subprocess.run([LOCAL / "down", "--data", folder / "x"], capture_output=True, timeout=60)
     assert done.returncode == 0
+
+
+def test_a_process_that_becomes_the_service_is_never_taken_for_gone(folder):
+    # In the middle of exec a process has no command line for a moment.
+    shutil.copy("/bin/sleep", folder / "memq-scanner")
+    script = """
+    . "$0/cluster.sh"
+    RUN=$1
+    for _ in {1..150}; do
+      rm -f "$RUN/scanner-1.pid"
+      setsid bash -c '. "$0/cluster.sh" && record "$1" "$$" && shift && exec "$@"' \
+        "$0" "$RUN/scanner-1.pid" "$RUN/memq-scanner" 0.3 &
+      until [[ -e $RUN/scanner-1.pid ]]; do :; done
+      for _ in {1..10}; do pid_of scanner-1 >/dev/null || exit 1; done
+    done
+    wait
+    """
+    assert subprocess.run(["bash", "-c", script, LOCAL, folder], timeout=120).returncode == 0

@@ -3,6 +3,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import time
@@ -91,6 +92,45 @@ def test_empty_files_utf8_names_and_links(shared_server, folder):
         target = folder / "out"
         shared_server.cli("file", "get", "names", name, "-o", target)
         assert target.read_bytes() == want
+
+
+def test_a_link_named_on_the_command_line_is_followed(shared_server, folder):
+    (folder / "target").write_bytes(b"bytes")
+    (folder / "tree").mkdir()
+    (folder / "tree/inside").write_bytes(b"inside")
+    (folder / "tree/link").symlink_to("inside")
+    (folder / "link").symlink_to("target")
+    (folder / "folder link").symlink_to("tree")
+    shared_server.cli("topic", "create", "links")
+    shared_server.cli("file", "put", "links", folder / "link")
+    done = shared_server.cli("file", "put", "links", "--recursive", folder / "folder link")
+    assert b"skipped link: symbolic link" in done.stderr
+    assert [f["name"] for f in shared_server.json("file", "list", "links")] == ["inside", "link"]
+    out = shared_server.cli("file", "get", "links", "link", "-o", "-").stdout
+    assert out == b"bytes"
+
+
+def test_the_report_of_a_folder_comes_while_it_is_put(server, folder):
+    tree = folder / "tree"
+    tree.mkdir()
+    (tree / "a").write_bytes(b"first")
+    with open(tree / "b", "wb") as large:
+        large.truncate(1 << 30)
+    server.cli("topic", "create", "slow")
+    put = server.popen(
+        "file", "put", "slow", "--recursive", tree, "--concurrency", "1", "-o", "json",
+        stdout=subprocess.PIPE,
+    )
+    wait_until("the first is there", lambda: server.json("file", "list", "slow"))
+    server.process.send_signal(signal.SIGSTOP)
+    # The second cannot be done: what comes now did not wait for it.
+    head = b""
+    while b'"name": "a"' not in head and select.select([put.stdout], [], [], 30)[0]:
+        head += os.read(put.stdout.fileno(), 1 << 16)
+    server.process.send_signal(signal.SIGCONT)
+    put.kill()
+    put.wait(60)
+    assert head.startswith(b'{"files": [') and b'"name": "a"' in head
 
 
 def test_a_large_file_is_put_whole_and_read_by_range(shared_server, folder):

@@ -103,6 +103,25 @@ public enum ObjectStoreLimits {
   /// One ranged read: bounds the memory of a call.
   public static let getByteCountMax: Int64 = 64 << 20
   public static let listMax = 10_000
+
+  /// - Throws: `.invalidArgument` for what no store is asked for.
+  static func checkList(prefix: String, limit: Int) throws(MemQError) {
+    try ObjectKey.check(prefix, isPrefix: true)
+    guard (1...self.listMax).contains(limit) else {
+      throw MemQError(
+        .invalidArgument, "a page has 1-10000 keys", limit: Int64(self.listMax),
+        actual: Int64(limit))
+    }
+  }
+
+  /// - Throws: `.uploadOffsetMismatch` when a body has other than the bytes it was finished with.
+  static func check(_ byteCount: Int64, is there: Int64, of key: ObjectKey) throws(MemQError) {
+    guard byteCount == there else {
+      throw MemQError(
+        .uploadOffsetMismatch, "the body does not have so many bytes", subject: key.text,
+        limit: byteCount, actual: there)
+    }
+  }
 }
 
 /// Bytes of an object to put: their number, and a way to read them from the start, once per attempt.

@@ -91,7 +91,7 @@ package final class FolderDisk: VolumeDisk {
     try self.slots(removesUnfinished: true)
   }
 
-  func slots(removesUnfinished: Bool) throws(FileError) -> [SegmentSlot] {
+  package func slots(removesUnfinished: Bool) throws(FileError) -> [SegmentSlot] {
     var slots: [SegmentSlot] = []
     for name in try Files.list(self.path) where name.hasPrefix(Self.prefix) {
       if name.hasSuffix(Self.unfinished) {

@@ -36,7 +36,7 @@ public struct FileError: Error, Hashable, Sendable, CustomStringConvertible {
   public func memqError(_ code: ErrorCode) -> MemQError {
     MemQError(
       code, "\(self.operation.rawValue) failed: \(String(cString: strerror(self.number)))",
-      subject: self.path, actual: Int64(self.number))
+      subject: self.path)
   }
 }
 

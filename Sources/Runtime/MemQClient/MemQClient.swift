@@ -47,6 +47,11 @@ public final class MemQClient: Sendable {
     }
   }
 
+  /// Why a client cannot connect to an address, whoever is there; nil: it is well formed.
+  public static func problem(withAddress address: String) -> String? {
+    RPCNetworkChannel.problem(withTarget: address)
+  }
+
   /// A client over channels of the caller's making, as in-process ones.
   ///
   /// - Parameter connect: called once per address and lane; the client closes what it returns.

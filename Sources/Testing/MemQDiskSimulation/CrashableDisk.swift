@@ -2,6 +2,7 @@
 
 public import MemQLog
 public import MemQModel
+public import MemQTestSupport
 
 /// Segment files in memory that keep, at a crash, what was synced and a seeded share of the rest.
 ///

@@ -2,6 +2,7 @@
 
 public import MemQLog
 public import MemQModel
+public import MemQTestSupport
 
 /// A volume in memory: the core that ships, a crashable disk, and a driver without threads.
 ///

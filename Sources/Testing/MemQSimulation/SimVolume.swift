@@ -5,6 +5,7 @@ import MemQLog
 import MemQModel
 import MemQRecords
 import MemQReplication
+import MemQTestSupport
 
 /// A node's volume: the core that ships on a crashable disk, and beside it a plain model of what it must hold.
 ///

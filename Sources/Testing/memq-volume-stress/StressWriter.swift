@@ -7,6 +7,7 @@ import MemQLog
 import MemQModel
 import MemQStorage
 import MemQSystem
+import MemQTestSupport
 import NIOCore
 
 /// What a partition and an offset hold.

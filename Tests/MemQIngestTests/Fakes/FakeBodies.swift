@@ -8,16 +8,25 @@ import NIOCore
 import SwiftProtobuf
 import Synchronization
 
+@testable import MemQIngestService
+
 /// Writes bodies into a folder store, as an uploader does, and can break off.
 final class FakeUploader: Sendable {
   private let store: any ObjectStore
   private let breaksAfter = Mutex<Int64?>(nil)
+  private let stall = Mutex<(after: Int64, until: Outcome<Void>)?>(nil)
   private let deletedKeys = Mutex<[String]>([])
 
   init(store: any ObjectStore) { self.store = store }
 
   /// Ends the next body's stream once so many bytes are durable.
   func breakOnce(after bytes: Int64) { self.breaksAfter.withLock { $0 = bytes } }
+  /// Stops reading the next body once so many bytes came, until the returned outcome is set.
+  func stallOnce(after bytes: Int64) -> Outcome<Void> {
+    let until = Outcome<Void>()
+    self.stall.withLock { $0 = (bytes, until) }
+    return until
+  }
   var deleted: [String] { self.deletedKeys.withLock { $0 } }
 
   func register(on router: inout RPCRouter) {
@@ -26,7 +35,7 @@ final class FakeUploader: Sendable {
         throw MemQError(.invalidArgument, "a body begins with a start")
       }
       let body = try await self.store.openBody(
-        try ObjectKey(start.bodyKey), from: start.offset, timeout: .seconds(10))
+        try ObjectKey(start.bodyKey), from: start.offset, timeout: .seconds(60))
       do {
         try await self.write(body, reader, writer)
       } catch {
@@ -35,7 +44,7 @@ final class FakeUploader: Sendable {
       }
     }
     router.handle(UploaderMethods.deleteBody) { request, _ in
-      try await self.store.delete(try ObjectKey(request.bodyKey), timeout: .seconds(10))
+      try await self.store.delete(try ObjectKey(request.bodyKey), timeout: .seconds(60))
       self.deletedKeys.withLock { $0.append(request.bodyKey) }
       return Memq_V1_DeleteBodyResponse()
     }
@@ -45,15 +54,23 @@ final class FakeUploader: Sendable {
     _ body: any ObjectBodyWriter, _ reader: TypedReader<Hot<Memq_V1_WriteBodyRequest>>,
     _ writer: TypedWriter<Memq_V1_WriteBodyResponse>
   ) async throws(MemQError) {
+    var received: Int64 = 0
     while let message = try await reader.next() {
+      received += Int64(message.payload.byteCount)
+      let until = self.stall.withLock { stall -> Outcome<Void>? in
+        guard let known = stall, received >= known.after else { return nil }
+        stall = nil
+        return known.until
+      }
+      if let until { _ = await until.wait(.seconds(120)) }
       switch message.header.part {
       case .chunkHeader(let header):
         guard message.payload.byteCount <= Limits.fileChunkBytesMax else {
           throw MemQError(.messageTooLarge, "a chunk is not so large")
         }
-        try await body.write(message.payload.slices, timeout: .seconds(10))
+        try await body.write(message.payload.slices, timeout: .seconds(60))
         guard header.endOfPart else { continue }
-        try await body.sync(timeout: .seconds(10))
+        try await body.sync(timeout: .seconds(60))
         let durable = await body.durableByteCount
         try await writer.send(.with { $0.durableBelow = durable })
         let breaks = self.breaksAfter.withLock { limit in
@@ -63,7 +80,7 @@ final class FakeUploader: Sendable {
         }
         if breaks { throw MemQError(.unavailable, "the uploader went away") }
       case .finish(let finish):
-        try await body.finish(byteCount: finish.size, timeout: .seconds(10))
+        try await body.finish(byteCount: finish.size, timeout: .seconds(60))
         try await writer.send(
           .with {
             $0.durableBelow = finish.size
@@ -96,7 +113,7 @@ final class FakeScanner: Sendable {
     router.handle(ScannerMethods.scanBody) { request, _ in
       let end = min(request.size, 1 << 20)
       let head = try await self.store.get(
-        try ObjectKey(request.bodyKey), range: 0..<end, timeout: .seconds(10))
+        try ObjectKey(request.bodyKey), range: 0..<end, timeout: .seconds(60))
       return try self.judge(Array(head.readableBytesView))
     }
   }

@@ -134,7 +134,7 @@ struct TestIngest {
   let client: any RPCChannel
 
   static func start(
-    _ topics: [(String, [(String, String)])],
+    _ topics: [(String, [(String, String)])], clock: any MemQClock = SystemClock(),
     configure: (inout IngestNode.Configuration) -> Void = { _ in }
   ) async throws -> TestIngest {
     let cluster = try await FakeCluster(topics: topics)
@@ -144,7 +144,7 @@ struct TestIngest {
     configuration.scannerPatience = .zero
     configure(&configuration)
     let node = try IngestNode(
-      configuration: configuration, view: cluster, session: nil, clock: SystemClock(),
+      configuration: configuration, view: cluster, session: nil, clock: clock,
       loops: cluster.loops, logger: Logger(label: "test"))
     var router = RPCRouter()
     node.registerPublic(on: &router)
@@ -157,9 +157,18 @@ struct TestIngest {
   func stop() async { await self.node.drain(deadline: .seconds(5)) }
 }
 
-/// Waits until something holds; fails after ten seconds.
+/// A clock that moves on when it is told to.
+final class SteppedClock: MemQClock {
+  private let now = Mutex(MonotonicInstant(nanoseconds: 1_000_000_000))
+
+  var monotonic: MonotonicInstant { self.now.withLock { $0 } }
+  var wall: Timestamp { SystemClock().wall }
+  func advance(_ time: Duration) { self.now.withLock { $0 = $0 + time } }
+}
+
+/// Waits until something holds; fails after a minute.
 func eventually(_ what: String, _ holds: () async throws -> Bool) async throws {
-  for _ in 0..<2_000 {
+  for _ in 0..<12_000 {
     if try await holds() { return }
     try await Task.sleep(for: .milliseconds(5))
   }

@@ -25,6 +25,12 @@ final class FakeMetadata: Sendable {
   private let state = Mutex(State())
   /// Nobody answers what only metadata knows.
   let isAway = Atomic<Bool>(false)
+  private let removing = Mutex<(@Sendable () async throws -> Void)?>(nil)
+
+  /// Does something just before a file is taken out.
+  func beforeRemoving(_ body: @escaping @Sendable () async throws -> Void) {
+    self.removing.withLock { $0 = body }
+  }
 
   var uploads: [Memq_V1_UploadRecord] { self.state.withLock { Array($0.uploads.values) } }
   func calls(_ name: String) -> Int { self.state.withLock { $0.calls[name] ?? 0 } }
@@ -64,7 +70,10 @@ final class FakeMetadata: Sendable {
         request.states.contains(upload.state) && now - upload.updatedAtMs >= request.idleMs
           && (request.afterUploadID.isEmpty || key(upload.updatedAtMs, upload.uploadID) > after)
       }.sorted { key($0.updatedAtMs, $0.uploadID) < key($1.updatedAtMs, $1.uploadID) }
-      return .with { $0.uploads = found.prefix(Int(request.limit)).map(\.bare) }
+      return .with {
+        $0.uploads = found.prefix(Int(request.limit)).map(\.bare)
+        $0.more = found.count > Int(request.limit)
+      }
     }
     router.handle(MetadataMethods.getFile) { request, _ in
       let versions = self.state.withLock { $0.files[request.name] ?? [] }
@@ -85,7 +94,13 @@ final class FakeMetadata: Sendable {
       }
     }
     router.handle(MetadataMethods.removeFile) { request, _ in
-      self.state.withLock { $0.files[request.name] = nil }
+      try await self.removing.withLock { $0.take() }?()
+      self.state.withLock { state in
+        let newer = state.files[request.name, default: []].filter {
+          request.upToVersion > 0 && $0.version > request.upToVersion
+        }
+        state.files[request.name] = newer.isEmpty ? nil : newer
+      }
       return Memq_V1_RemoveFileResponse()
     }
     router.handle(MetadataMethods.describeTopic) { request, _ in

@@ -136,6 +136,45 @@ import Testing
     #expect(gone?.code == .fileNotFound)
   }
 
+  @Test func `refused records can be deleted from quarantine, and not released`() throws {
+    var (cluster, topic) = try cluster()
+    var copy = upload(topic, .quarantined)
+    copy.contentType = QuarantinedRecords.contentType
+    let entry = try create(&cluster, copy)
+    let known: Versioned<UploadRecord>? = try cluster.find(.upload(entry.id, .quarantined))
+    func resolve(release: Bool) -> ErrorCode? {
+      thrown { () throws(MemQError) in
+        try cluster.state.resolveQuarantine(
+          entry.id, known, release: release, actor: "me", reason: "", at: Self.now)
+      }?.code
+    }
+    #expect(resolve(release: true) == .feature && resolve(release: false) == nil)
+  }
+
+  @Test func `a delete leaves what was published after it looked`() throws {
+    var (cluster, topic) = try cluster()
+    for number in 1...3 {
+      let record = try create(
+        &cluster, upload(topic, .publishing, id: UInt64(number), bodyKey: "bodies/\(number)"))
+      _ = try advance(&cluster, record, to: .published)
+    }
+    let latest: Versioned<FileRecord>? = try cluster.find(.file(topic.id, "a/b"))
+    var earlier: [FileRecord] = []
+    for key in cluster.keys(.fileVersions(topic.id, "a/b")) {
+      let file: Versioned<FileRecord>? = try cluster.find(key)
+      earlier.append(file!.value)
+    }
+    try cluster.run { [earlier] (state) throws(MemQError) in
+      try state.removeFile(
+        topic.id, "a/b", upTo: 1, latest: latest, earlier: earlier, at: Self.now)
+    }
+    let left: Versioned<FileRecord>? = try cluster.find(.file(topic.id, "a/b"))
+    #expect(left?.value.version == 3)
+    #expect(
+      cluster.keys(.fileVersions(topic.id, "a/b")) == [.fileVersion(topic.id, "a/b", 2)])
+    #expect(cluster.keys(.droppingBodies) == [.droppingBody("bodies/1")])
+  }
+
   @Test func `two that publish the same name at once get two versions`() throws {
     var (cluster, topic) = try cluster()
     let first = try create(&cluster, upload(topic, .publishing, id: 1))

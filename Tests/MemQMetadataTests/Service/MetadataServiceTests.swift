@@ -313,7 +313,14 @@ import Testing
     let all = try await metadata.call(MetadataMethods.listTopics) { _ in }
     #expect(all.topics.map(\.name) == ["a", "ab", "b"])
     let some = try await metadata.call(MetadataMethods.listTopics) { $0.prefix = "a" }
-    #expect(some.topics.map(\.name) == ["a", "ab"])
+    #expect(some.topics.map(\.name) == ["a", "ab"] && !some.more)
+    let page = try await metadata.call(MetadataMethods.listTopics) { $0.limit = 2 }
+    #expect(page.topics.map(\.name) == ["a", "ab"] && page.more)
+    let rest = try await metadata.call(MetadataMethods.listTopics) {
+      $0.limit = 2
+      $0.after = "ab"
+    }
+    #expect(rest.topics.map(\.name) == ["b"] && !rest.more)
     _ = try await metadata.call(MetadataMethods.alterTopic) {
       $0.name = "a"
       $0.settings = ["retention.ms": "5000"]
@@ -334,6 +341,86 @@ import Testing
       }
     }
     #expect(many?.code == .replicationFactorInvalid && many?.limit == 1 && many?.actual == 3)
+    await metadata.stop()
+  }
+
+  @Test func `a page of a list is no larger than a client takes, and pages leave nothing out`()
+    async throws
+  {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    let topic = try await metadata.makeTopic("media")
+    // Attributes as large as they may be: 50 such files fill a page.
+    var attributes: [String: String] = [:]
+    for number in 0..<64 {
+      attributes["k\(number)"] = String(repeating: "v", count: 1_000)
+    }
+    let names = (0..<120).map { "file \(1_000 + $0)" }
+    for (number, name) in names.enumerated() {
+      var record = try await metadata.call(MetadataMethods.createUpload) { [attributes] in
+        $0.upload = .with {
+          $0.uploadID = UploadID(test: UInt64(number)).wire
+          $0.topicID = topic.topicID
+          $0.name = name
+          $0.state = number < 60 ? .publishing : .quarantined
+          $0.declaredSize = 3
+          $0.offset = 3
+          $0.sha256 = .init(repeating: 1, count: 32)
+          $0.verdict.kind = number < 60 ? .off : .infected
+          $0.inlineBody = .init([1, 2, 3])
+          $0.attributes = attributes
+        }
+      }
+      guard number < 60 else { continue }
+      record.state = .published
+      record.recordOffset = Int64(number)
+      _ = try await metadata.call(MetadataMethods.advanceUpload) { [record] in $0.upload = record }
+    }
+
+    var files: [String] = []
+    var pages = 0
+    while true {
+      let page = try await metadata.call(MetadataMethods.listFiles) { [files] in
+        $0.topicID = topic.topicID
+        $0.after = files.last ?? ""
+        $0.limit = 10_000
+      }
+      #expect(try page.serializedData().count <= 4 << 20)
+      files += page.files.map(\.name)
+      pages += 1
+      if !page.more { break }
+    }
+    #expect(files == Array(names[..<60]) && pages == 2)
+
+    var uploads: [Memq_V1_UploadRecord] = []
+    while true {
+      let page = try await metadata.call(MetadataMethods.listUploads) { [uploads] in
+        $0.states = [.published]
+        $0.limit = 1_000
+        if let last = uploads.last {
+          $0.afterUpdatedAtMs = last.updatedAtMs
+          $0.afterUploadID = last.uploadID
+        }
+      }
+      #expect(try page.serializedData().count <= 4 << 20)
+      uploads += page.uploads
+      if !page.more { break }
+    }
+    #expect(uploads.map(\.name).sorted() == Array(names[..<60]))
+
+    var entries: [Memq_V1_UploadRecord] = []
+    while true {
+      let page = try await metadata.call(MetadataMethods.listQuarantine) { [entries] in
+        if let last = entries.last {
+          $0.afterUpdatedAtMs = last.updatedAtMs
+          $0.afterUploadID = last.uploadID
+        }
+      }
+      #expect(try page.serializedData().count <= 4 << 20)
+      entries += page.entries
+      if !page.more { break }
+    }
+    #expect(entries.map(\.name).sorted() == Array(names[60...]))
     await metadata.stop()
   }
 

@@ -2,6 +2,7 @@
 
 public import MemQModel
 public import MemQObjectStore
+import MemQRuntime
 
 extension IngestNode {
   /// What one ingest is told at its start.
@@ -49,38 +50,24 @@ extension IngestNode {
     /// - Throws: `.configurationInvalid` naming the key.
     public func validate() throws(MemQError) {
       try self.objects.validate()
-      try check("produce.stream.bytes.max", self.streamBytesMax, 1 << 20...1 << 30)
-      try check("produce.bytes.max", self.produceBytesMax, 16 << 20...64 << 30)
-      try check("fetch.reads.max", self.fetchReadsMax, 1...1_000)
-      try check("file.puts.max", self.putsMax, 1...100_000)
-      try check("file.finisher.puts.max", self.finisherPutsMax, 1...1_000)
-      try check("scan.max", self.scansMax, 1...10_000)
-      try check("produce.timeout", self.produceTimeout, .milliseconds(1), .seconds(300))
-      try check("file.silence.max", self.putSilenceMax, .seconds(1), .seconds(3600))
-      try check("file.upload.expiry", self.uploadExpiry, .seconds(60), .seconds(30 * 24 * 3600))
-      try check("file.finisher.interval", self.finisherInterval, .milliseconds(100), .seconds(60))
-      try check("scan.bytes.timeout", self.scanBytesTimeout, .milliseconds(100), .seconds(600))
-      try check("scan.body.timeout", self.scanBodyTimeout, .seconds(1), .seconds(7200))
+      try ValueRange.check("produce.stream.bytes.max", self.streamBytesMax, 1 << 20...1 << 30)
+      try ValueRange.check("produce.bytes.max", self.produceBytesMax, 16 << 20...64 << 30)
+      try ValueRange.check("fetch.reads.max", self.fetchReadsMax, 1...1_000)
+      try ValueRange.check("file.puts.max", self.putsMax, 1...100_000)
+      try ValueRange.check("file.finisher.puts.max", self.finisherPutsMax, 1...1_000)
+      try ValueRange.check("scan.requests.max", self.scansMax, 1...10_000)
+      try ValueRange.check(
+        "produce.timeout", self.produceTimeout, .milliseconds(1) ... .seconds(300))
+      try ValueRange.check("file.silence.max", self.putSilenceMax, .seconds(1) ... .seconds(3600))
+      try ValueRange.check(
+        "file.upload.expiry", self.uploadExpiry, .seconds(60) ... .seconds(30 * 24 * 3600))
+      try ValueRange.check(
+        "file.finisher.interval", self.finisherInterval, .milliseconds(100) ... .seconds(60))
+      try ValueRange.check(
+        "scan.bytes.timeout", self.scanBytesTimeout, .milliseconds(100) ... .seconds(600))
+      try ValueRange.check(
+        "scan.body.timeout", self.scanBodyTimeout, .seconds(1) ... .seconds(7200))
     }
-  }
-}
-
-private func check(_ key: String, _ value: Int, _ range: ClosedRange<Int>) throws(MemQError) {
-  guard range.contains(value) else {
-    throw MemQError(
-      .configurationInvalid, "allowed: \(range.lowerBound) to \(range.upperBound)", subject: key,
-      limit: Int64(value < range.lowerBound ? range.lowerBound : range.upperBound),
-      actual: Int64(value))
-  }
-}
-
-private func check(
-  _ key: String, _ value: Duration, _ low: Duration, _ high: Duration
-) throws(MemQError) {
-  guard value >= low, value <= high else {
-    throw MemQError(
-      .configurationInvalid, "allowed: \(low) to \(high)", subject: key,
-      limit: (value < low ? low : high).milliseconds, actual: value.milliseconds)
   }
 }
 

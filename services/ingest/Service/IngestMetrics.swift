@@ -47,6 +47,10 @@ struct IngestMetrics: Sendable {
   }
   func put(bytes: Int) { self.putBytes.increment(by: Int64(bytes)) }
   func got(bytes: Int) { self.getBytes.increment(by: Int64(bytes)) }
+  func quarantined(_ result: String) {
+    Counter(label: "memq_ingest_quarantined_batches_total", dimensions: [("result", result)])
+      .increment()
+  }
   func finished(_ stage: String) {
     Counter(label: "memq_ingest_file_finisher_total", dimensions: [("result", stage)]).increment()
   }

@@ -131,10 +131,10 @@ extension IngestNode {
     let silenceMax = self.configuration.putSilenceMax
     let result: Result<Void, MemQError> = await withTaskGroup(of: Result<Void, MemQError>?.self) {
       group in
-      group.addTask { await catching { () async throws(MemQError) in try await call.run() } }
+      group.addTask { await Result { () async throws(MemQError) in try await call.run() } }
       group.addTask {
         while true {
-          let silent = self.service.clock.monotonic - call.heard.last
+          let silent = call.silence.lasts(self.service.clock.monotonic)
           guard silent < silenceMax else {
             return .failure(
               MemQError(

@@ -28,6 +28,7 @@ public final class IngestNode: Sendable {
   let load: ProduceLoad
   let active: ActiveUploads
   private let scans: Permits
+  private let quarantine: RecordQuarantine
   private let marks = PartitionMarks()
   private let running = Mutex<Running?>(nil)
 
@@ -65,6 +66,7 @@ public final class IngestNode: Sendable {
     self.load = ProduceLoad(bytesMax: configuration.produceBytesMax)
     self.active = ActiveUploads(limit: configuration.putsMax)
     self.scans = Permits(configuration.scansMax, waitersMax: 100_000, what: "scans")
+    self.quarantine = RecordQuarantine(cluster: view, metrics: self.metrics)
   }
 
   // MARK: Life
@@ -79,7 +81,9 @@ public final class IngestNode: Sendable {
     let objects = ObjectReader(
       store: store, logger: self.logger,
       uploaded: { cluster.image.partitions[$0]?.uploadedOffset }
-    ) { group, after throws(MemQError) in try await Self.list(group, after, cluster) }
+    ) { group, after throws(MemQError) in
+      try await ObjectList.page(group, after: after, cluster.metadata)
+    }
     let reader = LogReader(
       cluster: cluster, objects: objects, marks: self.marks, clock: self.service.clock)
     let appender = Appender(
@@ -95,20 +99,6 @@ public final class IngestNode: Sendable {
     self.session?.setState(.ready)
     self.logger.info(
       "Ingest serves", metadata: ["node": "\(cluster.nodeID)", "objects": "\(store.name)"])
-  }
-
-  private static func list(
-    _ group: Int32, _ after: Int64, _ cluster: any IngestCluster
-  ) async throws(MemQError) -> (objects: [ObjectRef], hasMore: Bool) {
-    let response = try await cluster.metadata.call(
-      MetadataMethods.listObjects,
-      .with {
-        $0.groupID = group
-        $0.afterSequence = after
-      }, timeout: .seconds(10))
-    var objects: [ObjectRef] = []
-    for object in response.objects { objects.append(try ObjectRef(object)) }
-    return (objects, response.more)
   }
 
   private func recordGauges() async {
@@ -174,7 +164,8 @@ public final class IngestNode: Sendable {
   var produceContext: ProduceContext {
     ProduceContext(
       cluster: self.cluster, topics: self.topics, lanes: self.lanes,
-      gate: RecordGate(scans: self.scanCalls), load: self.load, service: self.service,
+      gate: RecordGate(scans: self.scanCalls, quarantine: self.quarantine), load: self.load,
+      service: self.service,
       configuration: self.configuration, metrics: self.metrics)
   }
 
@@ -194,17 +185,5 @@ public final class IngestNode: Sendable {
       topics: self.topics, uploads: UploadCalls(cluster: self.cluster), reader: running.reader,
       store: running.store, appender: running.appender, cluster: self.cluster,
       clock: self.service.clock, metrics: self.metrics)
-  }
-}
-
-extension ObjectRef {
-  init(_ record: Memq_V1_ObjectRecord) throws(MemQError) {
-    self.init(
-      id: try ObjectID(wire: record.objectID, "object_id"), groupID: record.groupID,
-      sequence: record.sequence, key: record.key, byteCount: record.size,
-      footerByteCount: record.footerBytes,
-      minTimestamp: Timestamp(milliseconds: record.minTimestampMs),
-      maxTimestamp: Timestamp(milliseconds: record.maxTimestampMs),
-      leaseEpoch: LeaseEpoch(record.leaseEpoch))
   }
 }

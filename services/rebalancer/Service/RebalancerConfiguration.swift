@@ -17,23 +17,10 @@ extension RebalancerNode {
 
     /// - Throws: `.configurationInvalid` naming the key.
     public func validate() throws(MemQError) {
-      try Self.check("rebalance.move.pause", self.movePause, .zero, .seconds(600))
-      try Self.check("rebalance.move.timeout", self.moveTimeout, .milliseconds(100), .seconds(600))
-      guard (1...1_000).contains(self.failuresMax) else {
-        throw MemQError(
-          .configurationInvalid, "allowed: 1 to 1000", subject: "rebalance.failures.max",
-          limit: 1_000, actual: Int64(self.failuresMax))
-      }
-    }
-
-    private static func check(
-      _ key: String, _ value: Duration, _ low: Duration, _ high: Duration
-    ) throws(MemQError) {
-      guard value >= low, value <= high else {
-        throw MemQError(
-          .configurationInvalid, "allowed: \(TimeSpan(low)) to \(TimeSpan(high))", subject: key,
-          limit: (value < low ? low : high).milliseconds, actual: value.milliseconds)
-      }
+      try ValueRange.check("rebalance.move.pause", self.movePause, .zero ... .seconds(600))
+      try ValueRange.check(
+        "rebalance.move.timeout", self.moveTimeout, .milliseconds(100) ... .seconds(600))
+      try ValueRange.check("rebalance.failures.max", self.failuresMax, 1...1_000)
     }
   }
 }

@@ -2,6 +2,7 @@
 
 public import MemQModel
 public import MemQObjectStore
+import MemQRuntime
 
 extension ScannerNode {
   /// What one scanner is told at its start.
@@ -33,25 +34,18 @@ extension ScannerNode {
     /// - Throws: `.configurationInvalid` naming the key.
     public func validate() throws(MemQError) {
       try self.objects.validate()
-      func check(_ key: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(MemQError) {
-        guard range.contains(value) else {
-          throw MemQError(
-            .configurationInvalid, "allowed: \(range.lowerBound) to \(range.upperBound)",
-            subject: key, limit: value < range.lowerBound ? range.lowerBound : range.upperBound,
-            actual: value)
-        }
-      }
       guard !self.scratchFolder.isEmpty else {
         throw MemQError(
-          .configurationInvalid, "the scanner needs a scratch folder", subject: "scratch.folder")
+          .configurationInvalid, "the scanner needs a scratch folder", subject: "scratch")
       }
-      try check("scratch.bytes.max", self.scratchBytesMax, 1 << 20...1 << 50)
+      try ValueRange.check("scan.scratch.bytes.max", self.scratchBytesMax, 1 << 20...1 << 50)
       // At least two of the largest messages.
-      try check("scan.memory.bytes.max", self.memoryBytesMax, 32 << 20...1 << 40)
-      try check("scan.max", Int64(self.scansMax), 1...256)
-      try check("scan.queue.max", Int64(self.queueMax), 1...1_000_000)
-      try check("scan.timeout", self.scanTimeout.milliseconds, 1_000...3_600_000)
-      try check("rules.reload.interval", self.rulesReloadInterval.milliseconds, 100...3_600_000)
+      try ValueRange.check("scan.memory.bytes.max", self.memoryBytesMax, 32 << 20...1 << 40)
+      try ValueRange.check("scan.max", self.scansMax, 1...256)
+      try ValueRange.check("scan.queue.max", self.queueMax, 1...1_000_000)
+      try ValueRange.check("scan.timeout", self.scanTimeout.milliseconds, 1_000...3_600_000)
+      try ValueRange.check(
+        "scan.rules.reload", self.rulesReloadInterval.milliseconds, 100...3_600_000)
     }
   }
 }

@@ -12,13 +12,19 @@ extension ScannerNode {
   func registerQuarantine(on router: inout RPCRouter) {
     router.handle(ScannerMethods.listQuarantine) { request, context in
       let topic = try self.topicID(request.topic)
+      var after = Memq_V1_ListQuarantineRequest()
+      after.topicID = .init(topic?.bytes ?? [])
+      after.limit = 10_000
+      if !request.afterID.isEmpty {
+        after.afterUploadID = .init(try self.entryID(request.afterID).bytes)
+        after.afterUpdatedAtMs = request.afterQuarantinedAtMs
+      }
       let answer = try await self.cluster.metadata.call(
-        MetadataMethods.listQuarantine,
-        .with {
-          $0.topicID = .init(topic?.bytes ?? [])
-          $0.limit = 10_000
-        }, timeout: context.remaining ?? .seconds(10))
-      return .with { $0.entries = answer.entries.map(self.entry) }
+        MetadataMethods.listQuarantine, after, timeout: context.remaining ?? .seconds(10))
+      return .with {
+        $0.entries = answer.entries.map(self.entry)
+        $0.more = answer.more
+      }
     }
     router.handle(ScannerMethods.releaseQuarantine) { request, context in
       try await self.resolve(request, release: true, context)
@@ -36,14 +42,19 @@ extension ScannerNode {
     return topic.id
   }
 
+  private func entryID(_ text: String) throws(MemQError) -> UploadID {
+    guard let id = UploadID(text) else {
+      throw MemQError(
+        .quarantineEntryNotFound, "an entry is named by its id, as `quarantine list` shows it",
+        subject: text)
+    }
+    return id
+  }
+
   private func resolve(
     _ request: Memq_V1_QuarantineActionRequest, release: Bool, _ context: RPCContext
   ) async throws -> Memq_V1_QuarantineActionResponse {
-    guard let id = UploadID(request.id) else {
-      throw MemQError(
-        .quarantineEntryNotFound, "an entry is named by its id, as `quarantine list` shows it",
-        subject: request.id)
-    }
+    let id = try self.entryID(request.id)
     let answer = try await self.cluster.metadata.call(
       MetadataMethods.resolveQuarantine,
       .with {

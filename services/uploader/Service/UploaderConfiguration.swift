@@ -2,6 +2,7 @@
 
 public import MemQModel
 public import MemQObjectStore
+import MemQRuntime
 
 extension UploaderNode {
   /// What one uploader is told at its start.
@@ -33,23 +34,18 @@ extension UploaderNode {
     /// - Throws: `.configurationInvalid` naming the key.
     public func validate() throws(MemQError) {
       try self.objects.validate()
-      func check(_ key: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(MemQError) {
-        guard range.contains(value) else {
-          throw MemQError(
-            .configurationInvalid, "allowed: \(range.lowerBound) to \(range.upperBound)",
-            subject: key, limit: value < range.lowerBound ? range.lowerBound : range.upperBound,
-            actual: value)
-        }
-      }
-      try check("upload.object.bytes", self.objectBytes, 1 << 20...512 << 20)
-      try check("upload.linger", self.linger.milliseconds, 100...86_400_000)
-      try check("upload.groups.max", Int64(self.groupsMax), 1...10_000)
-      try check("upload.objects.max", Int64(self.objectsMax), 1...64)
-      try check("upload.observe.interval", self.observeInterval.milliseconds, 50...60_000)
-      try check("upload.collect.interval", self.collectInterval.milliseconds, 100...86_400_000)
-      try check("upload.orphans.interval", self.orphanInterval.milliseconds, 1_000...604_800_000)
-      try check("upload.bodies.max", Int64(self.bodiesMax), 1...10_000)
-      try check("upload.put.timeout", self.putTimeout.milliseconds, 1_000...3_600_000)
+      try ValueRange.check("upload.object.bytes", self.objectBytes, 1 << 20...512 << 20)
+      try ValueRange.check("upload.linger", self.linger.milliseconds, 100...86_400_000)
+      try ValueRange.check("upload.groups.max", self.groupsMax, 1...10_000)
+      try ValueRange.check("upload.objects.max", self.objectsMax, 1...64)
+      try ValueRange.check(
+        "upload.observe.interval", self.observeInterval.milliseconds, 50...60_000)
+      try ValueRange.check(
+        "upload.collect.interval", self.collectInterval.milliseconds, 100...86_400_000)
+      try ValueRange.check(
+        "upload.orphans.interval", self.orphanInterval.milliseconds, 1_000...604_800_000)
+      try ValueRange.check("upload.bodies.max", self.bodiesMax, 1...10_000)
+      try ValueRange.check("upload.put.timeout", self.putTimeout.milliseconds, 1_000...3_600_000)
     }
   }
 }

@@ -38,7 +38,7 @@ final class UploaderContext: Sendable {
     self.objectPermits = ObjectPermits(configuration.objectsMax)
     self.reader = ObjectReader(store: store, logger: logger) {
       group, after throws(MemQError) in
-      try await ObjectList.page(group, after: after, cluster)
+      try await ObjectList.page(group, after: after, cluster.metadata)
     }
   }
 
@@ -55,32 +55,6 @@ final class UploaderContext: Sendable {
 
   var billedUnreported: Int64 {
     self.store.requests.billed - self.billedReported.withLock { $0 }
-  }
-}
-
-/// MetadataService.ListObjects.
-enum ObjectList {
-  static func page(
-    _ group: Int32, after: Int64, _ cluster: any UploaderCluster
-  ) async throws(MemQError) -> (objects: [ObjectRef], hasMore: Bool) {
-    let response = try await cluster.metadata.call(
-      MetadataMethods.listObjects,
-      .with {
-        $0.groupID = group
-        $0.afterSequence = after
-      }, timeout: .seconds(10))
-    var objects: [ObjectRef] = []
-    for record in response.objects {
-      objects.append(
-        ObjectRef(
-          id: try ObjectID(wire: record.objectID, "object_id"), groupID: record.groupID,
-          sequence: record.sequence, key: record.key, byteCount: record.size,
-          footerByteCount: record.footerBytes,
-          minTimestamp: Timestamp(milliseconds: record.minTimestampMs),
-          maxTimestamp: Timestamp(milliseconds: record.maxTimestampMs),
-          leaseEpoch: LeaseEpoch(record.leaseEpoch)))
-    }
-    return (objects, response.more)
   }
 }
 

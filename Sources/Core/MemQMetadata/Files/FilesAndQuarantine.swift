@@ -5,12 +5,18 @@ public import MemQModel
 /// Versions of one transaction: each gives a deletion and a body to drop.
 private let versionsPerTransaction = 50
 
+/// Copies of record batches that were refused for malware: entries like files', told apart by their media type.
+public enum QuarantinedRecords {
+  /// Not allowed for files.
+  public static let contentType = "application/vnd.memq.refused-records"
+}
+
 extension MetadataState {
   // MARK: Quarantine
 
   /// A person's decision: release sends the put on to be published, otherwise it is abandoned. An audit record stays.
   ///
-  /// - Throws: `.quarantineEntryNotFound`, `.invalidArgument`, `.topicDeleted`.
+  /// - Throws: `.quarantineEntryNotFound`, `.invalidArgument`, `.topicDeleted`; `.feature` for the release of records.
   public func resolveQuarantine(
     _ id: UploadID, _ known: Versioned<UploadRecord>?, release: Bool, actor: String,
     reason: String, at now: Timestamp
@@ -18,6 +24,12 @@ extension MetadataState {
     guard let known, known.value.state == .quarantined else {
       throw MemQError(
         .quarantineEntryNotFound, "no such file in quarantine", subject: "\(id)")
+    }
+    guard !release || known.value.contentType != QuarantinedRecords.contentType else {
+      throw MemQError(
+        .feature,
+        "refused records are not published by a release: let their producer send them again",
+        subject: "\(id)")
     }
     let longest = max(actor.utf8.count, reason.utf8.count)
     guard longest <= FileLimits.reasonBytesMax else {
@@ -93,15 +105,15 @@ extension MetadataState {
   ///
   /// - Throws: `.fileNotFound`.
   public func removeFile(
-    _ topic: TopicID, _ name: String, latest: Versioned<FileRecord>?, earlier: [FileRecord],
-    at now: Timestamp
+    _ topic: TopicID, _ name: String, upTo version: Int64 = .max, latest: Versioned<FileRecord>?,
+    earlier: [FileRecord], at now: Timestamp
   ) throws(MemQError) -> Plan<Void> {
     guard let latest else {
       throw MemQError(.fileNotFound, "no such file in the topic", subject: name)
     }
     var transactions: [Transaction] = []
     var current = Transaction([.revision(.file(topic, name), latest.revision)])
-    for file in earlier {
+    for file in earlier where file.version <= version {
       current.delete(.fileVersion(topic, name, file.version))
       Self.drop(file, in: &current, at: now)
       if current.operations.count >= 2 * versionsPerTransaction {
@@ -109,8 +121,10 @@ extension MetadataState {
         current = Transaction([.revision(.file(topic, name), latest.revision)])
       }
     }
-    current.delete(.file(topic, name))
-    Self.drop(latest.value, in: &current, at: now)
+    if latest.value.version <= version {
+      current.delete(.file(topic, name))
+      Self.drop(latest.value, in: &current, at: now)
+    }
     return Plan(transactions + [current], outcome: ())
   }
 

@@ -84,6 +84,15 @@ public struct TypedStream<Request: Sendable, Response: Sendable>: Sendable {
     }
   }
 
+  /// As ``send(_:)``, but a cancelled task waits for room all the same: until there is, or the call is over.
+  public func sendShielded(_ message: Request) async throws(MemQError) {
+    do {
+      try await self.stream.sendShielded(self.encode(message))
+    } catch {
+      throw MemQError(anyRPC: error)
+    }
+  }
+
   /// Nothing more will be sent.
   public func halfClose() async throws(MemQError) {
     do {

@@ -15,6 +15,9 @@ actor FolderBodyWriter: ObjectBodyWriter {
     case closed
   }
 
+  /// A writer that lives holds its body for longer.
+  private static let lockWaitMax: Duration = .seconds(1)
+
   nonisolated let key: ObjectKey
   private let store: FolderObjectStore
   private var target: Target
@@ -38,9 +41,7 @@ actor FolderBodyWriter: ObjectBodyWriter {
     guard offset >= 0 else {
       throw MemQError(.invalidArgument, "an offset is not negative", limit: 0, actual: offset)
     }
-    let target = try await store.threads.run(deadline) { () throws(MemQError) in
-      do throws(MemQError) { return try Self.openTarget(key, store) } catch { throw error.inWrite }
-    }
+    let target = try await Self.openTarget(key, in: store, deadline: deadline)
     let there: Int64
     switch target {
     case .whole(_, let byteCount): there = byteCount
@@ -58,6 +59,28 @@ actor FolderBodyWriter: ObjectBodyWriter {
         limit: offset, actual: there)
     }
     return FolderBodyWriter(key, store, target, at: offset)
+  }
+
+  /// Who went away a moment ago may hold the body until its last call to the disk is done: that is waited for.
+  private static func openTarget(
+    _ key: ObjectKey, in store: FolderObjectStore, deadline: Deadline
+  ) async throws(MemQError) -> Target {
+    let giveUp = ContinuousClock.now + Self.lockWaitMax
+    while true {
+      do throws(MemQError) {
+        return try await store.threads.run(deadline) { () throws(MemQError) in
+          do throws(MemQError) {
+            return try Self.openTarget(key, store)
+          } catch {
+            throw error.inWrite
+          }
+        }
+      } catch {
+        guard error.code == .uploadInProgress, .now < giveUp,
+          (try? await Task.sleep(for: .milliseconds(20))) != nil
+        else { throw error }
+      }
+    }
   }
 
   /// Blocking.
@@ -146,7 +169,7 @@ actor FolderBodyWriter: ObjectBodyWriter {
   func finish(byteCount: Int64, timeout: Duration) async throws(MemQError) {
     switch self.target {
     case .partial(let file):
-      try self.require(byteCount, is: self.byteCount)
+      try ObjectStoreLimits.check(byteCount, is: self.byteCount, of: self.key)
       self.store.meter.count(.completeBody)
       let (store, key) = (self.store, self.key)
       try await store.threads.run(Deadline(in: timeout)) { () throws(MemQError) in
@@ -158,16 +181,8 @@ actor FolderBodyWriter: ObjectBodyWriter {
       }
       self.durableByteCount = byteCount
       self.target = .whole(file, byteCount: byteCount)
-    case .whole(_, let there): try self.require(byteCount, is: there)
+    case .whole(_, let there): try ObjectStoreLimits.check(byteCount, is: there, of: self.key)
     case .closed: throw self.isClosed
-    }
-  }
-
-  private func require(_ byteCount: Int64, is there: Int64) throws(MemQError) {
-    guard byteCount == there else {
-      throw MemQError(
-        .uploadOffsetMismatch, "the body does not have so many bytes", subject: self.key.text,
-        limit: byteCount, actual: there)
     }
   }
 

@@ -3,6 +3,7 @@
 import Logging
 import MemQModel
 import MemQPacking
+import MemQSystem
 import Metrics
 import NIOCore
 
@@ -300,19 +301,5 @@ extension MemQError {
     var error = self
     if error.subject.isEmpty { error.subject = subject }
     return error
-  }
-}
-
-extension Result where Failure == MemQError, Success: Sendable {
-  /// Runs in the caller's isolation.
-  init(
-    isolation: isolated (any Actor)? = #isolation,
-    _ body: () async throws(MemQError) -> Success
-  ) async {
-    do throws(MemQError) {
-      self = .success(try await body())
-    } catch {
-      self = .failure(error)
-    }
   }
 }

@@ -251,15 +251,15 @@ actor S3BodyWriter: ObjectBodyWriter {
     let deadline = self.store.deadline(timeout)
     switch self.target {
     case .fresh:
-      try self.require(byteCount, is: self.byteCount)
+      try ObjectStoreLimits.check(byteCount, is: self.byteCount, of: self.key)
       try await self.store.put(
         self.key, ObjectSource(slices: self.gathered), crc32c: Self.crc(self.gathered),
         timeout: timeout)
     case .upload(let id):
-      try self.require(byteCount, is: self.byteCount)
+      try ObjectStoreLimits.check(byteCount, is: self.byteCount, of: self.key)
       if self.gatheredBytes > 0 { try await self.sendPart(deadline) }
       try await self.complete(id, deadline)
-    case .whole(let there): return try self.require(byteCount, is: there)
+    case .whole(let there): return try ObjectStoreLimits.check(byteCount, is: there, of: self.key)
     case .closed: throw self.isClosed
     }
     self.gathered = []
@@ -306,14 +306,6 @@ actor S3BodyWriter: ObjectBodyWriter {
       }
     }
     return out
-  }
-
-  private func require(_ byteCount: Int64, is there: Int64) throws(MemQError) {
-    guard byteCount == there else {
-      throw MemQError(
-        .uploadOffsetMismatch, "the body does not have so many bytes", subject: self.key.text,
-        limit: byteCount, actual: there)
-    }
   }
 
   func close() {

@@ -149,12 +149,7 @@ final class S3ObjectStore: ObjectStore {
   func list(
     prefix: String, after: ObjectKey?, limit: Int, timeout: Duration
   ) async throws(MemQError) -> ObjectListing {
-    try ObjectKey.check(prefix, isPrefix: true)
-    guard (1...ObjectStoreLimits.listMax).contains(limit) else {
-      throw MemQError(
-        .invalidArgument, "a page has 1-10000 keys", limit: Int64(ObjectStoreLimits.listMax),
-        actual: Int64(limit))
-    }
+    try ObjectStoreLimits.checkList(prefix: prefix, limit: limit)
     let deadline = self.deadline(timeout)
     var objects: [ObjectHead] = []
     var token: String?

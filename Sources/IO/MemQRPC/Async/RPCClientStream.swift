@@ -17,8 +17,17 @@ public struct RPCClientStream: Sendable {
   /// Queues a message, as soon as there is room. Throws ``RPCStatus`` when the call is over. When this task is
   /// cancelled while it waits for room, the call is cancelled.
   public func send(_ message: RPCMessage) async throws {
+    try await self.send(message, shielded: false)
+  }
+
+  /// As ``send(_:)``, but a cancelled task waits for room all the same: until there is, or the call is over.
+  public func sendShielded(_ message: RPCMessage) async throws {
+    try await self.send(message, shielded: true)
+  }
+
+  private func send(_ message: RPCMessage, shielded: Bool) async throws {
     do {
-      try await self.state.gate.send(message)
+      try await self.state.gate.send(message, shielded: shielded)
     } catch let error as CancellationError {
       self.state.call.cancel()
       throw error

@@ -2,6 +2,7 @@
 
 import DequeModule
 import NIOCore
+import Synchronization
 
 /// Inbound messages of one call, in order, back-pressured: the peer gets credit for a message when `next()` hands it out.
 ///
@@ -36,7 +37,8 @@ public struct RPCReader: AsyncSequence, Sendable {
   }
 }
 
-/// The loop-bound state behind ``RPCReader``. Bounded by flow control: what is here was not credited.
+/// The loop-bound state behind ``RPCReader``. Bounded by flow control: what is here was not credited; and by count, as empty
+/// messages need no credit.
 final class InboundQueue: @unchecked Sendable {
   private enum End {
     case open
@@ -68,8 +70,14 @@ final class InboundQueue: @unchecked Sendable {
     if let waiter = self.waiter.take() {
       self.core.consume(message.byteCount)
       waiter.resume(returning: message)
-    } else {
+    } else if self.messages.count < RPCLimits.queuedMessagesMax {
       self.messages.append(message)
+    } else {
+      self.core.abort(
+        RPCStatus(
+          .resourceExhausted,
+          "\(self.messages.count) messages wait to be read, the limit is \(RPCLimits.queuedMessagesMax)"
+        ))
     }
   }
 
@@ -107,24 +115,28 @@ final class InboundQueue: @unchecked Sendable {
 
   func next() async throws -> RPCMessage? {
     if self.loop.inEventLoop, let ready = self.ready() { return try ready.get() }
+    // On the loop the task itself tells; elsewhere it is not current any more when the loop takes the waiter.
+    let flag = self.loop.inEventLoop ? nil : CancellationFlag()
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { (waiter: Waiter) in
-        if self.loop.inEventLoop {
-          self.wait(waiter)
+        if let flag {
+          self.loop.execute { self.wait(waiter, isCancelled: flag.isSet) }
         } else {
-          self.loop.execute { self.wait(waiter) }
+          self.wait(
+            waiter, isCancelled: withUnsafeCurrentTask { $0?.isCancelled ?? false })
         }
       }
     } onCancel: {
+      flag?.set()
       self.loop.execute { self.giveUp() }
     }
   }
 
-  private func wait(_ waiter: Waiter) {
+  private func wait(_ waiter: Waiter, isCancelled: Bool) {
     if let ready = self.ready() { return waiter.resume(with: ready) }
     precondition(self.waiter == nil, "two consumers of one RPCReader")
     self.waiter = waiter
-    if withUnsafeCurrentTask(body: { $0?.isCancelled ?? false }) { self.giveUp() }
+    if isCancelled { self.giveUp() }
   }
 
   private func ready() -> Result<RPCMessage?, any Error>? {
@@ -147,4 +159,13 @@ final class InboundQueue: @unchecked Sendable {
     if let waiter = self.waiter.take() { waiter.resume(throwing: RPCStatus.cancelled) }
     if self.cancelsCall { self.core.abort(.cancelled) }
   }
+}
+
+/// A task's cancellation, for whoever begins to wait on its behalf elsewhere: the task may be cancelled before its waiter has
+/// got there, and is told of it only once.
+final class CancellationFlag: Sendable {
+  private let flag = Atomic(false)
+
+  func set() { self.flag.store(true, ordering: .releasing) }
+  var isSet: Bool { self.flag.load(ordering: .acquiring) }
 }

@@ -66,7 +66,8 @@ final class OutboundGate: @unchecked Sendable {
 
   // MARK: The producer's side
 
-  func send(_ message: RPCMessage) async throws {
+  /// - Parameter shielded: a cancelled task waits for room all the same; the call's end ends the wait.
+  func send(_ message: RPCMessage, shielded: Bool = false) async throws {
     var outcome = self.core.isOnLoop ? self.attempt(message) : await self.hop(message)
     while true {
       switch outcome {
@@ -74,9 +75,13 @@ final class OutboundGate: @unchecked Sendable {
       case .success(false): break
       case .failure(let status): throw status
       }
-      try Task.checkCancellation()
-      await self.waitForRoom()
-      try Task.checkCancellation()
+      if shielded {
+        await withUnsafeContinuation { self.waitForRoom($0) { false } }
+      } else {
+        try Task.checkCancellation()
+        await self.waitForRoomOrCancellation()
+        try Task.checkCancellation()
+      }
       outcome = await self.hop(message)
     }
   }
@@ -98,19 +103,24 @@ final class OutboundGate: @unchecked Sendable {
     }
   }
 
-  private func waitForRoom() async {
+  /// Returns when there is room, the call is over, or the task is cancelled: before or while it waits.
+  func waitForRoomOrCancellation() async {
+    let flag = CancellationFlag()
     await withTaskCancellationHandler {
-      await withUnsafeContinuation { (waiter: Waiter) in
-        self.core.onLoop {
-          if self.hasRoom || self.ended != nil {
-            waiter.resume()
-          } else {
-            self.waiters.append(waiter)
-          }
-        }
-      }
+      await withUnsafeContinuation { self.waitForRoom($0) { flag.isSet } }
     } onCancel: {
+      flag.set()
       self.core.driver.loop.execute { self.wake() }
+    }
+  }
+
+  private func waitForRoom(_ waiter: Waiter, unless isCancelled: @escaping @Sendable () -> Bool) {
+    self.core.onLoop {
+      if self.hasRoom || self.ended != nil || isCancelled() {
+        waiter.resume()
+      } else {
+        self.waiters.append(waiter)
+      }
     }
   }
 }

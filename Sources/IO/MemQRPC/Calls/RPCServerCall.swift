@@ -71,6 +71,12 @@ public protocol RPCServerObserver: Sendable {
   func callEnded(_ method: RPCMethod, code: RPCCode, duration: Duration)
   /// Connections open now.
   func connectionsChanged(to count: Int)
+  /// A connection stopped reading data: what all of them hold unconsumed is above the server's limit.
+  func receivingPaused()
+}
+
+extension RPCServerObserver {
+  public func receivingPaused() {}
 }
 
 /// What all calls of one server, or in-process channel, share.

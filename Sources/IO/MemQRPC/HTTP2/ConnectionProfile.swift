@@ -2,6 +2,7 @@
 
 import Logging
 import NIOCore
+import Synchronization
 
 /// Settings of HTTP/2 connections, of both roles.
 public struct RPCConnectionSettings: Sendable {
@@ -27,6 +28,26 @@ public struct RPCConnectionSettings: Sendable {
   public init() {}
 }
 
+/// Received bytes that handlers have not consumed, over all connections of a server.
+///
+/// Connections tell of changes in steps, so that small messages cost no shared counter; the sum is short by up to one step each.
+final class ReceiveBudget: Sendable {
+  static let stepBytes = 64 << 10
+
+  private let bytesMax: Int
+  private let bytes = Atomic(0)
+
+  init(bytesMax: Int) {
+    self.bytesMax = bytesMax
+  }
+
+  var isSpent: Bool { self.bytes.load(ordering: .relaxed) > self.bytesMax }
+
+  func changed(by delta: Int) {
+    self.bytes.wrappingAdd(delta, ordering: .relaxed)
+  }
+}
+
 /// What all connections of one server or channel share.
 final class ConnectionProfile: Sendable {
   enum Role: Sendable {
@@ -42,10 +63,12 @@ final class ConnectionProfile: Sendable {
   /// From accepting a connection to its HTTP/2 preface and settings.
   let prefaceTimeout: Duration
   let logger: Logger
+  /// Server: shared with all its connections.
+  let budget: ReceiveBudget?
 
   init(
     role: Role, settings: RPCConnectionSettings, maxMessageBytes: Int, maxConcurrentStreams: Int,
-    prefaceTimeout: Duration, logger: Logger
+    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil
   ) {
     precondition(
       settings.windowBytes >= 1 << 16 && settings.windowBytes <= 1 << 30,
@@ -59,5 +82,6 @@ final class ConnectionProfile: Sendable {
     self.maxConcurrentStreams = maxConcurrentStreams
     self.prefaceTimeout = prefaceTimeout
     self.logger = logger
+    self.budget = budget
   }
 }

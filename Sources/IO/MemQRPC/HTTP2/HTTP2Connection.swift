@@ -51,6 +51,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   @exclusivity(unchecked) private var input = ByteBuffer()
   @exclusivity(unchecked) private var inputBase: UnsafeRawPointer?
   @exclusivity(unchecked) private var unconsumedBytes = 0
+  /// Of those, what the server's budget was told.
+  @exclusivity(unchecked) private var budgetedBytes = 0
   /// Of messages that are not whole yet, over all streams.
   @exclusivity(unchecked) var partialBytes = 0
   @exclusivity(unchecked) private var withheldCredit = 0
@@ -323,7 +325,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   func dataReceived(_ id: Int32, _ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
     self.emptyFrames = 0
     // Only whole messages count: were credit withheld for unfinished ones, they could never be finished.
-    if self.unconsumedBytes > self.profile.settings.unconsumedBytesMax {
+    if self.holdsBack {
+      if self.withheldCredit == 0 { self.notePause() }
       self.withheldCredit += count
     } else {
       nghttp2_session_consume_connection(self.session, count)
@@ -390,13 +393,32 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   /// Streams call it when bytes waiting for their handlers become more or fewer.
   func unconsumedBytesChanged(by delta: Int) {
     self.unconsumedBytes += delta
-    if delta < 0, self.withheldCredit > 0,
-      self.unconsumedBytes <= self.profile.settings.unconsumedBytesMax
-    {
+    if let budget = self.profile.budget {
+      let change = self.unconsumedBytes - self.budgetedBytes
+      if abs(change) >= ReceiveBudget.stepBytes || self.unconsumedBytes == 0 && change != 0 {
+        budget.changed(by: change)
+        self.budgetedBytes = self.unconsumedBytes
+      }
+    }
+    if delta < 0, self.withheldCredit > 0, !self.holdsBack {
       nghttp2_session_consume_connection(self.session, self.withheldCredit)
       self.withheldCredit = 0
       self.markDirty()
     }
+  }
+
+  /// No more data for now. One with nothing unconsumed always goes on: nobody would tell it that others have made room.
+  private var holdsBack: Bool {
+    guard self.unconsumedBytes > 0 else { return false }
+    return self.unconsumedBytes > self.profile.settings.unconsumedBytesMax
+      || self.profile.budget?.isSpent == true
+  }
+
+  private func notePause() {
+    guard self.unconsumedBytes <= self.profile.settings.unconsumedBytesMax,
+      case .server(_, let environment) = self.profile.role
+    else { return }
+    environment.observer?.receivingPaused()
   }
 
   var isOverPartialLimit: Bool { self.partialBytes > self.profile.settings.partialBytesMax }

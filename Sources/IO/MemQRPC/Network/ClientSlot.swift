@@ -176,7 +176,7 @@ final class ClientSlot: @unchecked Sendable {
     }
     self.pending.removeAll { $0.isOver }
     self.driver.loop.scheduleTask(in: wait) { self.waited() }
-    self.driver.turn()
+    // No turn here: a target that is no address fails inside the `start` of a call, where no handler may be called.
   }
 
   private func waited() {

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 public import Logging
+import MemQModel
 public import NIOCore
 import Synchronization
 
@@ -44,6 +45,16 @@ public final class RPCNetworkChannel: RPCChannel {
       ClientSlot(
         target: target, lease: LoopDriver.lease(of: group.next()), profile: profile,
         configuration: configuration)
+    }
+  }
+
+  /// What is wrong with a target; nil: it is well formed.
+  public static func problem(withTarget target: String) -> String? {
+    do throws(MemQError) {
+      _ = try RPCAddress(target)
+      return nil
+    } catch {
+      return "\(error.message): \(target)"
     }
   }
 

@@ -18,6 +18,9 @@ public final class RPCServer: Sendable {
     /// From accepting a connection to its HTTP/2 preface.
     public var prefaceTimeout: Duration = .seconds(10)
     public var connection = RPCConnectionSettings()
+    /// Received bytes that handlers have not consumed, over all connections. Above it every connection that has any stops reading
+    /// data until some of its own are; the others, control among them, go on. 1 GiB: 128 stalled calls with full windows.
+    public var unconsumedBytesMax = 1 << 30
     /// For metrics.
     public var observer: (any RPCServerObserver)?
 
@@ -58,7 +61,8 @@ public final class RPCServer: Sendable {
       role: .server(RouteTable(router), environment), settings: configuration.connection,
       maxMessageBytes: configuration.maxMessageBytes,
       maxConcurrentStreams: configuration.maxConcurrentStreams,
-      prefaceTimeout: configuration.prefaceTimeout, logger: logger)
+      prefaceTimeout: configuration.prefaceTimeout, logger: logger,
+      budget: ReceiveBudget(bytesMax: configuration.unconsumedBytesMax))
     let connections = ConnectionSet(
       max: configuration.connectionsMax, observer: configuration.observer, logger: logger)
     let bootstrap = ServerBootstrap(group: group)

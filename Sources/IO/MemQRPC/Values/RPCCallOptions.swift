@@ -32,4 +32,7 @@ public enum RPCLimits {
   /// A callback handler that goes on sending without room is stopped, and its call with it, when
   /// this much is queued beyond one largest message.
   public static let sendQueueMaxBytes = 32 << 20
+  /// Received messages of one call that wait for an `async` handler. Flow control counts bytes, and an empty message has none:
+  /// beyond this the call ends. Messages of 32 bytes and more fill a window of 8 MiB first.
+  public static let queuedMessagesMax = 1 << 18
 }

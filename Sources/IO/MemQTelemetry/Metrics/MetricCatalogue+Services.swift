@@ -129,6 +129,9 @@ extension MetricCatalogue {
       "File puts that failed, by error code."),
     MetricDefinition("memq_ingest_file_get_bytes_total", .counter, "Bytes of files given."),
     MetricDefinition(
+      "memq_ingest_quarantined_batches_total", .counter, labels: ["result"],
+      "Record batches refused for malware, by what became of their copy: copied, failed."),
+    MetricDefinition(
       "memq_ingest_file_finisher_total", .counter, labels: ["result"],
       "Puts that nobody drove any more and this ingest took over, by how they ended."),
   ]

@@ -31,5 +31,8 @@ public enum MetricCatalogue {
       "memq_rpc_call_duration_seconds", .histogram, labels: ["method"],
       "Time from a call's headers to its status, in seconds; streams last long."),
     MetricDefinition("memq_rpc_connections", .gauge, "Connections open on the gRPC port."),
+    MetricDefinition(
+      "memq_rpc_receive_pauses_total", .counter,
+      "Times a connection stopped reading: 1 GiB received over all of them was not taken yet."),
   ]
 }

@@ -8,7 +8,13 @@ extension Admin {
   public func groups(prefix: String = "") async throws(MemQError) -> [GroupInfo] {
     var request = Memq_V1_ListGroupsRequest()
     request.prefix = prefix
-    return try await self.read(IngestMethods.listGroups, request).groups.map(GroupInfo.init)
+    var groups: [GroupInfo] = []
+    while true {
+      let page = try await self.read(IngestMethods.listGroups, request)
+      groups += page.groups.map(GroupInfo.init)
+      guard page.more, let last = page.groups.last else { return groups }
+      request.after = last.group
+    }
   }
 
   /// - Throws: `.groupNotFound`.

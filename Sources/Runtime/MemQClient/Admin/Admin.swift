@@ -54,8 +54,13 @@ public struct Admin: Sendable {
   public func topics(prefix: String = "") async throws(MemQError) -> [TopicInfo] {
     var request = Memq_V1_ListTopicsRequest()
     request.prefix = prefix
-    let response = try await self.read(MetadataMethods.listTopics, request)
-    return response.topics.map(TopicInfo.init)
+    var topics: [TopicInfo] = []
+    while true {
+      let page = try await self.read(MetadataMethods.listTopics, request)
+      topics += page.topics.map(TopicInfo.init)
+      guard page.more, let last = page.topics.last else { return topics }
+      request.after = last.name
+    }
   }
 
   /// - Throws: `.topicNotFound`.
@@ -133,8 +138,14 @@ public struct Admin: Sendable {
   public func quarantine(_ topic: String? = nil) async throws(MemQError) -> [QuarantineEntry] {
     var request = Memq_V1_QuarantineListRequest()
     request.topic = topic ?? ""
-    return try await self.read(ScannerMethods.listQuarantine, request).entries
-      .map(QuarantineEntry.init)
+    var entries: [QuarantineEntry] = []
+    while true {
+      let page = try await self.read(ScannerMethods.listQuarantine, request)
+      entries += page.entries.map(QuarantineEntry.init)
+      guard page.more, let last = page.entries.last else { return entries }
+      request.afterID = last.id
+      request.afterQuarantinedAtMs = last.quarantinedAtMs
+    }
   }
 
   /// Lets a quarantined file through: it is published.

@@ -31,11 +31,11 @@ extension FileClient {
   ///
   /// - Parameters:
   ///   - concurrency: puts at once, from 1 to 256. Small files wait for syncs, not for bytes: 32 share them, and hold up to 64 MiB.
-  ///   - event: called once per entry, from several tasks.
+  ///   - event: called once per entry, from several tasks, each of which goes on when it returns.
   /// - Throws: `.invalidArgument` when the folder cannot be read, `.topicNotFound`, `.unavailable`, `.cancelled`.
   public func putFolder(
     _ folder: String, to topic: String, prefix: String = "", concurrency: Int = 32,
-    options: PutOptions = PutOptions(), event: @escaping @Sendable (FolderEvent) -> Void
+    options: PutOptions = PutOptions(), event: @escaping @Sendable (FolderEvent) async -> Void
   ) async throws(MemQError) -> FolderSummary {
     precondition((1...256).contains(concurrency))
     let walk = try await self.threads.run { () throws(MemQError) in try FolderWalk(folder) }
@@ -68,7 +68,7 @@ private final class FolderRun: Sendable {
   }
 
   /// Takes entries until there are none, or none can succeed.
-  func work(_ event: @Sendable (FileClient.FolderEvent) -> Void) async {
+  func work(_ event: @Sendable (FileClient.FolderEvent) async -> Void) async {
     while !Task.isCancelled, self.state.withLock({ $0.fatal == nil }) {
       let walk = self.walk
       guard let entry = try? await self.files.threads.run({ () throws(MemQError) in walk.next() })
@@ -78,7 +78,7 @@ private final class FolderRun: Sendable {
         state.sum.count(done)
         if state.fatal == nil { state.fatal = Self.fatal(done) }
       }
-      event(done)
+      await event(done)
     }
   }
 

@@ -31,12 +31,14 @@ extension FileClient {
   /// - Parameters:
   ///   - version: nil: the latest.
   ///   - resumeTimeout: how long to go on without a byte.
+  ///   - stallTimeout: how long to wait for a server that says nothing before another stream is tried; nil: half of `resumeTimeout`.
   /// - Throws: `.fileNotFound`, `.topicNotFound`, `.rangeInvalid`, `.digestMismatch`, `.unavailable` and the like after `resumeTimeout`;
   ///   what `body` throws.
   @discardableResult
   public func get(
     _ topic: String, _ name: String, version: Int64? = nil, range: ByteRange = .whole,
     resumeTimeout: Duration = .seconds(120),
+    stallTimeout: Duration? = nil,
     body: (ByteBuffer) async throws(MemQError) -> Void
   ) async throws(MemQError) -> FileInfo {
     try await self.servers.reach()
@@ -47,7 +49,8 @@ extension FileClient {
       let (address, channel) = self.servers.channel(.bodies)
       let before = get.position
       do throws(MemQError) {
-        try await get.stream(from: channel, StallWatch(resumeTimeout: resumeTimeout), body)
+        try await get.stream(
+          from: channel, StallWatch(stallTimeout: stallTimeout, resumeTimeout: resumeTimeout), body)
         return try get.finish()
       } catch {
         guard error.isRetriable || error.code == .chunkChecksumMismatch, !Task.isCancelled else {

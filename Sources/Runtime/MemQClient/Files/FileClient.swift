@@ -16,6 +16,8 @@ public struct FileClient: Sendable {
     public var attributes: [String: String] = [:]
     /// A broken put goes on under its upload id until nothing moved for so long.
     public var resumeTimeout: Duration = .seconds(120)
+    /// How long to wait for a server that does not move before another stream is tried; nil: half of `resumeTimeout`.
+    public var stallTimeout: Duration?
     /// How long to wait for the verdict and the publication after the last byte.
     public var publishTimeout: Duration = .seconds(60)
 

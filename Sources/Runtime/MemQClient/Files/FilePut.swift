@@ -99,7 +99,8 @@ struct FilePut {
   ) async throws(MemQError) -> FileInfo {
     let stream = try await channel.openHot(FileMethods.put)
     let replies = Task { await Self.listen(stream, heard) }
-    let stalls = StallWatch(resumeTimeout: self.options.resumeTimeout)
+    let stalls = StallWatch(
+      stallTimeout: self.options.stallTimeout, resumeTimeout: self.options.resumeTimeout)
     let watching = stalls.run { stream.cancel() }
     defer { watching.cancel() }
     let sent: MemQError?

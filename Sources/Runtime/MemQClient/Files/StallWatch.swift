@@ -15,18 +15,25 @@ final class StallWatch: Sendable {
   private let state = Mutex(State())
 
   /// - Parameters:
-  ///   - resumeTimeout: how long the whole may stand still. One wait gets half of it, so that another stream is tried before the end.
-  init(resumeTimeout: Duration) {
-    self.limit = max(resumeTimeout / 2, .seconds(1))
+  ///   - stallTimeout: how long one wait may last; nil: half of `resumeTimeout`, so that another stream is tried before the end.
+  ///   - resumeTimeout: how long the whole may stand still.
+  init(stallTimeout: Duration?, resumeTimeout: Duration) {
+    self.limit = max(stallTimeout ?? resumeTimeout / 2, .seconds(1))
   }
 
   /// Looks on until the task is cancelled; `end` must make `wait`'s body return.
   func run(end: @escaping @Sendable () -> Void) -> Task<Void, any Error> {
     Task {
+      var lookedAt = ContinuousClock.now
       while true {
         try await Task.sleep(for: self.limit / 4)
+        let now = ContinuousClock.now
+        defer { lookedAt = now }
         let isStalled = self.state.withLock { state in
-          guard let since = state.since, .now - since >= self.limit else { return false }
+          guard let since = state.since else { return false }
+          // Who sleeps so long stood still itself, as a suspended machine does: that says nothing of the peer.
+          if now - lookedAt >= self.limit / 2 { state.since = now }
+          guard now - since >= self.limit, state.since == since else { return false }
           state.hasFired = true
           return true
         }

@@ -90,7 +90,8 @@ final class RecordAccumulator: Sendable {
     guard RecordBatchHeader.byteCount + bytes <= MemQModel.Limits.recordBatchBytesMax else {
       throw MemQError(
         .recordBatchTooLarge, "the record is larger than any batch may be; put it as a file",
-        limit: Int64(self.limits.batchBytesMax), actual: Int64(RecordBatchHeader.byteCount + bytes))
+        limit: Int64(MemQModel.Limits.recordBatchBytesMax),
+        actual: Int64(RecordBatchHeader.byteCount + bytes))
     }
     let result = self.state.withLock { state -> Result<Outcome, MemQError> in
       Result { () throws(MemQError) -> Outcome in

@@ -19,16 +19,15 @@ public final class AdminServer: Sendable {
   public let address: ListenAddress
   private let group: ServiceGroup
   private let task: Task<Void, Never>
-  private let threads: MultiThreadedEventLoopGroup
 
-  private init(
-    _ address: ListenAddress, _ group: ServiceGroup, _ task: Task<Void, Never>,
-    _ threads: MultiThreadedEventLoopGroup
-  ) {
+  /// One thread for all admin pages of the process, for as long as it lives: the HTTP server still schedules work for its
+  /// connections after it has ended, so its loop can't be shut down behind it.
+  private static let threads = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+
+  private init(_ address: ListenAddress, _ group: ServiceGroup, _ task: Task<Void, Never>) {
     self.address = address
     self.group = group
     self.task = task
-    self.threads = threads
   }
 
   /// Listens on `address`.
@@ -39,33 +38,46 @@ public final class AdminServer: Sendable {
     on address: ListenAddress, registry: PrometheusRegistry = Telemetry.registry, logger: Logger,
     readiness: @escaping @Sendable () -> [Check]
   ) async throws(MemQError) -> AdminServer {
-    let threads = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     let (started, starting) = AsyncStream.makeStream(of: Result<Int, MemQError>.self)
     let app = Application(
       router: AdminPages.router(registry, readiness),
       configuration: ApplicationConfiguration(
         address: Self.bindAddress(address), serverName: "memq"),
       onServerRunning: { starting.yield(.success($0.localAddress?.port ?? 0)) },
-      eventLoopGroupProvider: .shared(threads), logger: Self.quiet(logger))
+      eventLoopGroupProvider: .shared(self.threads), logger: Self.quiet(logger))
     let group = ServiceGroup(
       configuration: ServiceGroupConfiguration(services: [app], logger: Self.quiet(logger)))
     let task = Task {
       do { try await group.run() } catch {
-        starting.yield(.failure(Self.failure(error, address)))
+        // Whoever waits for the start says it; afterwards nobody does.
+        guard case .terminated = starting.yield(.failure(Self.failure(error, address))) else {
+          return
+        }
         logger.error("Admin pages stopped", metadata: ["error": "\(error)"])
       }
     }
     for await result in started {
       switch result {
       case .success(let port):
-        return AdminServer(Self.bound(address, port), group, task, threads)
+        return AdminServer(Self.bound(address, port), group, task)
       case .failure(let error):
         await task.value
-        try? await threads.shutdownGracefully()
         throw error
       }
     }
     throw MemQError(.internalError, "the admin pages did not start", subject: "\(address)")
+  }
+
+  /// Listens where the configuration says, or beside `listen`.
+  ///
+  /// - Throws: `.configurationInvalid` when there is no place beside `listen`; as the other.
+  public static func start(
+    _ configuration: LoadedConfiguration, beside listen: ListenAddress, logger: Logger,
+    readiness: @escaping @Sendable () -> [Check]
+  ) async throws(MemQError) -> AdminServer {
+    let given = configuration.optionalAddress("admin.listen")
+    let address = if let given { given } else { try listen.adminAddress() }
+    return try await self.start(on: address, logger: logger, readiness: readiness)
   }
 
   /// Finishes the requests in flight, until the deadline, and closes the port.
@@ -78,7 +90,6 @@ public final class AdminServer: Sendable {
     }
     await self.task.value
     hurry.cancel()
-    try? await self.threads.shutdownGracefully()
   }
 
   private static func bindAddress(_ address: ListenAddress) -> BindAddress {

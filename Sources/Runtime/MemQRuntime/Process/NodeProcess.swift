@@ -154,11 +154,9 @@ public final class NodeProcess: ProcessBody {
   }
 
   private func startAdmin(_ listen: ListenAddress) async throws(MemQError) -> AdminServer {
-    let given = self.context.configuration.optionalAddress("admin.listen")
-    let address = if let given { given } else { try listen.adminAddress() }
-    let admin = try await AdminServer.start(on: address, logger: self.context.logger) {
-      [weak self] in self?.readiness ?? []
-    }
+    let admin = try await AdminServer.start(
+      self.context.configuration, beside: listen, logger: self.context.logger
+    ) { [weak self] in self?.readiness ?? [] }
     self.running.withLock { $0.admin = admin }
     return admin
   }

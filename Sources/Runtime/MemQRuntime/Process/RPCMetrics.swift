@@ -15,6 +15,7 @@ public final class RPCMetrics: RPCServerObserver {
   private let calls = Mutex<[Key: Counter]>([:])
   private let durations = Mutex<[RPCMethod: Timer]>([:])
   private let connections = Gauge(label: "memq_rpc_connections")
+  private let pauses = Counter(label: "memq_rpc_receive_pauses_total")
 
   public init() {}
 
@@ -38,6 +39,8 @@ public final class RPCMetrics: RPCServerObserver {
     }
     timer.recordNanoseconds(duration.nanoseconds)
   }
+
+  public func receivingPaused() { self.pauses.increment() }
 
   public func connectionsChanged(to count: Int) { self.connections.record(count) }
 

@@ -27,6 +27,8 @@ final class BodyStream: Sendable {
     var digest: SHA256
     /// Ends of parts that are not known to be durable, first to last.
     var marks: [Mark] = []
+    /// All bytes and the finish are on their way.
+    var isFinished = false
   }
 
   private let stream: TypedStream<Hot<Memq_V1_WriteBodyRequest>, Memq_V1_WriteBodyResponse>
@@ -60,7 +62,8 @@ final class BodyStream: Sendable {
   /// The digest of everything written so far.
   var digest: [UInt8] { self.state.withLock { $0.digest.digest() } }
 
-  /// Writes the next bytes.
+  /// Writes the next bytes. Whoever is cancelled meanwhile still waits for room: what came can become durable. `cancel`
+  /// ends the wait.
   func write(_ bytes: RPCMessage) async throws(MemQError) {
     var rest = bytes
     while !rest.isEmpty {
@@ -90,14 +93,15 @@ final class BodyStream: Sendable {
     header.chunkHeader.offset = place
     header.chunkHeader.crc32C = piece.crc32c().value
     header.chunkHeader.endOfPart = endsPart
-    try await self.stream.send(Hot(header, payload: piece))
+    try await self.stream.sendShielded(Hot(header, payload: piece))
   }
 
   /// Makes the object whole; `nextDurable` then reports the end.
   func finish(size: Int64) async throws(MemQError) {
     var message = Memq_V1_WriteBodyRequest()
     message.finish.size = size
-    try await self.stream.send(Hot(message))
+    try await self.stream.sendShielded(Hot(message))
+    self.state.withLock { $0.isFinished = true }
     try await self.stream.halfClose()
   }
 
@@ -136,6 +140,14 @@ final class BodyStream: Sendable {
       }
       try? await Task.sleep(for: limit)
       stream.cancel()
+    }
+  }
+
+  /// The client is gone: a write that waits for room may still get it, for so long. A finished body needs nobody any more.
+  func cancelUnfinished(after limit: Duration) {
+    Task {
+      try? await Task.sleep(for: limit)
+      if !self.state.withLock({ $0.isFinished }) { self.cancel() }
     }
   }
 

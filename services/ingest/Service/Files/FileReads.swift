@@ -82,6 +82,8 @@ struct FileReads: Sendable {
       .with {
         $0.topicID = topic.id.wire
         $0.name = entry.name
+        // A put that came meanwhile is another file.
+        $0.upToVersion = entry.version
       }, timeout: .seconds(10))
   }
 
@@ -166,7 +168,7 @@ struct FileReads: Sendable {
     let range = sender.range
     let store = self.store
     @Sendable func read(_ at: Int64) async -> Result<ByteBuffer, MemQError> {
-      await catching { () async throws(MemQError) in
+      await Result { () async throws(MemQError) in
         let end = min(at + Self.readBytes, range.upperBound)
         guard at < end else { return ByteBuffer() }
         return try await store.get(key, range: at..<end, timeout: Self.readTimeout)

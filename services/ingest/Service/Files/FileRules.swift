@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQMetadata
 import MemQModel
 import MemQRecords
 
@@ -37,6 +38,10 @@ enum FileRules {
       throw MemQError(
         .invalidArgument, "a content type has up to 255 bytes", subject: "content_type",
         limit: Int64(Self.contentTypeBytesMax), actual: Int64(contentType.utf8.count))
+    }
+    guard contentType != QuarantinedRecords.contentType else {
+      throw MemQError(
+        .invalidArgument, "the content type is reserved: \(contentType)", subject: "content_type")
     }
     guard attributes.count <= Self.attributesMax else {
       throw MemQError(

@@ -75,9 +75,9 @@ struct Finisher: Sendable {
     while !Task.isCancelled {
       let page = try await self.context.uploads.list(
         states, idle: idle, after: last, limit: Self.pagePuts)
-      await self.each(page, body)
-      guard page.count == Self.pagePuts else { return }
-      last = page.last
+      await self.each(page.uploads, body)
+      guard page.hasMore else { return }
+      last = page.uploads.last
     }
   }
 

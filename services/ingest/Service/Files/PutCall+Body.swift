@@ -169,35 +169,41 @@ extension PutCall {
     }
     // Not a child: what became durable is stored even when the client is gone and its call cancelled.
     let acknowledging = Task {
-      await catching { () async throws(MemQError) in try await self.acknowledge(stream, record) }
+      await Result { () async throws(MemQError) in try await self.acknowledge(stream, record) }
     }
-    let result: Result<Sent, MemQError> = await withTaskGroup(of: Side.self) { group in
-      group.addTask {
-        .sender(
-          await catching { () async throws(MemQError) in
-            try await self.send(stream, progress, gathered)
-          })
-      }
-      group.addTask { .acknowledger(await acknowledging.value) }
-      var sent: Sent?
-      var failure: MemQError?
-      for await side in group {
-        switch side {
-        case .sender(.success(let value)): sent = value
-        case .sender(.failure(let error)):
-          failure = failure ?? error
-          stream.endUnfinished(within: Self.drainMax)
-        case .acknowledger(.success): break
-        case .acknowledger(.failure(let error)):
-          failure = failure ?? error
-          group.cancelAll()
+    let result: Result<Sent, MemQError> = await withTaskCancellationHandler {
+      await withTaskGroup(of: Side.self) { group in
+        group.addTask {
+          .sender(
+            await Result { () async throws(MemQError) in
+              try await self.send(stream, progress, gathered)
+            })
         }
+        group.addTask { .acknowledger(await acknowledging.value) }
+        var sent: Sent?
+        var failure: MemQError?
+        for await side in group {
+          switch side {
+          case .sender(.success(let value)): sent = value
+          case .sender(.failure(let error)):
+            failure = failure ?? error
+            stream.endUnfinished(within: Self.drainMax)
+          case .acknowledger(.success): break
+          case .acknowledger(.failure(let error)):
+            failure = failure ?? error
+            // First the stream: a write that waits for room sees nothing else.
+            stream.cancel()
+            group.cancelAll()
+          }
+        }
+        if let failure { return .failure(failure) }
+        guard let sent else {
+          return .failure(MemQError(.internalError, "a body ended without its finish"))
+        }
+        return .success(sent)
       }
-      if let failure { return .failure(failure) }
-      guard let sent else {
-        return .failure(MemQError(.internalError, "a body ended without its finish"))
-      }
-      return .success(sent)
+    } onCancel: {
+      stream.cancelUnfinished(after: Self.drainMax)
     }
     stream.cancel()
     let (finish, digest, size) = try result.get()
@@ -243,16 +249,5 @@ extension PutCall {
         isHeard = false
       }
     }
-  }
-}
-
-/// A call's result as a value.
-func catching<R: Sendable>(
-  _ body: () async throws(MemQError) -> R
-) async -> Result<R, MemQError> {
-  do throws(MemQError) {
-    return .success(try await body())
-  } catch {
-    return .failure(error)
   }
 }

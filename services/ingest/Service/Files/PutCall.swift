@@ -38,15 +38,22 @@ struct PutCall: Sendable {
   let context: PutContext
   let reader: PutReader
   let writer: PutWriter
-  /// When the client last said something; nanoseconds.
-  let heard: Heard
+  let silence: Silence
 
-  final class Heard: Sendable {
-    private let at: Atomic<Int64>
-    init(_ now: MonotonicInstant) { self.at = Atomic(now.nanoseconds) }
-    func now(_ instant: MonotonicInstant) { self.at.store(instant.nanoseconds, ordering: .relaxed) }
-    var last: MonotonicInstant {
-      MonotonicInstant(nanoseconds: self.at.load(ordering: .relaxed))
+  /// Since when the put waits for its client; time that the client waits for us is not its silence.
+  final class Silence: Sendable {
+    /// Nanoseconds; `max`: nobody waits.
+    private let since = Atomic<Int64>(.max)
+
+    fileprivate func began(_ now: MonotonicInstant) {
+      self.since.store(now.nanoseconds, ordering: .relaxed)
+    }
+    fileprivate func ended() { self.since.store(.max, ordering: .relaxed) }
+
+    /// How long the client has kept the put waiting.
+    func lasts(_ now: MonotonicInstant) -> Duration {
+      let since = self.since.load(ordering: .relaxed)
+      return since == .max ? .zero : now - MonotonicInstant(nanoseconds: since)
     }
   }
 
@@ -54,7 +61,7 @@ struct PutCall: Sendable {
     self.context = context
     self.reader = reader
     self.writer = writer
-    self.heard = Heard(context.service.clock.monotonic)
+    self.silence = Silence()
   }
 
   /// A start that was looked at and found right.
@@ -126,9 +133,9 @@ struct PutCall: Sendable {
 
   /// The client's next message.
   func next() async throws(MemQError) -> Hot<Memq_V1_PutRequest>? {
-    let message = try await self.reader.next()
-    self.heard.now(self.context.service.clock.monotonic)
-    return message
+    self.silence.began(self.context.service.clock.monotonic)
+    defer { self.silence.ended() }
+    return try await self.reader.next()
   }
 
   private func put(_ start: Start) async throws(MemQError) {
@@ -310,9 +317,7 @@ struct PutCall: Sendable {
       }
       outcome.set(result)
     }
-    // A silent client is no news while it waits for us.
-    guard let result = await self.heard.whileWaiting(on: outcome, wait, self.context.service.clock)
-    else {
+    guard let result = await outcome.wait(wait) else {
       throw MemQError(
         .outcomeUnknown, "the file is not published yet; it is published by itself, look again",
         subject: upload.name)
@@ -320,16 +325,5 @@ struct PutCall: Sendable {
     let entry = try result.get()
     let topic = self.context.cluster.image.topics[try TopicID(wire: entry.topicID, "topic_id")]
     try await self.tell(.published(Memq_V1_FileInfo(entry, topic: topic?.name ?? "")))
-  }
-}
-
-extension PutCall.Heard {
-  /// Waits for an outcome, and keeps the watchdog quiet meanwhile.
-  fileprivate func whileWaiting<V: Sendable>(
-    on outcome: Outcome<V>, _ wait: Duration, _ clock: any MemQClock
-  ) async -> V? {
-    self.now(clock.monotonic + wait)
-    defer { self.now(clock.monotonic) }
-    return await outcome.wait(wait)
   }
 }

@@ -43,7 +43,7 @@ struct UploadCalls: Sendable {
   func list(
     _ states: [Memq_V1_UploadState], idle: Duration, after last: Memq_V1_UploadRecord? = nil,
     limit: Int
-  ) async throws(MemQError) -> [Memq_V1_UploadRecord] {
+  ) async throws(MemQError) -> (uploads: [Memq_V1_UploadRecord], hasMore: Bool) {
     let request = Memq_V1_ListUploadsRequest.with {
       $0.states = states
       $0.idleMs = idle.milliseconds
@@ -53,9 +53,9 @@ struct UploadCalls: Sendable {
         $0.afterUploadID = last.uploadID
       }
     }
-    return try await self.cluster.metadata.call(
-      MetadataMethods.listUploads, request, timeout: self.timeout
-    ).uploads
+    let page = try await self.cluster.metadata.call(
+      MetadataMethods.listUploads, request, timeout: self.timeout)
+    return (page.uploads, page.more)
   }
 
   func file(

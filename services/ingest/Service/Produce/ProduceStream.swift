@@ -240,7 +240,8 @@ final class ProduceStream: RPCServerHandler, @unchecked Sendable {
     Task {
       var failure: MemQError?
       do throws(MemQError) {
-        try await gate.check(request.batch.message, name: name, settings: settings)
+        try await gate.check(
+          request.batch.message, of: request.partition, name: name, settings: settings)
       } catch {
         failure = error
       }

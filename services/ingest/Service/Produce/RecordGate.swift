@@ -15,22 +15,34 @@ import NIOCore
 /// They travel together: a batch costs one call, or a few when it is large.
 struct RecordGate: Sendable {
   let scans: ScanCalls
+  let quarantine: RecordQuarantine
 
   /// - Throws: `.infected` with the signature's name, `.notScanned` or `.scanHeld` as the topic's policy says, or why the
   ///   records can't be read.
-  func check(_ batch: RPCMessage, name: String, settings: TopicSettings) async throws(MemQError) {
+  func check(
+    _ batch: RPCMessage, of partition: TopicPartition, name: String, settings: TopicSettings
+  ) async throws(MemQError) {
     var parts = ScanParts()
     try batch.contiguous().withBytes { bytes throws(MemQError) in
       try RecordBatch.forEachPart(bytes) { parts.add($0) }
     }
     let policy = ScreeningPolicy(settings)
     for call in parts.finish() {
-      let outcome = await self.scans.parts(call, name: name).outcome
-      try Self.enforce(outcome, policy, name: name)
+      let answer = await self.scans.parts(call, name: name)
+      do throws(MemQError) {
+        try Self.enforce(answer.outcome, policy, name: name)
+      } catch {
+        guard error.code == .infected else { throw error }
+        var named = error
+        let copy = await self.quarantine.keep(
+          batch, of: partition, name: name, verdict: answer.verdict)
+        named.message += copy.map { "; a copy is in quarantine: \($0)" } ?? "; no copy was kept"
+        throw named
+      }
     }
   }
 
-  /// A batch is let through or refused; it can't be held or set aside: its producer has it and hears why.
+  /// A batch is let through or refused; it can't be held: its producer has it and hears why.
   private static func enforce(
     _ outcome: ScanOutcome, _ policy: ScreeningPolicy, name: String
   ) throws(MemQError) {

@@ -4,14 +4,15 @@ import ArgumentParser
 import Glibc
 import MemQClient
 import MemQModel
+import MemQSystem
 import Synchronization
 
 struct FilePutCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "put", abstract: "Put files.",
     discussion: """
-      A file is named by the last part of its path, or by --name; with --recursive by its path relative to the folder. Symbolic links are
-      skipped. Exit status 3: a file was refused by a verdict; the others are put all the same.
+      A file is named by the last part of its path, or by --name; with --recursive by its path relative to the folder. A symbolic link is
+      followed when it is named here, and skipped inside a folder. Exit status 3: a file was refused by a verdict; the others are put all the same.
       """)
 
   @Argument(help: "The topic.")
@@ -72,11 +73,10 @@ struct FilePutCommand: AsyncParsableCommand {
         _ = try await files.putFolder(
           path, to: self.topic, prefix: self.prefix, concurrency: self.concurrency,
           options: options
-        ) { report.add($0) }
+        ) { await report.add($0) }
       } else {
         try await self.putOne(path, files, options, report)
       }
-      try await report.write()
     }
   }
 
@@ -90,12 +90,12 @@ struct FilePutCommand: AsyncParsableCommand {
       let info = try await files.put(path, to: self.topic, as: name, options: options) {
         bar.show($0)
       }
-      report.add(.published(info))
+      await report.add(.published(info))
     } catch {
       // What every further file would meet, too, ends the command.
       switch error.code {
       case .topicNotFound, .topicDeleted, .unavailable, .cancelled: throw error
-      default: report.add(.failed(name: name, error))
+      default: await report.add(.failed(name: name, error))
       }
     }
   }
@@ -122,31 +122,40 @@ final class PutReport: Sendable {
     var sum = FileClient.FolderSummary()
     var pending = ""
     var isFirst = true
-    var lastShown: Int64 = 0
+    var lastShown: MonotonicInstant = .zero
+    var lastFlush: MonotonicInstant = .zero
+    /// Why the report cannot be written; the puts go on.
+    var failure: (any Error)?
   }
 
+  /// Faster than anybody reads.
+  private static let interval: Duration = .milliseconds(100)
+
   private let isJSON: Bool
+  private let clock = SystemClock()
   private let showsProgress = Output.errorsAreOnTerminal
   private let state = Mutex(State())
 
   init(isJSON: Bool) { self.isJSON = isJSON }
 
-  func add(_ event: FileClient.FolderEvent) {
+  /// Returns when the report has room for more.
+  func add(_ event: FileClient.FolderEvent) async {
     switch event {
     case .failed(let name, let error): self.note("memq: \(Self.line(name, error))")
     case .skipped(let name, let why):
       self.note("memq: skipped \(TextTable.printable(name)): \(why)")
     case .published: break
     }
+    let now = self.clock.monotonic
     let line = self.state.withLock { state -> String? in
       state.sum.count(event)
       self.append(event, &state)
-      let done = Int64(state.sum.published + state.sum.failed + state.sum.refused)
-      guard self.showsProgress, done - state.lastShown >= 32 else { return nil }
-      state.lastShown = done
+      guard self.showsProgress, now - state.lastShown >= Self.interval else { return nil }
+      state.lastShown = now
       return "\(state.sum.published) files, \(byteText(state.sum.publishedBytes))"
     }
     if let line { Output.status(line) }
+    await self.write(now)
   }
 
   private static func line(_ name: String, _ error: MemQError) -> String {
@@ -188,19 +197,31 @@ final class PutReport: Sendable {
       + "sha-256 \(hexText(info.sha256)), \(info.verdict.text)\n"
   }
 
-  /// Writes what has gathered.
-  func write() async throws {
-    guard self.isJSON else { return }
-    let text = self.state.withLock { state in
-      defer { state.pending = "" }
-      return state.pending
+  /// Writes what has gathered of the document, and once a second sends it on its way: nothing waits for the end.
+  private func write(_ now: MonotonicInstant) async {
+    guard self.isJSON, self.state.withLock({ $0.failure == nil }) else { return }
+    do {
+      try await Output.standard.write(taking: {
+        self.state.withLock { state in
+          defer { state.pending = "" }
+          return state.pending
+        }
+      })
+      let mustFlush = self.state.withLock { state in
+        guard now - state.lastFlush >= .seconds(1) else { return false }
+        state.lastFlush = now
+        return true
+      }
+      if mustFlush { try await Output.standard.flush() }
+    } catch {
+      self.state.withLock { $0.failure = $0.failure ?? error }
     }
-    try await Output.standard.write(text)
   }
 
   /// The end of the document, or the sum for people.
   func finish() async throws {
-    try await self.write()
+    await self.write(self.clock.monotonic)
+    if let failure = self.state.withLock({ $0.failure }) { throw failure }
     if self.showsProgress { Output.status("") }
     let state = self.state.withLock { $0 }
     let sum = state.sum

@@ -25,7 +25,7 @@ actor LineInput {
       guard number == 0 else {
         throw MemQError(
           .invalidArgument, "cannot read: \(String(cString: strerror(number)))",
-          subject: "standard input", actual: Int64(number))
+          subject: "standard input")
       }
       self.isAtEnd = bytes.isEmpty
       if let lines = self.take(bytes) { return lines }

@@ -30,6 +30,11 @@ struct ServerOptions: ParsableArguments {
       throw ValidationError("--connect-timeout must be from 0 to 86400 seconds")
     }
     guard !self.addresses.isEmpty else { throw ValidationError("--server names no address") }
+    for address in self.addresses {
+      if let problem = MemQClient.problem(withAddress: address) {
+        throw ValidationError("\(self.server == nil ? "MEMQ_SERVER" : "--server"): \(problem)")
+      }
+    }
   }
 
   var addresses: [String] {

@@ -23,6 +23,11 @@ actor Output {
     if self.buffer.count >= Self.fullBytes { try await self.flush() }
   }
 
+  /// Writes what `text` gives when it is this write's turn: who gathers text from several tasks keeps its order so.
+  func write(taking text: @Sendable () -> String) async throws {
+    try await self.write(text())
+  }
+
   func write(_ bytes: [UInt8]) async throws {
     self.buffer += bytes
     if self.buffer.count >= Self.fullBytes { try await self.flush() }
@@ -41,7 +46,7 @@ actor Output {
     guard number == 0 else {
       throw MemQError(
         .invalidArgument, "cannot write: \(String(cString: strerror(number)))",
-        subject: "standard output", actual: Int64(number))
+        subject: "standard output")
     }
   }
 

@@ -45,11 +45,11 @@ extension MetadataNode {
     let limit = try pageSize(request.limit, default: 1_000, max: 10_000)
     var range = KeyRange(prefix: .files(topic, prefix: request.prefix))
     if !request.after.isEmpty { range = range.after(.file(topic, request.after)) }
-    let page = try await instance.store.range(range, limit: limit)
-    var files: [Memq_V1_FileEntry] = []
-    for entry in page.entries { files.append(try FileRecord(entry).wire) }
-    return .with { [files] in
-      $0.files = files
+    let page = try await instance.store.page(range, limit: limit) { entry throws(MemQError) in
+      try FileRecord(entry).wire
+    }
+    return .with {
+      $0.files = page.entries
       $0.more = page.hasMore
     }
   }
@@ -91,7 +91,8 @@ extension MetadataNode {
       }
     ) { state, found throws(MemQError) in
       try state.removeFile(
-        topic, request.name, latest: found.0, earlier: found.1, at: now)
+        topic, request.name, upTo: request.upToVersion == 0 ? .max : request.upToVersion,
+        latest: found.0, earlier: found.1, at: now)
     }
     self.logger.info(
       "File removed", metadata: ["file": "\(request.name)", "topic.id": "\(topic)"])
@@ -120,7 +121,13 @@ extension MetadataNode {
     let instance = try self.instance()
     let limit = try pageSize(request.limit, default: 1_000, max: 10_000)
     let topic = request.topicID.isEmpty ? nil : try TopicID(wire: request.topicID, "topic_id")
-    var oldest = OldestUploads(limit: limit)
+    // One more than asked for tells whether there are more.
+    var oldest = OldestUploads(limit: limit + 1)
+    if !request.afterUploadID.isEmpty {
+      oldest.begin(
+        after: Timestamp(milliseconds: request.afterUpdatedAtMs),
+        try UploadID(wire: request.afterUploadID, "after_upload_id"))
+    }
     var rest = KeyRange(prefix: .quarantinedUploads)
     while true {
       let page = try await instance.store.range(rest, limit: 1_000)
@@ -131,7 +138,11 @@ extension MetadataNode {
       guard page.hasMore, let last = page.entries.last else { break }
       rest = rest.after(last.key)
     }
-    return .with { [oldest] in $0.entries = oldest.uploads.map(\.wire) }
+    let answer = boundedPage(oldest.uploads, limit: limit, \.wire)
+    return .with {
+      $0.entries = answer.entries
+      $0.more = answer.hasMore
+    }
   }
 
   private func resolveQuarantine(

@@ -34,7 +34,7 @@ extension MetadataNode {
       try await self.fetchOffsets(request)
     }
     router.handle(MetadataMethods.listGroups) { request, _ in
-      try await self.listGroups(request.prefix)
+      try await self.listGroups(request)
     }
     router.handle(MetadataMethods.deleteGroup) { request, _ in
       try await self.deleteGroup(request.group)
@@ -137,12 +137,18 @@ extension MetadataNode {
     return .with { [offsets] in $0.offsets = offsets }
   }
 
-  private func listGroups(_ prefix: String) async throws(MemQError) -> Memq_V1_ListGroupsResponse {
+  private func listGroups(
+    _ request: Memq_V1_ListGroupsRequest
+  ) async throws(MemQError) -> Memq_V1_ListGroupsResponse {
     let instance = try self.instance()
+    let limit = try pageSize(request.limit, default: 1_000, max: 10_000)
     let groups = instance.cell.read { state in
-      state.groups.values.map(\.value).filter { $0.name.utf8.starts(with: prefix.utf8) }
+      state.groups.values.map(\.value).filter {
+        $0.name.utf8.starts(with: request.prefix.utf8)
+          && (request.after.isEmpty || $0.name > request.after)
+      }
     }
-    var response = Memq_V1_ListGroupsResponse()
+    var page = PageFill<Memq_V1_GroupDescription>(limit: limit)
     for group in groups {
       var description = Memq_V1_GroupDescription()
       description.group = group.name
@@ -151,9 +157,14 @@ extension MetadataNode {
       description.clientID = group.member?.clientID ?? ""
       description.topics = group.member?.topics ?? []
       description.offsets = try await self.offsets(of: group.name, in: instance)
-      response.groups.append(description)
+      guard page.add(description) else {
+        return .with { [page] in
+          $0.groups = page.entries
+          $0.more = true
+        }
+      }
     }
-    return response
+    return .with { [page] in $0.groups = page.entries }
   }
 
   private func deleteGroup(_ name: String) async throws(MemQError) {

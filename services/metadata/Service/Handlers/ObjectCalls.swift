@@ -129,27 +129,14 @@ extension MetadataNode {
   ) async throws(MemQError) -> Memq_V1_ListObjectsResponse {
     let limit = try pageSize(request.limit, default: 1_000, max: 10_000)
     let after = StoreKey.object(request.groupID, max(request.afterSequence, 0))
-    let page = try await self.instance().store.range(
-      KeyRange(prefix: .objects(request.groupID)).after(after), limit: limit)
-    var objects: [Memq_V1_ObjectRecord] = []
-    for entry in page.entries { objects.append(try ObjectRecord(entry).wire) }
-    return .with { [objects] in
-      $0.objects = objects
+    let page = try await self.instance().store.page(
+      KeyRange(prefix: .objects(request.groupID)).after(after), limit: limit
+    ) { entry throws(MemQError) in try ObjectRecord(entry).wire }
+    return .with {
+      $0.objects = page.entries
       $0.more = page.hasMore
     }
   }
-}
-
-/// A page's size as asked for.
-///
-/// - Throws: `.invalidArgument` above `max`.
-func pageSize(_ asked: Int32, default size: Int, max: Int) throws(MemQError) -> Int {
-  guard asked >= 0, asked <= max else {
-    throw MemQError(
-      .invalidArgument, "a page is not so large", subject: "limit", limit: Int64(max),
-      actual: Int64(asked))
-  }
-  return asked == 0 ? size : Int(asked)
 }
 
 extension Memq_V1_UploadPosition {

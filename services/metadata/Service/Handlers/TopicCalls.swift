@@ -17,10 +17,18 @@ extension MetadataNode {
       .with { [topic = try await self.createTopic(request)] in $0.topic = topic.wire }
     }
     router.handle(MetadataMethods.listTopics) { request, _ in
-      let names = try self.instance().cell.read { state in
-        state.topics.values.map(\.value).filter { $0.name.utf8.starts(with: request.prefix.utf8) }
+      let limit = try pageSize(request.limit, default: 1_000, max: 10_000)
+      let topics = try self.instance().cell.read { state in
+        state.topics.values.map(\.value).filter {
+          $0.name.utf8.starts(with: request.prefix.utf8)
+            && (request.after.isEmpty || $0.name > request.after)
+        }
       }
-      return .with { $0.topics = names.sorted { $0.name < $1.name }.map(\.wire) }
+      let page = boundedPage(topics.sorted { $0.name < $1.name }, limit: limit, \.wire)
+      return .with {
+        $0.topics = page.entries
+        $0.more = page.hasMore
+      }
     }
     router.handle(MetadataMethods.describeTopic) { request, _ in
       try self.describeTopic(request.name)

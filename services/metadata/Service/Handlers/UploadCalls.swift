@@ -160,7 +160,8 @@ extension MetadataNode {
     for state in request.states { states.append(try UploadState(state)) }
     if states.isEmpty { states = UploadState.allCases }
     let newest = self.clock.wall.milliseconds - max(request.idleMs, 0)
-    var oldest = OldestUploads(limit: limit)
+    // One more than asked for tells whether there are more.
+    var oldest = OldestUploads(limit: limit + 1)
     if !request.afterUploadID.isEmpty {
       oldest.begin(
         after: Timestamp(milliseconds: request.afterUpdatedAtMs),
@@ -181,7 +182,11 @@ extension MetadataNode {
         rest = rest.after(last.key)
       }
     }
-    return .with { [oldest] in $0.uploads = oldest.uploads.map(\.wire) }
+    let answer = boundedPage(oldest.uploads, limit: limit, \.wire)
+    return .with {
+      $0.uploads = answer.entries
+      $0.more = answer.hasMore
+    }
   }
 }
 

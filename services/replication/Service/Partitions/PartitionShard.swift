@@ -31,6 +31,14 @@ final class PartitionShard: @unchecked Sendable {
     case startAfresh(TopicPartition, at: Offset)
     /// Somebody's question.
     case run(@Sendable (PartitionShard) -> Void)
+
+    /// It opens or drops partitions.
+    var changesPartitions: Bool {
+      switch self {
+      case .assign, .unassign, .opened, .dropped, .startAfresh: true
+      default: false
+      }
+    }
   }
 
   private static let tickInterval: TimeAmount = .milliseconds(100)
@@ -72,6 +80,7 @@ final class PartitionShard: @unchecked Sendable {
   private var fresh: [TopicPartition: (start: Offset, opens: OpenNumber)] = [:]
   /// Partitions with something to push, longest waiting first.
   private var line: [PartitionOwner] = []
+  private var isStopped = false
   private var ticks: RepeatedTask?
   private(set) var isDraining = false
 
@@ -110,6 +119,7 @@ final class PartitionShard: @unchecked Sendable {
   }
 
   func stop() {
+    self.isStopped = true
     self.ticks?.cancel()
     self.ticks = nil
     for owner in self.partitions.values { owner.retire() }
@@ -123,6 +133,8 @@ final class PartitionShard: @unchecked Sendable {
   }
 
   private func handle(_ event: Event) {
+    // The volumes close: what is not changed now is found at the next start, and wanted again.
+    if self.isStopped && event.changesPartitions { return }
     switch event {
     case .append(let append): self.appendArrived(append)
     case .durable(let numbers):

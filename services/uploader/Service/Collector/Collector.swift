@@ -71,7 +71,7 @@ actor Collector {
   private func collectObjects(_ owner: GroupUploader) async throws(MemQError) {
     let (group, cluster) = (owner.group, self.context.cluster)
     let after = self.cursors[group] ?? 0
-    let page = try await ObjectList.page(group, after: after, cluster)
+    let page = try await ObjectList.page(group, after: after, cluster.metadata)
     let objects = page.objects.prefix(Self.objectsPerPass)
     self.cursors[group] =
       page.hasMore || page.objects.count > objects.count ? objects.last?.sequence : nil
@@ -150,7 +150,7 @@ actor Collector {
     var suspects = Set(stored)
     var after: Int64 = 0
     while !suspects.isEmpty {
-      let page = try await ObjectList.page(group, after: after, self.context.cluster)
+      let page = try await ObjectList.page(group, after: after, self.context.cluster.metadata)
       for object in page.objects { suspects.remove(object.id) }
       guard page.hasMore, let last = page.objects.last else { break }
       after = last.sequence

@@ -328,17 +328,3 @@ actor GroupUploader {
 }
 
 typealias Outcome<Value> = Result<Value, MemQError>
-
-extension Result where Failure == MemQError, Success: Sendable {
-  /// Runs in the caller's isolation.
-  init(
-    isolation: isolated (any Actor)? = #isolation,
-    _ body: () async throws(MemQError) -> Success
-  ) async {
-    do throws(MemQError) {
-      self = .success(try await body())
-    } catch {
-      self = .failure(error)
-    }
-  }
-}

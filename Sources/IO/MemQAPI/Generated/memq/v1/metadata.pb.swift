@@ -350,6 +350,12 @@ public nonisolated struct Memq_V1_ListTopicsRequest: Sendable {
   /// Only names beginning so; empty: all.
   public var prefix: String = String()
 
+  /// Only names after this one (the last of the page before); empty: from the beginning.
+  public var after: String = String()
+
+  /// At most so many, 1-10,000; 0: 1,000. A page has at least one, and ends early at 3 MiB.
+  public var limit: Int32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -363,6 +369,9 @@ public nonisolated struct Memq_V1_ListTopicsResponse: Sendable {
 
   /// By name.
   public var topics: [Memq_V1_Topic] = []
+
+  /// True when there are more: ask again after the last name.
+  public var more: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -909,7 +918,7 @@ public nonisolated struct Memq_V1_ListObjectsRequest: Sendable {
   /// Only after this sequence number.
   public var afterSequence: Int64 = 0
 
-  /// At most so many, 1-10,000; 0: 1,000.
+  /// At most so many, 1-10,000; 0: 1,000. A page has at least one, and ends early at 3 MiB.
   public var limit: Int32 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -1207,6 +1216,12 @@ public nonisolated struct Memq_V1_ListGroupsRequest: Sendable {
   /// Only names beginning so.
   public var prefix: String = String()
 
+  /// Only names after this one (the last of the page before); empty: from the beginning.
+  public var after: String = String()
+
+  /// At most so many, 1-10,000; 0: 1,000. A page has at least one, and ends early at 3 MiB.
+  public var limit: Int32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -1220,6 +1235,9 @@ public nonisolated struct Memq_V1_ListGroupsResponse: Sendable {
 
   /// By name.
   public var groups: [Memq_V1_GroupDescription] = []
+
+  /// True when there are more: ask again after the last name.
+  public var more: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1497,7 +1515,7 @@ public nonisolated struct Memq_V1_ListUploadsRequest: Sendable {
   /// Only those not changed for so long, milliseconds.
   public var idleMs: Int64 = 0
 
-  /// At most so many, 1-1,000; 0: 100.
+  /// At most so many, 1-1,000; 0: 100. A page has at least one, and ends early at 3 MiB.
   public var limit: Int32 = 0
 
   /// Only of this topic, 16 bytes; empty: all.
@@ -1522,6 +1540,9 @@ public nonisolated struct Memq_V1_ListUploadsResponse: Sendable {
 
   /// Oldest change first.
   public var uploads: [Memq_V1_UploadRecord] = []
+
+  /// True when there are more.
+  public var more: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1638,7 +1659,7 @@ public nonisolated struct Memq_V1_ListFilesRequest: Sendable {
   /// Only names after this one (the last of the page before).
   public var after: String = String()
 
-  /// At most so many, 1-10,000; 0: 1,000.
+  /// At most so many, 1-10,000; 0: 1,000. A page has at least one, and ends early at 3 MiB.
   public var limit: Int32 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -1694,6 +1715,9 @@ public nonisolated struct Memq_V1_RemoveFileRequest: Sendable {
 
   /// Name; all versions go.
   public var name: String = String()
+
+  /// Only versions up to this one: one that was published meanwhile stays. 0: all.
+  public var upToVersion: Int64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1776,8 +1800,14 @@ public nonisolated struct Memq_V1_ListQuarantineRequest: Sendable {
   /// The topic; empty: all.
   public var topicID: Data = Data()
 
-  /// At most so many, 1-10,000; 0: 1,000.
+  /// At most so many, 1-10,000; 0: 1,000. A page has at least one, and ends early at 3 MiB.
   public var limit: Int32 = 0
+
+  /// Goes on behind this entry, as an earlier answer ended with it: its last change, milliseconds since 1970 UTC …
+  public var afterUpdatedAtMs: Int64 = 0
+
+  /// … and its UUID, 16 bytes; empty: from the beginning.
+  public var afterUploadID: Data = Data()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1792,6 +1822,9 @@ public nonisolated struct Memq_V1_ListQuarantineResponse: Sendable {
 
   /// Oldest first.
   public var entries: [Memq_V1_UploadRecord] = []
+
+  /// True when there are more.
+  public var more: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2302,7 +2335,7 @@ nonisolated extension Memq_V1_CreateTopicResponse: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Memq_V1_ListTopicsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListTopicsRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}prefix\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}prefix\0\u{1}after\0\u{1}limit\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2311,6 +2344,8 @@ nonisolated extension Memq_V1_ListTopicsRequest: SwiftProtobuf.Message, SwiftPro
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.prefix) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.after) }()
+      case 3: try { try decoder.decodeSingularInt32Field(value: &self.limit) }()
       default: break
       }
     }
@@ -2320,11 +2355,19 @@ nonisolated extension Memq_V1_ListTopicsRequest: SwiftProtobuf.Message, SwiftPro
     if !self.prefix.isEmpty {
       try visitor.visitSingularStringField(value: self.prefix, fieldNumber: 1)
     }
+    if !self.after.isEmpty {
+      try visitor.visitSingularStringField(value: self.after, fieldNumber: 2)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularInt32Field(value: self.limit, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListTopicsRequest, rhs: Memq_V1_ListTopicsRequest) -> Bool {
     if lhs.prefix != rhs.prefix {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.limit != rhs.limit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2332,7 +2375,7 @@ nonisolated extension Memq_V1_ListTopicsRequest: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Memq_V1_ListTopicsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListTopicsResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topics\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topics\0\u{1}more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2341,6 +2384,7 @@ nonisolated extension Memq_V1_ListTopicsResponse: SwiftProtobuf.Message, SwiftPr
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.topics) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.more) }()
       default: break
       }
     }
@@ -2350,11 +2394,15 @@ nonisolated extension Memq_V1_ListTopicsResponse: SwiftProtobuf.Message, SwiftPr
     if !self.topics.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.topics, fieldNumber: 1)
     }
+    if self.more != false {
+      try visitor.visitSingularBoolField(value: self.more, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListTopicsResponse, rhs: Memq_V1_ListTopicsResponse) -> Bool {
     if lhs.topics != rhs.topics {return false}
+    if lhs.more != rhs.more {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3862,7 +3910,7 @@ nonisolated extension Memq_V1_FetchOffsetsResponse: SwiftProtobuf.Message, Swift
 
 nonisolated extension Memq_V1_ListGroupsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListGroupsRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}prefix\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}prefix\0\u{1}after\0\u{1}limit\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3871,6 +3919,8 @@ nonisolated extension Memq_V1_ListGroupsRequest: SwiftProtobuf.Message, SwiftPro
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.prefix) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.after) }()
+      case 3: try { try decoder.decodeSingularInt32Field(value: &self.limit) }()
       default: break
       }
     }
@@ -3880,11 +3930,19 @@ nonisolated extension Memq_V1_ListGroupsRequest: SwiftProtobuf.Message, SwiftPro
     if !self.prefix.isEmpty {
       try visitor.visitSingularStringField(value: self.prefix, fieldNumber: 1)
     }
+    if !self.after.isEmpty {
+      try visitor.visitSingularStringField(value: self.after, fieldNumber: 2)
+    }
+    if self.limit != 0 {
+      try visitor.visitSingularInt32Field(value: self.limit, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListGroupsRequest, rhs: Memq_V1_ListGroupsRequest) -> Bool {
     if lhs.prefix != rhs.prefix {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.limit != rhs.limit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3892,7 +3950,7 @@ nonisolated extension Memq_V1_ListGroupsRequest: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Memq_V1_ListGroupsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListGroupsResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}groups\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}groups\0\u{1}more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3901,6 +3959,7 @@ nonisolated extension Memq_V1_ListGroupsResponse: SwiftProtobuf.Message, SwiftPr
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.groups) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.more) }()
       default: break
       }
     }
@@ -3910,11 +3969,15 @@ nonisolated extension Memq_V1_ListGroupsResponse: SwiftProtobuf.Message, SwiftPr
     if !self.groups.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.groups, fieldNumber: 1)
     }
+    if self.more != false {
+      try visitor.visitSingularBoolField(value: self.more, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListGroupsResponse, rhs: Memq_V1_ListGroupsResponse) -> Bool {
     if lhs.groups != rhs.groups {return false}
+    if lhs.more != rhs.more {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4389,7 +4452,7 @@ nonisolated extension Memq_V1_ListUploadsRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Memq_V1_ListUploadsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListUploadsResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}uploads\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}uploads\0\u{1}more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4398,6 +4461,7 @@ nonisolated extension Memq_V1_ListUploadsResponse: SwiftProtobuf.Message, SwiftP
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.uploads) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.more) }()
       default: break
       }
     }
@@ -4407,11 +4471,15 @@ nonisolated extension Memq_V1_ListUploadsResponse: SwiftProtobuf.Message, SwiftP
     if !self.uploads.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.uploads, fieldNumber: 1)
     }
+    if self.more != false {
+      try visitor.visitSingularBoolField(value: self.more, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListUploadsResponse, rhs: Memq_V1_ListUploadsResponse) -> Bool {
     if lhs.uploads != rhs.uploads {return false}
+    if lhs.more != rhs.more {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4693,7 +4761,7 @@ nonisolated extension Memq_V1_GetFileRequest: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Memq_V1_RemoveFileRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RemoveFileRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}name\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}name\0\u{3}up_to_version\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4703,6 +4771,7 @@ nonisolated extension Memq_V1_RemoveFileRequest: SwiftProtobuf.Message, SwiftPro
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularBytesField(value: &self.topicID) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.upToVersion) }()
       default: break
       }
     }
@@ -4715,12 +4784,16 @@ nonisolated extension Memq_V1_RemoveFileRequest: SwiftProtobuf.Message, SwiftPro
     if !self.name.isEmpty {
       try visitor.visitSingularStringField(value: self.name, fieldNumber: 2)
     }
+    if self.upToVersion != 0 {
+      try visitor.visitSingularInt64Field(value: self.upToVersion, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_RemoveFileRequest, rhs: Memq_V1_RemoveFileRequest) -> Bool {
     if lhs.topicID != rhs.topicID {return false}
     if lhs.name != rhs.name {return false}
+    if lhs.upToVersion != rhs.upToVersion {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4861,7 +4934,7 @@ nonisolated extension Memq_V1_ForgetBodyResponse: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Memq_V1_ListQuarantineRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListQuarantineRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}limit\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}limit\0\u{3}after_updated_at_ms\0\u{3}after_upload_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4871,6 +4944,8 @@ nonisolated extension Memq_V1_ListQuarantineRequest: SwiftProtobuf.Message, Swif
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularBytesField(value: &self.topicID) }()
       case 2: try { try decoder.decodeSingularInt32Field(value: &self.limit) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.afterUpdatedAtMs) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.afterUploadID) }()
       default: break
       }
     }
@@ -4883,12 +4958,20 @@ nonisolated extension Memq_V1_ListQuarantineRequest: SwiftProtobuf.Message, Swif
     if self.limit != 0 {
       try visitor.visitSingularInt32Field(value: self.limit, fieldNumber: 2)
     }
+    if self.afterUpdatedAtMs != 0 {
+      try visitor.visitSingularInt64Field(value: self.afterUpdatedAtMs, fieldNumber: 3)
+    }
+    if !self.afterUploadID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.afterUploadID, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListQuarantineRequest, rhs: Memq_V1_ListQuarantineRequest) -> Bool {
     if lhs.topicID != rhs.topicID {return false}
     if lhs.limit != rhs.limit {return false}
+    if lhs.afterUpdatedAtMs != rhs.afterUpdatedAtMs {return false}
+    if lhs.afterUploadID != rhs.afterUploadID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4896,7 +4979,7 @@ nonisolated extension Memq_V1_ListQuarantineRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Memq_V1_ListQuarantineResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ListQuarantineResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}entries\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}entries\0\u{1}more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4905,6 +4988,7 @@ nonisolated extension Memq_V1_ListQuarantineResponse: SwiftProtobuf.Message, Swi
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.entries) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.more) }()
       default: break
       }
     }
@@ -4914,11 +4998,15 @@ nonisolated extension Memq_V1_ListQuarantineResponse: SwiftProtobuf.Message, Swi
     if !self.entries.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.entries, fieldNumber: 1)
     }
+    if self.more != false {
+      try visitor.visitSingularBoolField(value: self.more, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_ListQuarantineResponse, rhs: Memq_V1_ListQuarantineResponse) -> Bool {
     if lhs.entries != rhs.entries {return false}
+    if lhs.more != rhs.more {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -181,6 +181,12 @@ public nonisolated struct Memq_V1_QuarantineListRequest: Sendable {
   /// The topic's name; empty: all.
   public var topic: String = String()
 
+  /// Goes on behind this entry, the last of the page before: its id …
+  public var afterID: String = String()
+
+  /// … and when it was quarantined, as that page says.
+  public var afterQuarantinedAtMs: Int64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -192,8 +198,11 @@ public nonisolated struct Memq_V1_QuarantineListResponse: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// Oldest first.
+  /// Oldest first; at least one, and no more than 3 MiB.
   public var entries: [Memq_V1_QuarantineEntry] = []
+
+  /// True when there are more.
+  public var more: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -553,7 +562,7 @@ nonisolated extension Memq_V1_EngineStatus: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension Memq_V1_QuarantineListRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".QuarantineListRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{3}after_id\0\u{3}after_quarantined_at_ms\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -562,6 +571,8 @@ nonisolated extension Memq_V1_QuarantineListRequest: SwiftProtobuf.Message, Swif
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.topic) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.afterID) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.afterQuarantinedAtMs) }()
       default: break
       }
     }
@@ -571,11 +582,19 @@ nonisolated extension Memq_V1_QuarantineListRequest: SwiftProtobuf.Message, Swif
     if !self.topic.isEmpty {
       try visitor.visitSingularStringField(value: self.topic, fieldNumber: 1)
     }
+    if !self.afterID.isEmpty {
+      try visitor.visitSingularStringField(value: self.afterID, fieldNumber: 2)
+    }
+    if self.afterQuarantinedAtMs != 0 {
+      try visitor.visitSingularInt64Field(value: self.afterQuarantinedAtMs, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_QuarantineListRequest, rhs: Memq_V1_QuarantineListRequest) -> Bool {
     if lhs.topic != rhs.topic {return false}
+    if lhs.afterID != rhs.afterID {return false}
+    if lhs.afterQuarantinedAtMs != rhs.afterQuarantinedAtMs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -583,7 +602,7 @@ nonisolated extension Memq_V1_QuarantineListRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Memq_V1_QuarantineListResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".QuarantineListResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}entries\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}entries\0\u{1}more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -592,6 +611,7 @@ nonisolated extension Memq_V1_QuarantineListResponse: SwiftProtobuf.Message, Swi
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.entries) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.more) }()
       default: break
       }
     }
@@ -601,11 +621,15 @@ nonisolated extension Memq_V1_QuarantineListResponse: SwiftProtobuf.Message, Swi
     if !self.entries.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.entries, fieldNumber: 1)
     }
+    if self.more != false {
+      try visitor.visitSingularBoolField(value: self.more, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_QuarantineListResponse, rhs: Memq_V1_QuarantineListResponse) -> Bool {
     if lhs.entries != rhs.entries {return false}
+    if lhs.more != rhs.more {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -14,6 +14,15 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
     return z ^ (z >> 31)
   }
 
+  /// From 0 up to `bound`, exclusive; 0 for a bound of 0.
+  public mutating func below(_ bound: Int) -> Int {
+    bound == 0 ? 0 : Int(self.next() % UInt64(bound))
+  }
+
+  public mutating func bytes(_ count: Int) -> [UInt8] {
+    (0..<count).map { _ in UInt8(truncatingIfNeeded: self.next()) }
+  }
+
   /// True once in `n` times.
   public mutating func oneIn(_ n: Int) -> Bool { Int.random(in: 0..<n, using: &self) == 0 }
 }

@@ -1,1 +1,0 @@
-// Part of MemQ. SPDX-License-Identifier: Apache-2.0
