@@ -32,9 +32,9 @@ PATIENCE = 60.0
 
 
 def free_port() -> int:
-    """A port P such that P and P + 1000 are free at the moment."""
+    """A port P such that P and P + 1000 are free at the moment, below those that outgoing connections take."""
     while True:
-        port = random.randint(20000, 50000)
+        port = random.randint(10000, 31000)
         try:
             for candidate in (port, port + 1000):
                 with socket.socket() as probe:

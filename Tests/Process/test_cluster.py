@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -298,3 +299,60 @@ def test_everything_is_there_after_all_processes_were_killed_at_once(cluster, fo
     producer = AckedProducer(cluster, "events", 10_000_000)
     grows("records are acknowledged", producer.acked)
     assert producer.stop() == 0, producer.said()
+
+
+def test_the_first_lines_work_with_three_copies(cluster, folder):
+    """What works against one process works here, word for word but for the factor."""
+    copies = ("--replication-factor", COPIES)
+    numbers = [b"%d" % n for n in range(1, 100_001)]
+    assert cluster.cli("cluster", "status").returncode == 0
+    cluster.cli("topic", "create", "events", "--partitions", "4", *copies)
+    cluster.cli("produce", "events", stdin=b"\n".join(numbers) + b"\n")
+    out = cluster.cli(
+        "consume", "events", "--from", "beginning", "--max", "100000", "--format", "%v"
+    ).stdout.splitlines()
+    assert sorted(out, key=int) == numbers
+    group = ("consume", "events", "--from", "beginning", "--until-end", "--group", "g1")
+    assert len(cluster.cli(*group, "--format", "%p %o %v").stdout.splitlines()) == 100_000
+    assert cluster.cli(*group).stdout == b""
+
+    cluster.cli("topic", "create", "media", "--scan", "gate", *copies)
+    headers = Path("/usr/include/linux")
+    cluster.cli("file", "put", "media", "--recursive", headers)
+    files = {
+        str(p.relative_to(headers)): p.read_bytes()
+        for p in headers.rglob("*")
+        if p.is_file() and not p.is_symlink()
+    }
+    listed = cluster.json("file", "list", "media")
+    assert {f["name"]: f["sha256"] for f in listed} == {n: sha256(b) for n, b in files.items()}
+    name = max(files, key=lambda name: len(files[name]))
+    cluster.cli("file", "get", "media", name, "-o", folder / "out")
+    assert (folder / "out").read_bytes() == files[name]
+    (folder / "eicar.com").write_bytes(EICAR)
+    refused = cluster.cli("file", "put", "media", folder / "eicar.com", check=False)
+    assert refused.returncode == 3 and b"eicar" in refused.stderr.lower()
+    assert [entry["name"] for entry in cluster.json("quarantine", "list", "media")] == ["eicar.com"]
+    assert cluster.cli("file", "get", "media", "eicar.com", "-o", "-", check=False).returncode == 1
+
+    cluster.cli("upload", "flush", "events")
+    rows = cluster.json("upload", "status", "events")["partitions"]
+    assert sum(row["uploaded_offset"] for row in rows) == 100_000
+    data = cluster.data / "replication-a"
+    # A storage node knows no names.
+    topic = cluster.json("topic", "describe", "events")["id"]
+    frames = cluster.cli("log", "dump", "--data", data, "--live", "--partition", f"{topic}/0")
+    assert b"batch" in frames.stdout
+    assert cluster.cli("log", "dump", "--data", data, check=False).returncode == 1
+
+    cluster.cli("topic", "create", "cold", "--set", "local.retention.bytes=0", *copies)
+    cluster.cli("produce", "cold", stdin=b"\n".join(numbers) + b"\n")
+    cluster.cli("upload", "flush", "cold")
+    wait_until(
+        "the disks are reclaimed",
+        lambda: all(
+            row["local_start_offset"] == row["uploaded_offset"]
+            for row in cluster.json("upload", "status", "cold")["partitions"]
+        ),
+    )
+    assert sorted(map(int, cluster.values("cold"))) == list(range(1, 100_001))

@@ -15,7 +15,10 @@ from harness import PATIENCE, ROOT, sha256
 
 @pytest.fixture
 def store():
-    """moto: endpoint, access_key_id, secret_access_key, bucket."""
+    """endpoint, access_key_id, secret_access_key and bucket of moto, or of the store that MEMQ_TEST_S3 describes."""
+    if given := os.environ.get("MEMQ_TEST_S3"):
+        yield json.loads(given)
+        return
     process = subprocess.Popen(
         [sys.executable, ROOT / "Tests/MemQObjectStoreTests/moto_store.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

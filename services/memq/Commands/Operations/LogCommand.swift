@@ -62,7 +62,11 @@ struct LogDump: AsyncParsableCommand {
 
   /// The volumes of a data folder, or the folder itself when it is one.
   private static func volumes(_ data: String) throws(MemQError) -> [String] {
-    if access(data + "/volume", F_OK) == 0 { return [data] }
+    func isVolume(_ path: String) -> Bool {
+      let identity = path + "/volume"
+      return Files.exists(identity) && !Files.isFolder(identity)
+    }
+    if isVolume(data) { return [data] }
     guard let folder = opendir(data) else {
       throw FileError(.list, path: data, number: errno).memqError(.invalidArgument)
     }
@@ -72,7 +76,7 @@ struct LogDump: AsyncParsableCommand {
       let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
         pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
       }
-      if name.hasPrefix("volume-") { names.append(name) }
+      if isVolume("\(data)/\(name)") { names.append(name) }
     }
     guard !names.isEmpty else {
       throw MemQError(.invalidArgument, "holds no volume", subject: data)
