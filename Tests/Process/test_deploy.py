@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 from cluster import LOCAL, NAMES, Cluster
-from harness import BIN
+from harness import BIN, PATIENCE, wait_until
 
 
 def test_up_starts_keeps_and_mends_and_down_stops_and_keeps_the_data(folder):
@@ -118,6 +118,21 @@ def test_two_at_once_start_one_cluster(folder):
         assert all(cluster.pids().values())
     finally:
         cluster.close()
+
+
+def test_a_process_that_ends_while_up_is_at_work_is_started(folder):
+    with Cluster(folder) as cluster:
+        # Kept, but not ready: up waits for it.
+        kept = cluster.pid("ingest-2")
+        cluster.signal("ingest-2", signal.SIGSTOP)
+        cluster.kill_one("scanner-1")
+        command = [LOCAL / "up", "--timeout", "60"]
+        environment = {**os.environ, "MEMQ_BIN": str(BIN), "MEMQ_DATA": str(cluster.data)}
+        up = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        wait_until("it has looked at what runs", lambda: cluster.pid("scanner-1"))
+        cluster.signal("ingest-2", signal.SIGKILL)
+        assert up.wait(PATIENCE) == 0
+        assert cluster.pid("ingest-2") not in (None, kept)
 
 
 def test_options_are_explained_and_checked(folder):
