@@ -72,6 +72,22 @@ extension Admin {
       request.spec = .timestamp
       request.timestampMs = time.milliseconds
     }
+    let deadline = ContinuousClock.now + Self.readRetry
+    var backoff = Backoff()
+    while true {
+      do throws(MemQError) {
+        return try await self.offsets(request)
+      } catch {
+        // A leader that was just elected learns the committed end in a moment.
+        guard error.isRetriable, ContinuousClock.now < deadline else { throw error }
+      }
+      try await backoff.wait(until: deadline)
+    }
+  }
+
+  private func offsets(
+    _ request: Memq_V1_OffsetsRequest
+  ) async throws(MemQError) -> [(partition: PartitionIndex, offset: Offset?)] {
     var found: [(partition: PartitionIndex, offset: Offset?)] = []
     for answer in try await self.read(IngestMethods.offsets, request).offsets {
       if answer.hasError { throw MemQError(answer.error) }
