@@ -147,8 +147,9 @@ public struct ReplicaLog: Sendable {
   /// Takes over what a leader, whose log agrees with this one, remembers. Nothing is cut.
   ///
   /// - Throws: `.logCorrupt` when it doesn't hold together.
-  mutating func adopt(_ history: LogHistory, limits: ProducerLimits) throws(MemQError) -> WriteNumber
-  {
+  mutating func adopt(
+    _ history: LogHistory, limits: ProducerLimits
+  ) throws(MemQError) -> WriteNumber {
     let epochs = try EpochCache(history.epochs)
     guard epochs.lastEpoch >= self.epochs.lastEpoch, (epochs.last?.start ?? .zero) <= self.end,
       history.producersEnd >= self.end
