@@ -14,6 +14,9 @@ from common import Servers
 from memq.v1 import file_pb2_grpc
 from put import put, requests
 
+# A part is acknowledged when it is whole.
+FIRST_PART_BYTES = 16 << 20
+
 
 def break_off(servers: Servers, topic: str, path: str, name: str, upload_id: bytes) -> int:
     """Sends the file until something is durable, then cancels; how much that was."""
@@ -33,6 +36,8 @@ def break_off(servers: Servers, topic: str, path: str, name: str, upload_id: byt
         match answer.WhichOneof("part"):
             case "begin_at":
                 begin.put(answer.begin_at)
+                if os.path.getsize(path) < FIRST_PART_BYTES:
+                    break
             case "durable_below" if answer.durable_below > 0:
                 durable = answer.durable_below
                 break

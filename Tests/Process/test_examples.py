@@ -74,6 +74,10 @@ def test_a_put_is_resumed(place, run, tmp_path):
     assert 0 < durable <= begun
     (file,) = place[0].json("file", "list", "resumed")
     assert file["sha256"] == sha256(body)
+    # No part of a small file is durable before all of it is.
+    (tmp_path / "note").write_bytes(body[:1000])
+    assert b"broken off, 0 bytes" in run("resume.py", "resumed", tmp_path / "note")
+    assert {f["name"] for f in place[0].json("file", "list", "resumed")} == {"film", "note"}
 
 
 def test_a_deadline(place, run):

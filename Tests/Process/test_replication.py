@@ -2,6 +2,7 @@
 """Three storage nodes, each its own process: what is acknowledged outlives any of them, and all of them at once."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -236,3 +237,30 @@ def test_a_replica_that_missed_what_was_uploaded_begins_there_and_knows_the_prod
         assert producer.stop() == 0
         assert sorted(producer.acked) == list(range(producer.sent))
         assert [int(v) for v in cluster.values("events")] == list(range(producer.sent)), "in order, once each"
+
+
+def test_a_node_that_lost_its_disk_is_filled_anew_and_never_leads_with_nothing(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 3)
+        lines = b"".join(b"%d\n" % n for n in range(30_000))
+        cluster.cli("produce", "events", stdin=lines)
+        victim, *others = sorted(NODES)
+        cluster.kill_one(victim)
+        wait_until("it left the ISR", lambda: cluster.in_sync("events", 2))
+        shutil.rmtree(folder / victim / "volume")
+        cluster.start_one(victim)
+        wait_until("it is filled and in sync", lambda: cluster.in_sync("events"))
+        assert sorted(map(int, cluster.values("events"))) == list(range(30_000))
+
+        # The last one in sync comes back without its disk: nobody leads until one that may hold all of it does.
+        for name in others:
+            cluster.kill_one(name)
+        cluster.kill_one(victim)
+        shutil.rmtree(folder / victim / "volume")
+        cluster.start_one(victim)
+        wait_until("it is known", lambda: len(cluster.ready_nodes()) == 1)
+        assert all(row["leader"] is None for row in cluster.partitions("events"))
+        for name in others:
+            cluster.start_one(name)
+        wait_until("all lead again", lambda: all(r["leader"] for r in cluster.partitions("events")))
+        assert sorted(map(int, cluster.values("events"))) == list(range(30_000))

@@ -140,6 +140,27 @@ import Testing
     #expect(cluster.partition(topic).leader == NodeID(1))
   }
 
+  @Test func `a node that lost its disk gets new replicas, unless the lost ones may be needed`()
+    throws
+  {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    let alone = try cluster.makeTopic("alone")
+    let owner = cluster.partition(alone).replicas[0]
+    try cluster.fence(owner.node.rawValue)
+    #expect(!cluster.partition(topic).inSync.contains(owner.node))
+    try cluster.join(.replication, uuid: UInt64(owner.node.rawValue), volumes: [77])
+    try cluster.run { $0.reconcile() }
+    let replicas = cluster.partition(topic).replicas
+    #expect(replicas.map(\.node).sorted() == [NodeID(1), NodeID(2), NodeID(3)])
+    #expect(
+      cluster.state.nodes[owner.node]!.value.volumes
+        == [replicas.first { $0.node == owner.node }!.volume])
+    #expect(!cluster.partition(topic).inSync.contains(owner.node))
+    #expect(cluster.partition(alone).replicas == [owner] && cluster.partition(alone).leader == nil)
+  }
+
   @Test func `a draining leader hands over, if somebody can take it`() throws {
     var cluster = try PureCluster()
     try cluster.joinReplicas(2)

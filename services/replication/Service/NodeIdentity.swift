@@ -8,7 +8,8 @@ import MemQSystem
 ///
 ///     memq replication node 0
 ///     uuid 6f0c…
-///     volume 9d1b… /data/volume
+///     volume 9d1b… /data/volume  one that was named and maybe never made
+///     made 52c4… /data/volume-2  one that was seen on its disk
 ///     crc32c 1a2b3c4d            of all bytes before this line
 struct NodeIdentity: Hashable {
   var uuid: NodeUUID
@@ -18,6 +19,8 @@ struct NodeIdentity: Hashable {
   struct Volume: Hashable {
     var id: VolumeID
     var path: String
+    /// It was seen on its disk: when it is missing there, all it held is gone, and its name with it.
+    var isMade = false
   }
 
   static let fileName = "replication-node"
@@ -25,7 +28,9 @@ struct NodeIdentity: Hashable {
 
   var text: String {
     var text = "\(Self.heading)\nuuid \(self.uuid)\n"
-    for volume in self.volumes { text += "volume \(volume.id) \(volume.path)\n" }
+    for volume in self.volumes {
+      text += "\(volume.isMade ? "made" : "volume") \(volume.id) \(volume.path)\n"
+    }
     return text + "crc32c \(Self.checksum(text))\n"
   }
 
@@ -47,10 +52,11 @@ struct NodeIdentity: Hashable {
     self.uuid = uuid
     for line in lines[2...] {
       let parts = line.split(separator: " ", maxSplits: 2)
-      guard parts.count == 3, parts[0] == "volume", let id = VolumeID(parts[1]) else {
-        throw damaged("a line reads \(line)")
-      }
-      self.volumes.append(Volume(id: id, path: String(parts[2])))
+      guard parts.count == 3, parts[0] == "volume" || parts[0] == "made",
+        let id = VolumeID(parts[1])
+      else { throw damaged("a line reads \(line)") }
+      self.volumes.append(
+        Volume(id: id, path: String(parts[2]), isMade: parts[0] == "made"))
     }
   }
 

@@ -30,13 +30,11 @@ extension ReplicationNode {
         cluster = header.clusterID
       }
       let known = identity.volumes.firstIndex { $0.path == settings.path }
-      // The disk itself says who it is; an empty one under a known path is another replica.
-      let id = header?.id ?? known.map { identity.volumes[$0].id } ?? entropy.identifier()
-      if let known {
-        identity.volumes[known].id = id
-      } else {
-        identity.volumes.append(NodeIdentity.Volume(id: id, path: settings.path))
-      }
+      // The disk itself says who it is. Where there was a volume and is none, nothing may be expected of it: it is another one.
+      let named = known.map { identity.volumes[$0] }.flatMap { $0.isMade ? nil : $0.id }
+      let id = header?.id ?? named ?? entropy.identifier()
+      let volume = NodeIdentity.Volume(id: id, path: settings.path, isMade: header != nil)
+      if let known { identity.volumes[known] = volume } else { identity.volumes.append(volume) }
       ids.append(id)
     }
     if identity != saved { try identity.save(to: configuration.dataPath) }

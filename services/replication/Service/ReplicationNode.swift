@@ -108,6 +108,8 @@ public final class ReplicationNode: Sendable {
         configuration.capacityBytes = settings.capacityBytes
         volumes.append(try await Volume.open(configuration, logger: self.logger))
       }
+      // Now they are made: an empty folder under one's path will be another volume.
+      _ = try await self.prepared()
     } catch {
       for volume in volumes { await volume.close() }
       throw error

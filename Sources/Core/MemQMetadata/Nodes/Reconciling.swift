@@ -89,10 +89,24 @@ extension MetadataState {
     // The topic's minimum was lowered: the ISR alone may commit now, so others can be behind it.
     if next.inSync.count >= settings.minInSyncReplicas { next.eligible = [] }
     self.elect(&next, settings)
+    self.replaceLostVolumes(&next)
     guard next != partition else { return nil }
     if next.leader != partition.leader { next.leaderEpoch = partition.leaderEpoch.next }
     next.epoch = partition.epoch.next
     return next
+  }
+
+  /// A node that lives without the volume its replica stood on gets a new, empty replica in its place. Not while the lost one is in
+  /// sync or eligible: it may hold what no other does, and its disk may come back.
+  private func replaceLostVolumes(_ partition: inout PartitionImage) {
+    for (at, replica) in partition.replicas.enumerated() {
+      guard !partition.inSync.contains(replica.node), !partition.eligible.contains(replica.node),
+        let node = self.nodes[replica.node]?.value, node.state == .ready,
+        !node.volumes.isEmpty, !node.volumes.contains(replica.volume)
+      else { continue }
+      let volume = node.volumes[Int(partition.id.partition.rawValue) % node.volumes.count]
+      partition.replicas[at] = ReplicaID(replica.node, volume)
+    }
   }
 
   private func elect(_ partition: inout PartitionImage, _ settings: TopicSettings) {
