@@ -83,6 +83,47 @@ import Testing
     #expect(follower.core.follower?.phase == .waiting)
   }
 
+  @Test
+  func `a replica joins the ISR once it said that it holds the history, and says so once it does`()
+    throws
+  {
+    var leader = Subject(1)
+    let alone = assignment(leader: 1, isr: [1], replicas: [1, 2], minISR: 1)
+    leader.handle(.assigned(alone))
+    leader.sync()
+    leader.append(2, acks: .leader, producer: 7, sequence: 0)
+    leader.sync()
+    var follower = self.follower(emptyAt: 2)
+    let request = try #require(follower.handle(.assigned(alone)).open)
+    let opened = leader.handle(.leader(.opened(request)))
+    #expect(opened.proposal == nil, "it holds all records, but knows no producer yet")
+    var answer: OpenAnswer?
+    for case .answer(let found) in opened { answer = found }
+    let adopted = follower.handle(.follower(.answered(try #require(answer))))
+    func position(_ effects: [ReplicationEffect]) -> FollowerPosition? {
+      for case .position(let position) in effects { return position }
+      return nil
+    }
+    let heartbeat = Heartbeat(
+      leaderEpoch: LeaderEpoch(1), number: request.number, highWatermark: Offset(2),
+      pushedThrough: Offset(2))
+    #expect(position(adopted + follower.handle(.follower(.heartbeat(heartbeat)))) == nil)
+    let said = try #require(position(follower.sync()))
+    #expect(leader.handle(.leader(.positioned(said))).proposal != nil)
+  }
+
+  @Test func `a replica without the history makes no snapshot of the little it knows`() throws {
+    var leader = self.leading()
+    var follower = self.follower(emptyAt: 2)
+    let request = try #require(follower.handle(.assigned(assignment(leader: 1))).open)
+    func isSnapshot(_ effect: ReplicationEffect) -> Bool {
+      if case .producerSnapshot = effect { true } else { false }
+    }
+    #expect(!follower.handle(.snapshotWanted).contains(where: isSnapshot))
+    follower.handle(.follower(.answered(try self.answer(&leader, request))))
+    #expect(follower.handle(.snapshotWanted).contains(where: isSnapshot))
+  }
+
   @Test func `the lag of followers counts those that are pushed to`() {
     var leader = self.leading()
     #expect(leader.core.leader?.followerLagMax == 0)

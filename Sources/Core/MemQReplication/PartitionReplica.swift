@@ -88,8 +88,10 @@ public struct PartitionReplica: Sendable {
     case .localStartMoved(let offset): self.updateLog { $0.setLocalStart(offset) }
     case .uploadedOffsetMoved(let offset): self.updateLog { $0.setUploadedOffset(offset) }
     case .snapshotWanted:
+      // A follower that waits for the history must not take the little it knows for all of it.
+      let leads = self.leader != nil
       var snapshot: (bytes: [UInt8], at: Offset)?
-      self.updateLog { snapshot = $0.takeSnapshot() }
+      self.updateLog { if leads || !$0.needsHistory { snapshot = $0.takeSnapshot() } }
       if let snapshot { effects.append(.producerSnapshot(snapshot.bytes, at: snapshot.at)) }
     case .leader(let event): self.lead(event, at: now, into: &effects)
     case .follower(let event): self.follower?.handle(event, at: now, into: &effects)

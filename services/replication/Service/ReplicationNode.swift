@@ -155,15 +155,21 @@ public final class ReplicationNode: Sendable {
   }
 
   private func failed(_ id: VolumeID, _ error: MemQError) {
-    let (shards, count) = self.state.withLock { state in
+    let (shards, count, isLast) = self.state.withLock { state in
       state.volumeProblems[id] = "\(error)"
-      return (state.shards, state.volumeProblems.count)
+      let count = state.volumeProblems.count
+      return (state.shards, count, state.isStarted && count == state.volumes.count)
     }
     self.metrics.setFailedVolumes(count)
     self.logger.error(
       "A volume failed and is out of use until the node restarts",
       metadata: ["volume": "\(id)", "error": "\(error)"])
     for shard in shards { shard.mailbox.post(.volumeFailed(id, error)) }
+    if isLast {
+      // Nothing can be kept here any more: others are to lead, and nobody is to count on the copies here.
+      self.cluster.setState(.draining)
+      self.streams.close()
+    }
   }
 
   /// Hands its leaderships over, takes no more work, lets what runs end for at most `deadline`, and closes the volumes cleanly.

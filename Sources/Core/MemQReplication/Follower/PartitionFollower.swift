@@ -47,6 +47,8 @@ public struct PartitionFollower: Sendable {
   public private(set) var number: OpenNumber
   /// The leader's producer snapshot covers more than the log holds yet: it is kept once the log ends there.
   private var keepSnapshotAt: Offset?
+  /// No position is told before this write is durable: the leader takes it as the word that the history is held.
+  private var silentUntil: WriteNumber?
   /// When the phase began, or the leader was last heard.
   private var since: MonotonicInstant
   private let configuration: ReplicationConfiguration
@@ -90,7 +92,11 @@ public struct PartitionFollower: Sendable {
   mutating func durable(
     through number: WriteNumber, at now: MonotonicInstant, into effects: inout [ReplicationEffect]
   ) {
-    let moved = self.log.settle(through: number)
+    var moved = self.log.settle(through: number)
+    if let awaited = self.silentUntil, number >= awaited {
+      self.silentUntil = nil
+      moved = true
+    }
     switch self.phase {
     case .settling: self.openWhenSettled(at: now, into: &effects)
     case .following: if moved { self.report(into: &effects) }
@@ -127,11 +133,13 @@ public struct PartitionFollower: Sendable {
     guard let history else { return false }
     do {
       let number = try self.log.adopt(history, limits: self.configuration.producers)
+      // In this order: what is durable once the write is, includes the snapshot. A position says that both are.
+      self.keepSnapshot(into: &effects)
       effects.append(.truncate(number, to: self.log.end, epochs: self.log.epochs.entries))
+      self.silentUntil = number
     } catch {
       return false
     }
-    self.keepSnapshot(into: &effects)
     return true
   }
 
@@ -233,6 +241,7 @@ public struct PartitionFollower: Sendable {
   }
 
   private func report(into effects: inout [ReplicationEffect]) {
+    guard self.silentUntil == nil else { return }
     let isLying = self.weaknesses.contains(.ackBeforeSync)
     effects.append(
       .position(

@@ -24,6 +24,8 @@ struct FollowerProgress: Sendable {
   /// Times it left the ISR in this leadership.
   private var departures = 0
   private(set) var mayRejoinAt: MonotonicInstant
+  /// It asked for the log's history and has not yet said by a position that it holds it: until then it may not join the ISR.
+  private(set) var awaitsHistory = false
   /// It opened below the high watermark while in sync: its disk lost what it had promised.
   var lostCommitted = false
 
@@ -36,9 +38,11 @@ struct FollowerProgress: Sendable {
   }
 
   mutating func opened(
-    _ number: OpenNumber, at position: Offset, leaderEnd: Offset, now: MonotonicInstant
+    _ number: OpenNumber, at position: Offset, leaderEnd: Offset, needsHistory: Bool,
+    now: MonotonicInstant
   ) {
     self.open = number
+    self.awaitsHistory = needsHistory
     self.position = position
     self.endThen = leaderEnd
     self.timeThen = now
@@ -47,6 +51,7 @@ struct FollowerProgress: Sendable {
 
   mutating func advanced(to position: Offset, leaderEnd: Offset, now: MonotonicInstant) {
     self.position = Swift.max(self.position, position)
+    self.awaitsHistory = false
     if self.position >= leaderEnd {
       self.caughtUpAt = now
     } else if self.position >= self.endThen {

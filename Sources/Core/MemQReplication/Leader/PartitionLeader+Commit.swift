@@ -134,7 +134,7 @@ extension PartitionLeader {
 
   /// Past the watermark, past this epoch's start, in this epoch's open, and not again too soon.
   private func mayJoin(_ follower: FollowerProgress, at now: MonotonicInstant) -> Bool {
-    follower.open != nil && follower.position >= self.highWatermark
+    follower.open != nil && !follower.awaitsHistory && follower.position >= self.highWatermark
       && follower.position >= self.epochStart && now >= follower.mayRejoinAt
       && now - follower.caughtUpAt <= self.configuration.replicaLagMax
   }

@@ -30,7 +30,8 @@ extension PartitionLeader {
     if case .accepted(let from) = result {
       self.noteLoss(of: at, opensAt: from)
       self.followers[at].opened(
-        request.number, at: from, leaderEnd: self.log.end, now: now)
+        request.number, at: from, leaderEnd: self.log.end, needsHistory: request.needsHistory,
+        now: now)
     }
     self.answer(request, result, into: &effects)
     self.advanceHighWatermark(into: &effects)

@@ -57,6 +57,7 @@ public struct PartitionLeader: Sendable {
     self.epoch = assignment.leaderEpoch
     self.epochStart = log.end
     self.log = log
+    self.log.forgetProducersAboveEnd()
     self.minISR = assignment.minISR
     self.isr = ISRTracker(assignment.isr, assignment.partitionEpoch, at: now)
     self.followers = assignment.replicas.filter { $0.id != member.id }.map {

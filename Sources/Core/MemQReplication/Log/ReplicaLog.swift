@@ -133,6 +133,11 @@ public struct ReplicaLog: Sendable {
     self.producers.snapshot(through: self.highWatermark)
   }
 
+  /// Elected uncleanly, a replica may know the producers of records it never got: those records are gone.
+  mutating func forgetProducersAboveEnd() {
+    if self.producers.snapshotOffset > self.end { self.producers.truncate(to: self.end) }
+  }
+
   /// True while what came before the log's start is unknown here.
   var needsHistory: Bool { self.start > .zero && !self.producers.hasSnapshot }
 

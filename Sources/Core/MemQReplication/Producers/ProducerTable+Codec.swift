@@ -88,7 +88,10 @@ extension ProducerTable {
     let epoch = ProducerEpoch(try reader.integer())
     let usedAt = Timestamp(milliseconds: try reader.integer())
     let count: UInt8 = try reader.integer()
-    guard id.rawValue >= 0, id.isFile == isFile, count > 0, !self.contains(id) else {
+    // Far from where sums and differences overflow.
+    guard id.rawValue >= 0, id.isFile == isFile, count > 0, !self.contains(id),
+      usedAt.milliseconds >= -1, usedAt.milliseconds < Int64.max / 2
+    else {
       throw Self.fault("producer \(id) is out of place")
     }
     var batches: [KeptBatch] = []
@@ -96,7 +99,9 @@ extension ProducerTable {
       let batch = KeptBatch(
         baseSequence: try reader.integer(), baseOffset: Offset(try reader.integer()),
         endOffset: Offset(try reader.integer()))
-      guard batch.baseSequence >= 0, batch.baseOffset < batch.endOffset else {
+      guard batch.baseSequence >= 0, batch.baseOffset >= .zero, batch.baseOffset < batch.endOffset,
+        batch.endOffset.rawValue < Int64.max / 2
+      else {
         throw Self.fault("a batch of producer \(id) is empty")
       }
       batches.append(batch)

@@ -152,7 +152,12 @@ extension MetadataNode {
     }
     // A leader that drains waits for somebody to take over.
     if instance.cell.read({ $0.nodes[proposal.node]?.value.state }) == .draining {
-      try await instance.controller.reconcile()
+      do throws(MemQError) {
+        try await instance.controller.reconcile()
+      } catch {
+        // The change itself stands, and must not be answered as refused; who leads is looked at again soon.
+        self.logger.warning("Could not move leaderships", metadata: ["error": "\(error)"])
+      }
     }
     self.logger.notice(
       "ISR changed",

@@ -220,6 +220,10 @@ extension OpenAnswer {
   }
 
   init(_ wire: Memq_V1_ReplicaOpenAnswer, to follower: ReplicaID) throws(MemQError) {
+    guard wire.offset >= 0, wire.offset < Int64.max / 2, wire.epoch >= -1 else {
+      throw MemQError(
+        .corruptMessage, "no log has such a place", limit: Int64.max / 2, actual: wire.offset)
+    }
     let offset = Offset(wire.offset)
     let epoch = LeaderEpoch(wire.epoch)
     let result: Result
