@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
-from harness import BIN, PATIENCE, ROOT, Server, wait_until
+from harness import BIN, PATIENCE, ROOT, Server, free_port, wait_until
 
 LOCAL = ROOT / "Deploy/local"
 NAMES = [
@@ -23,27 +21,12 @@ OFFSETS = dict(zip(NAMES, [1, 2, 12, 22, 3, 13, 4, 5, 0, 10]))
 START_SECONDS = os.environ.get("MEMQ_TEST_UP_SECONDS", "60")
 
 
-def free_base() -> int:
-    """A port such that all that a cluster takes from it on are free at the moment, below those of outgoing connections."""
-    while True:
-        base = random.randint(10000, 31000)
-        try:
-            for offset in OFFSETS.values():
-                for port in (base + offset, base + offset + 1000):
-                    with socket.socket() as probe:
-                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                        probe.bind(("127.0.0.1", port))
-            return base
-        except OSError:
-            continue
-
-
 class Cluster(Server):
     """Ten processes, told by the name that up gives them."""
 
     def __init__(self, folder: Path, *options: str, environment: dict | None = None):
         super().__init__(folder / "cluster")
-        self.base = free_base()
+        self.base = free_port([*OFFSETS.values(), *(offset + 1000 for offset in OFFSETS.values())])
         self.options = options
         self.environment = environment or {}
         self.address = f"127.0.0.1:{self.base},127.0.0.1:{self.base + 10}"

@@ -31,15 +31,15 @@ SHUTDOWN_WITHOUT_FLUSH = 2
 PATIENCE = 60.0
 
 
-def free_port() -> int:
-    """A port P such that P and P + 1000 are free at the moment, below those that outgoing connections take."""
+def free_port(offsets=(0, 1000)) -> int:
+    """A port P such that P plus each offset is free at the moment, below those that outgoing connections take."""
     while True:
         port = random.randint(10000, 31000)
         try:
-            for candidate in (port, port + 1000):
+            for offset in offsets:
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", candidate))
+                    probe.bind(("127.0.0.1", port + offset))
             return port
         except OSError:
             continue

@@ -114,6 +114,15 @@ public enum ObjectStoreLimits {
     }
   }
 
+  /// - Throws: `.rangeInvalid` for a read that no store carries out.
+  static func check(_ range: Range<Int64>, of key: ObjectKey) throws(MemQError) {
+    guard range.lowerBound >= 0, Int64(range.count) <= Self.getByteCountMax else {
+      throw MemQError(
+        .rangeInvalid, "a ranged read takes so many bytes at most", subject: key.text,
+        limit: Self.getByteCountMax, actual: Int64(range.count))
+    }
+  }
+
   /// - Throws: `.uploadOffsetMismatch` when a body has other than the bytes it was finished with.
   static func check(_ byteCount: Int64, is there: Int64, of key: ObjectKey) throws(MemQError) {
     guard byteCount == there else {

@@ -170,11 +170,7 @@ final class FolderObjectStore: ObjectStore {
   func get(
     _ key: ObjectKey, range: Range<Int64>, timeout: Duration
   ) async throws(MemQError) -> ByteBuffer {
-    guard range.lowerBound >= 0, Int64(range.count) <= ObjectStoreLimits.getByteCountMax else {
-      throw MemQError(
-        .rangeInvalid, "a ranged read takes so many bytes at most", subject: key.text,
-        limit: ObjectStoreLimits.getByteCountMax, actual: Int64(range.count))
-    }
+    try ObjectStoreLimits.check(range, of: key)
     self.meter.count(.get, bytes: Int64(range.count))
     let path = self.path(key)
     return try await self.metered(.get) { () async throws(MemQError) in

@@ -87,11 +87,7 @@ final class S3ObjectStore: ObjectStore {
   func get(
     _ key: ObjectKey, range: Range<Int64>, timeout: Duration
   ) async throws(MemQError) -> ByteBuffer {
-    guard range.lowerBound >= 0, Int64(range.count) <= ObjectStoreLimits.getByteCountMax else {
-      throw MemQError(
-        .rangeInvalid, "a ranged read takes so many bytes at most", subject: key.text,
-        limit: ObjectStoreLimits.getByteCountMax, actual: Int64(range.count))
-    }
+    try ObjectStoreLimits.check(range, of: key)
     guard !range.isEmpty else {
       // HTTP has no empty range.
       let byteCount = try await self.head(key, timeout: timeout).byteCount

@@ -32,8 +32,11 @@ final class StallWatch: Sendable {
         let isStalled = self.state.withLock { state in
           guard let since = state.since else { return false }
           // Who sleeps so long stood still itself, as a suspended machine does: that says nothing of the peer.
-          if now - lookedAt >= self.limit / 2 { state.since = now }
-          guard now - since >= self.limit, state.since == since else { return false }
+          guard now - lookedAt < self.limit / 2 else {
+            state.since = now
+            return false
+          }
+          guard now - since >= self.limit else { return false }
           state.hasFired = true
           return true
         }
