@@ -91,7 +91,8 @@ let modules: [Module] = [
     packages: ["Logging", "CoreMetrics", "Metrics"]),
   Module(
     "MemQRPC", .io, "Sources/IO/MemQRPC",
-    uses: ["CNghttp2", "MemQModel"], packages: nio + ["DequeModule", "Logging"]),
+    uses: ["CNghttp2", "CZlib", "MemQModel"],
+    packages: nio + ["NIOSSL", "NIOTLS", "DequeModule", "Logging"]),
   Module(
     "MemQAPI", .io, "Sources/IO/MemQAPI",
     uses: ["MemQModel", "MemQRPC"], packages: ["SwiftProtobuf", "NIOCore"]),
@@ -325,7 +326,8 @@ let modules: [Module] = [
 let products: [String: (package: String, url: String, version: Version)] = {
   let apple = "https://github.com/apple/"
   let table: [(String, String, Version, [String])] = [
-    ("swift-nio", apple, "2.101.2", ["NIOCore", "NIOPosix", "NIOEmbedded", "NIOHTTP1"]),
+    ("swift-nio", apple, "2.101.2", ["NIOCore", "NIOPosix", "NIOEmbedded", "NIOHTTP1", "NIOTLS"]),
+    ("swift-nio-ssl", apple, "2.37.6", ["NIOSSL"]),
     ("swift-protobuf", apple, "1.39.0", ["SwiftProtobuf"]),
     ("swift-argument-parser", apple, "1.8.2", ["ArgumentParser"]),
     ("swift-configuration", apple, "1.4.0", ["Configuration"]),
