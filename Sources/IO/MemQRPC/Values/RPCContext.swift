@@ -11,6 +11,8 @@ public struct RPCContext: Sendable {
   public let deadline: NIODeadline?
   /// `127.0.0.1:5000`, `unix:`, or `in-process`.
   public let peer: String
+  /// Attempts of the caller before this one: `grpc-previous-rpc-attempts`.
+  public private(set) var previousAttempts = 0
   /// The call itself; nil in contexts made by hand.
   let core: CallCore?
 
@@ -23,8 +25,9 @@ public struct RPCContext: Sendable {
 
   init(
     method: RPCMethod, metadata: RPCMetadata, deadline: NIODeadline?, peer: String,
-    core: CallCore?
+    core: CallCore?, previousAttempts: Int = 0
   ) {
+    self.previousAttempts = previousAttempts
     self.core = core
     self.method = method
     self.metadata = metadata
