@@ -23,6 +23,7 @@ final class ClientSlot: @unchecked Sendable {
   private let target: String
   private let configuration: RPCNetworkChannel.Configuration
   private let connectedFlag = Atomic<Bool>(false)
+  private let failingFlag = Atomic<Bool>(false)
 
   private var state = State.idle
   /// Calls not yet attached, in order of arrival.
@@ -46,6 +47,9 @@ final class ClientSlot: @unchecked Sendable {
   var driver: LoopDriver { self.lease.driver }
 
   var isConnected: Bool { self.connectedFlag.load(ordering: .relaxed) }
+
+  /// The last attempt to connect failed.
+  var isFailing: Bool { self.failingFlag.load(ordering: .relaxed) }
 
   // MARK: Calls
 
@@ -89,6 +93,17 @@ final class ClientSlot: @unchecked Sendable {
   }
 
   // MARK: Connecting
+
+  /// Connects, if nobody has begun to.
+  func prepare() {
+    if case .idle = self.state { self.connect() }
+  }
+
+  /// After a loss. Not at once: a server may close each connection as it comes.
+  private func reconnect() {
+    guard self.configuration.keepsConnected else { return }
+    self.driver.loop.scheduleTask(in: self.backoff()) { self.prepare() }
+  }
 
   private func connect() {
     self.state = .connecting
@@ -153,6 +168,7 @@ final class ClientSlot: @unchecked Sendable {
     self.connections[ObjectIdentifier(connection)] = connection
     self.state = .ready(connection)
     self.connectedFlag.store(true, ordering: .relaxed)
+    self.failingFlag.store(false, ordering: .relaxed)
     let waiting = self.pending
     self.pending = []
     for stream in waiting { self.begin(stream) }
@@ -162,7 +178,10 @@ final class ClientSlot: @unchecked Sendable {
   private func failed(_ status: RPCStatus) {
     guard case .connecting = self.state else { return }
     self.connectedFlag.store(false, ordering: .relaxed)
+    self.failingFlag.store(true, ordering: .relaxed)
     self.failedAttempts += 1
+    var status = status
+    status.isUnsent = true
     self.state = .waiting(status)
     let wait = self.backoff()
     self.profile.logger.debug(
@@ -181,8 +200,9 @@ final class ClientSlot: @unchecked Sendable {
 
   private func waited() {
     guard case .waiting = self.state else { return }
-    if self.pending.isEmpty {
+    if self.pending.isEmpty && !self.configuration.keepsConnected {
       self.state = .idle
+      self.failingFlag.store(false, ordering: .relaxed)
     } else {
       self.connect()
     }
@@ -204,6 +224,7 @@ final class ClientSlot: @unchecked Sendable {
     if case .ready(let current) = self.state, current === connection {
       self.state = .idle
       self.connectedFlag.store(false, ordering: .relaxed)
+      self.reconnect()
     }
   }
 
@@ -213,6 +234,7 @@ final class ClientSlot: @unchecked Sendable {
       self.connectedFlag.store(false, ordering: .relaxed)
       if connection.settingsReceived {
         self.state = .idle
+        self.reconnect()
       } else {
         self.state = .connecting
         self.failed(

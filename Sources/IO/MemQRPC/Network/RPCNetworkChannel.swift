@@ -21,6 +21,10 @@ public final class RPCNetworkChannel: RPCChannel {
     /// Calls that may wait for a connection; more fail at once.
     public var waitingCallsMax = 10_000
     public var connection = RPCConnectionSettings()
+    /// What requests name as `:authority`; nil: the target.
+    public var authority: String?
+    /// Connects before it is used, and again after each loss.
+    var keepsConnected = false
 
     public init() {}
   }
@@ -39,7 +43,8 @@ public final class RPCNetworkChannel: RPCChannel {
     precondition(configuration.connections >= 1, "a channel has at least one connection")
     self.target = target
     let profile = ConnectionProfile(
-      role: .client(authority: target.hasPrefix("unix:") ? "localhost" : target),
+      role: .client(
+        authority: configuration.authority ?? (target.hasPrefix("unix:") ? "localhost" : target)),
       settings: configuration.connection, maxMessageBytes: RPCLimits.messageBytesMax,
       maxConcurrentStreams: 0, prefaceTimeout: .seconds(10), logger: logger)
     self.slots = (0..<configuration.connections).map { _ in
@@ -74,7 +79,7 @@ public final class RPCNetworkChannel: RPCChannel {
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let slot = self.pickSlot()
-    if let policy = options.retry, RetryingCall.covers(request, policy) {
+    if let policy = options.retry, !options.isAttempt, RetryingCall.covers(request, policy) {
       return RetryingCall.start(
         method, options, policy, request!, on: self, driver: slot.driver, budget: self.retryBudget,
         make: make)
@@ -111,6 +116,18 @@ public final class RPCNetworkChannel: RPCChannel {
   /// True when a connection stands. A hint: it may be gone the next moment.
   public var isConnected: Bool {
     self.slots.contains { $0.isConnected }
+  }
+
+  /// The last attempts to connect have failed, and none has succeeded since.
+  var isFailing: Bool {
+    self.slots.allSatisfy { $0.isFailing }
+  }
+
+  /// Connects now.
+  func prepare() {
+    for slot in self.slots {
+      slot.driver.loop.execute { slot.prepare() }
+    }
   }
 
   public func close(deadline: Duration) async {
