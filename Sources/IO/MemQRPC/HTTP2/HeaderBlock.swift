@@ -27,7 +27,8 @@ struct StaticHeader: @unchecked Sendable {
 
   static let statusOK = StaticHeader(":status", "200")
   static let contentType = StaticHeader("content-type", "application/grpc")
-  static let acceptEncoding = StaticHeader("grpc-accept-encoding", "identity")
+  static let acceptEncoding = StaticHeader("grpc-accept-encoding", "identity,gzip")
+  static let encodingGzip = StaticHeader("grpc-encoding", "gzip")
   static let grpcStatusOK = StaticHeader("grpc-status", "0")
   static let post = StaticHeader(":method", "POST")
   static let schemeHTTP = StaticHeader(":scheme", "http")

@@ -8,6 +8,8 @@ struct ResponseHead {
   private var message = ""
   private var details: [UInt8] = []
   private var metadata = RPCMetadata()
+  /// `grpc-encoding: gzip`: messages may be packed.
+  private(set) var isPacked = false
   private var encoding: String?
   private var listBytes = 0
 
@@ -36,8 +38,11 @@ struct ResponseHead {
       self.message = PercentCoding.decode(value)
     } else if name.matches("grpc-status-details-bin") {
       self.details = Base64.decode(value) ?? []
-    } else if name.matches("grpc-encoding"), !value.matches("identity") {
-      self.encoding = String(decoding: value, as: UTF8.self)
+    } else if name.matches("grpc-encoding") {
+      self.isPacked = value.matches("gzip")
+      if !self.isPacked, !value.matches("identity") {
+        self.encoding = String(decoding: value, as: UTF8.self)
+      }
     }
   }
 

@@ -65,7 +65,7 @@ public final class RPCInProcessChannel: RPCChannel {
     client.deadline = options.timeout.map { .after($0) }
     let context = RPCContext(
       method: route.method, metadata: options.metadata, deadline: client.deadline,
-      peer: "in-process")
+      peer: "in-process", core: server)
     client.driver.addDeadline(client)
     server.handler = route.make(
       RPCServerCall(core: server, context: context, environment: self.environment))

@@ -75,7 +75,7 @@ public final class RPCNetworkChannel: RPCChannel {
     let slot = self.pickSlot()
     let stream = NetStream(
       driver: slot.driver, windowBytes: slot.profile.settings.windowBytes,
-      maxMessageBytes: options.maxMessageBytes)
+      maxMessageBytes: options.maxMessageBytes, compression: options.compression)
     let call = RPCClientCall(core: stream)
     stream.handler = .client(make(call))
     stream.deadline = options.timeout.map { .after($0) }

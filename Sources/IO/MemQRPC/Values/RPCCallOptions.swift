@@ -10,6 +10,8 @@ public struct RPCCallOptions: Sendable {
   public var maxMessageBytes: Int
   /// While not connected: wait for a connection (bounded by `timeout`) instead of failing at once.
   public var waitForReady: Bool
+  /// Of the requests. Responses are unpacked whatever this says.
+  public var compression = RPCCompression.identity
 
   public init(
     timeout: Duration? = nil, metadata: RPCMetadata = RPCMetadata(),
