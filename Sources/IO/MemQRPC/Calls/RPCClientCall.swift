@@ -46,7 +46,7 @@ public final class RPCClientCall: Sendable {
   /// - Precondition: no more than was received and not yet consumed.
   public func consumed(_ bytes: Int) {
     let core = self.core
-    core.onLoop { core.consume(bytes) }
+    if core.isOnLoop { core.consume(bytes) } else { core.onLoop { core.consume(bytes) } }
   }
 
   /// Runs `body` on the loop: at once when called there.

@@ -56,6 +56,8 @@ final class ConnectionProfile: Sendable {
   }
 
   let role: Role
+  /// Those of the role; apart, because taking them out of it costs a call two reference counts for each header.
+  let routes: RouteTable?
   let settings: RPCConnectionSettings
   let maxMessageBytes: Int
   /// Streams a peer may have open at once.
@@ -77,6 +79,7 @@ final class ConnectionProfile: Sendable {
       settings.frameBytes >= 1 << 14 && settings.frameBytes < 1 << 24,
       "frameBytes must be between 16 KiB and 16 MiB - 1")
     self.role = role
+    self.routes = if case .server(let routes, _) = role { routes } else { nil }
     self.settings = settings
     self.maxMessageBytes = maxMessageBytes
     self.maxConcurrentStreams = maxConcurrentStreams

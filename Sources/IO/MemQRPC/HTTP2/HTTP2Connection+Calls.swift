@@ -23,13 +23,13 @@ extension HTTP2Connection {
     _ value: UnsafeBufferPointer<UInt8>
   ) -> Int32 {
     guard let stream = self.stream(frame.hd.stream_id) else { return 0 }
-    let listBytesMax = self.profile.settings.headerListBytesMax
+    let profile = self.profile
+    let listBytesMax = profile.settings.headerListBytesMax
     stream._withUnsafeGuaranteedRef { stream in
-      switch self.profile.role {
-      case .server(let routes, _):
+      if let routes = profile.routes {
         // Trailers of a request mean nothing to gRPC: the head is gone by then.
         stream.requestHead?.add(name, value, routes: routes, listBytesMax: listBytesMax)
-      case .client:
+      } else {
         stream.responseHead.add(name, value, listBytesMax: listBytesMax)
       }
     }
