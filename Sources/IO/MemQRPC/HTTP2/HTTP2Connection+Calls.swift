@@ -59,7 +59,7 @@ extension HTTP2Connection {
     stream.observe(route.method, environment)
     let context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
-      peer: self.peerName)
+      peer: self.peerName, peerIdentity: self.peerIdentity)
     self.driver.addDeadline(stream)
     self.watchPeer()
     let call = RPCServerCall(core: stream, context: context, environment: environment)
@@ -153,7 +153,7 @@ extension HTTP2Connection {
     var provider = HTTP2Session.dataProvider
     self.headerBlock.removeAll()
     self.headerBlock.add(.post)
-    self.headerBlock.add(.schemeHTTP)
+    self.headerBlock.add(self.profile.tls == nil ? .schemeHTTP : .schemeHTTPS)
     self.headerBlock.add(":path", start.path)
     self.headerBlock.add(":authority", authority)
     self.headerBlock.add(.teTrailers)

@@ -326,8 +326,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
         wasAnswered
           ? self.machine.finalStatus : RPCStatus(.cancelled, "the peer cancelled the call"))
     } else if !self.machine.isOver {
+      let farewell = self.connection?.farewell
       if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.retry() { return }
-      self.tell(Self.status(forReset: errorCode))
+      self.tell(farewell.map { RPCStatus(.unavailable, $0) } ?? Self.status(forReset: errorCode))
     }
   }
 

@@ -11,15 +11,18 @@ public struct RPCContext: Sendable {
   public let deadline: NIODeadline?
   /// `127.0.0.1:5000`, `unix:`, or `in-process`.
   public let peer: String
+  /// Who the peer proved to be by a certificate; nil: without TLS, or without a certificate of its own.
+  public let peerIdentity: RPCPeerIdentity?
 
   public init(
     method: RPCMethod, metadata: RPCMetadata = RPCMetadata(), deadline: NIODeadline? = nil,
-    peer: String
+    peer: String, peerIdentity: RPCPeerIdentity? = nil
   ) {
     self.method = method
     self.metadata = metadata
     self.deadline = deadline
     self.peer = peer
+    self.peerIdentity = peerIdentity
   }
 
   /// Time left until the deadline, never negative; nil without a deadline. For calls made on behalf of this one.
