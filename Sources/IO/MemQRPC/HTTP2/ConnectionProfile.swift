@@ -67,10 +67,15 @@ final class ConnectionProfile: Sendable {
   let logger: Logger
   /// Server: shared with all its connections.
   let budget: ReceiveBudget?
+  /// Nil: no TLS.
+  let tls: RPCTLS?
+  /// Client: where it connects to, for people.
+  let target: String
 
   init(
     role: Role, settings: RPCConnectionSettings, maxMessageBytes: Int, maxConcurrentStreams: Int,
-    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil
+    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil, tls: RPCTLS? = nil,
+    target: String = ""
   ) {
     precondition(
       settings.windowBytes >= 1 << 16 && settings.windowBytes <= 1 << 30,
@@ -86,5 +91,7 @@ final class ConnectionProfile: Sendable {
     self.prefaceTimeout = prefaceTimeout
     self.logger = logger
     self.budget = budget
+    self.tls = tls
+    self.target = target
   }
 }

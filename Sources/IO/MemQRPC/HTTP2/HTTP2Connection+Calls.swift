@@ -60,7 +60,7 @@ extension HTTP2Connection {
     stream.agree(requestIsPacked: head.isPacked, peerTakesGzip: head.takesGzip)
     let context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
-      peer: self.peerName, core: stream)
+      peer: self.peerName, peerIdentity: self.peerIdentity, core: stream)
     self.driver.addDeadline(stream)
     self.watchPeer()
     let call = RPCServerCall(core: stream, context: context, environment: environment)
@@ -157,7 +157,7 @@ extension HTTP2Connection {
     var provider = HTTP2Session.dataProvider
     self.headerBlock.removeAll()
     self.headerBlock.add(.post)
-    self.headerBlock.add(.schemeHTTP)
+    self.headerBlock.add(self.profile.tls == nil ? .schemeHTTP : .schemeHTTPS)
     self.headerBlock.add(":path", start.path)
     self.headerBlock.add(":authority", authority)
     self.headerBlock.add(.teTrailers)

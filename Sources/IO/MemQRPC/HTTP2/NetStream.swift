@@ -405,8 +405,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
           ? self.machine.finalStatus : RPCStatus(.cancelled, "the peer cancelled the call"))
     } else if !self.machine.isOver {
       if self.heldEnd != nil { return self.leave() }
+      let farewell = self.connection?.farewell
       if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.retry() { return }
-      self.tell(Self.status(forReset: errorCode))
+      self.tell(farewell.map { RPCStatus(.unavailable, $0) } ?? Self.status(forReset: errorCode))
     }
   }
 

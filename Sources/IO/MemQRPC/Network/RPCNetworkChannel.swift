@@ -20,7 +20,11 @@ public final class RPCNetworkChannel: RPCChannel {
     public var backoffMax: Duration = .seconds(5)
     /// Calls that may wait for a connection; more fail at once.
     public var waitingCallsMax = 10_000
+    /// From connecting to the server's first word of HTTP/2.
+    public var prefaceTimeout: Duration = .seconds(10)
     public var connection = RPCConnectionSettings()
+    /// Nil: no TLS.
+    public var tls: RPCTLS?
 
     public init() {}
   }
@@ -38,9 +42,12 @@ public final class RPCNetworkChannel: RPCChannel {
     precondition(configuration.connections >= 1, "a channel has at least one connection")
     self.target = target
     let profile = ConnectionProfile(
-      role: .client(authority: target.hasPrefix("unix:") ? "localhost" : target),
+      role: .client(
+        authority: configuration.tls?.serverName
+          ?? (target.hasPrefix("unix:") ? "localhost" : target)),
       settings: configuration.connection, maxMessageBytes: RPCLimits.messageBytesMax,
-      maxConcurrentStreams: 0, prefaceTimeout: .seconds(10), logger: logger)
+      maxConcurrentStreams: 0, prefaceTimeout: configuration.prefaceTimeout, logger: logger,
+      tls: configuration.tls, target: target)
     self.slots = (0..<configuration.connections).map { _ in
       ClientSlot(
         target: target, lease: LoopDriver.lease(of: group.next()), profile: profile,
