@@ -60,7 +60,8 @@ extension HTTP2Connection {
     stream.agree(requestIsPacked: head.isPacked, peerTakesGzip: head.takesGzip)
     let context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
-      peer: self.peerName, peerIdentity: self.peerIdentity, core: stream)
+      peer: self.peerName, peerIdentity: self.peerIdentity, core: stream,
+      previousAttempts: head.previousAttempts)
     self.driver.addDeadline(stream)
     self.watchPeer()
     let call = RPCServerCall(core: stream, context: context, environment: environment)
@@ -80,7 +81,7 @@ extension HTTP2Connection {
       stream.responseHead = ResponseHead()
       return
     }
-    stream.hasResponse = true
+    stream.responseBegan = true
     if let refusal = stream.responseHead.refusal(listBytesMax: max) { return stream.abort(refusal) }
     if stream.responseHead.isPacked { stream.acceptPacked() }
   }
@@ -168,6 +169,9 @@ extension HTTP2Connection {
     if let deadline = stream.deadline {
       let left = (deadline - .now()).nanoseconds
       self.headerBlock.add("grpc-timeout", GRPCTimeout.format(nanoseconds: left))
+    }
+    if start.previousAttempts > 0 {
+      self.headerBlock.add("grpc-previous-rpc-attempts", String(start.previousAttempts))
     }
     self.headerBlock.add(start.metadata)
     let id = self.headerBlock.withList { list, count in

@@ -98,6 +98,7 @@ struct HeaderBlock {
     if !status.details.isEmpty, status.details.count <= Self.detailsBytesMax {
       self.add("grpc-status-details-bin", Base64.encode(status.details))
     }
+    if let pushback = status.pushback { self.add("grpc-retry-pushback-ms", pushback.text) }
     self.add(status.trailers)
   }
 

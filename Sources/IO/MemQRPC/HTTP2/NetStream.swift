@@ -31,7 +31,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   // Headers while they arrive.
   @exclusivity(unchecked) var requestHead: RequestHead?
   @exclusivity(unchecked) var responseHead = ResponseHead()
-  var hasResponse = false
+  /// Response headers came.
+  override var hasResponse: Bool { self.responseBegan }
+  @exclusivity(unchecked) var responseBegan = false
 
   /// What a client call needs to be attached, once or again.
   var start: ClientStart?
@@ -479,12 +481,15 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     self.compression == .identity ? request : self.packed(request)
   }
 
-  /// The server never saw the call: it goes out again, once.
+  /// The server never saw the call: it goes out again. Once on a connection that goes on, as the server has reached a limit of
+  /// streams; several times when the connection takes no more calls, as after each GOAWAY another connection is asked.
   private func retry() -> Bool {
-    guard let start = self.start, !start.isRetried, !self.hasResponse,
+    let moves = self.connection?.acceptsCalls == false
+    guard let start = self.start, !self.hasResponse,
+      moves ? start.moves < ClientStart.movesMax : !start.isRetried,
       self.machine.rewind(to: start.request.map { self.rewound($0) })
     else { return false }
-    self.start?.isRetried = true
+    if moves { self.start?.moves += 1 } else { self.start?.isRetried = true }
     self.connection = nil
     self.id = 0
     start.slot.begin(self)
@@ -500,5 +505,11 @@ struct ClientStart {
   let waitForReady: Bool
   /// The whole request, when it is one message known from the start.
   let request: RPCMessage?
+  let previousAttempts: Int
+  /// It was refused once by a connection that takes others.
   var isRetried = false
+  /// Connections that went away before the call reached the server.
+  var moves = 0
+  /// Restarts of a server, one right after another, that a call lives through.
+  static let movesMax = 5
 }

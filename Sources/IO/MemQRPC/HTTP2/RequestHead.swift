@@ -19,6 +19,7 @@ struct RequestHead {
   private(set) var isPacked = false
   /// `grpc-accept-encoding` names gzip.
   private(set) var takesGzip = false
+  private(set) var previousAttempts = 0
   private var encoding: String?
   private var malformed: String?
   private var listBytes = 0
@@ -66,6 +67,8 @@ struct RequestHead {
       if !self.isPacked, !value.matches("identity") {
         self.encoding = String(decoding: value, as: UTF8.self)
       }
+    } else if name.matches("grpc-previous-rpc-attempts") {
+      self.previousAttempts = max(0, Int(String(decoding: value, as: UTF8.self)) ?? 0)
     } else if name.matches("grpc-accept-encoding") {
       self.takesGzip = self.takesGzip || Self.names(gzipIn: value)
     }

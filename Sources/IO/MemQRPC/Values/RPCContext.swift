@@ -13,6 +13,8 @@ public struct RPCContext: Sendable {
   public let peer: String
   /// Who the peer proved to be by a certificate; nil: without TLS, or without a certificate of its own.
   public let peerIdentity: RPCPeerIdentity?
+  /// Attempts of the caller before this one: `grpc-previous-rpc-attempts`.
+  public private(set) var previousAttempts = 0
   /// The call itself; nil in contexts made by hand.
   let core: CallCore?
 
@@ -27,8 +29,9 @@ public struct RPCContext: Sendable {
 
   init(
     method: RPCMethod, metadata: RPCMetadata, deadline: NIODeadline?, peer: String,
-    peerIdentity: RPCPeerIdentity?, core: CallCore?
+    peerIdentity: RPCPeerIdentity?, core: CallCore?, previousAttempts: Int = 0
   ) {
+    self.previousAttempts = previousAttempts
     self.core = core
     self.method = method
     self.metadata = metadata

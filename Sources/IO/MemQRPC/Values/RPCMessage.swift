@@ -17,6 +17,8 @@ public struct RPCMessage: Sendable {
   public private(set) var byteCount: Int
   /// False: sent as it is in a call that compresses its messages. For payloads that are compressed already.
   public var mayBeCompressed = true
+  /// It came compressed.
+  public internal(set) var wasCompressed = false
   /// The bytes are packed, in the encoding of their call: between the wire and ``GzipCodec`` only.
   var isPacked = false
 

@@ -276,6 +276,7 @@ struct StreamMachine: Sendable {
     if held.isPacked {
       do throws(GzipCodec.Failure) {
         message = try codec.unpack(held, maxBytes: self.deframer.maxMessageBytes)
+        message.wasCompressed = true
       } catch {
         throw self.status(for: error)
       }
