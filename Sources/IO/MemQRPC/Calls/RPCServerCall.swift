@@ -44,6 +44,13 @@ public final class RPCServerCall: Sendable {
     self.core.send(message)
   }
 
+  /// Sends the response's headers now, with `metadata` (gRPC's "initial metadata"). Without it they leave with the first message.
+  /// Ignored after the first message, and at the second time.
+  public func sendHeaders(_ metadata: RPCMetadata) {
+    let core = self.core
+    core.onLoop { core.sendHeaders(metadata) }
+  }
+
   /// Ends the call: `status` follows the messages sent so far. A status other than ok is sent as soon as they left.
   public func finish(_ status: RPCStatus, trailers: RPCMetadata = RPCMetadata()) {
     var status = status

@@ -80,7 +80,11 @@ extension HTTP2Connection {
       return
     }
     stream.hasResponse = true
-    if let refusal = stream.responseHead.refusal(listBytesMax: max) { stream.abort(refusal) }
+    if let refusal = stream.responseHead.refusal(listBytesMax: max) {
+      stream.abort(refusal)
+    } else {
+      stream.receivedHeaders(stream.responseHead.takeMetadata())
+    }
   }
 
   // MARK: Headers out, server
@@ -92,6 +96,7 @@ extension HTTP2Connection {
     self.headerBlock.removeAll()
     self.headerBlock.add(.statusOK)
     self.headerBlock.add(.contentType)
+    self.headerBlock.add(stream.responseMetadata)
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_response(session, stream.id, list, count, &provider)
     }

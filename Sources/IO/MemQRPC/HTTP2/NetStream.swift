@@ -32,6 +32,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   @exclusivity(unchecked) var requestHead: RequestHead?
   @exclusivity(unchecked) var responseHead = ResponseHead()
   var hasResponse = false
+  /// Server: custom metadata of the response's headers.
+  private(set) var responseMetadata = RPCMetadata()
 
   /// What a client call needs to be attached, once or again.
   var start: ClientStart?
@@ -99,6 +101,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   override func callWritableSoon() {
     self.machine.oweRoom()
     self.noteRoomIfDue()
+  }
+
+  override func sendHeaders(_ metadata: RPCMetadata) {
+    guard self.machine.awaitsHeaders else { return }
+    self.responseMetadata = metadata
+    self.startOutput()
   }
 
   override func halfClose() {
@@ -176,6 +184,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   }
 
   // MARK: Receiving
+
+  /// Client: the response's headers.
+  func receivedHeaders(_ metadata: RPCMetadata) {
+    guard !metadata.isEmpty, case .client(let handler) = self.handler else { return }
+    handler.receivedHeaders(metadata)
+  }
 
   /// DATA of this stream. The connection's credit was returned already.
   func receive(_ bytes: ByteBuffer) {
