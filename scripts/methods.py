@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 SERVICE = re.compile(r"^service (\w+) \{(.*?)^\}", re.S | re.M)
-CALL = re.compile(r"rpc (\w+)\((stream )?(\w+)\) returns \((stream )?(\w+)\);")
+CALL = re.compile(
+    r"rpc (\w+)\((stream )?(\w+)\) returns \((stream )?(\w+)\)(?:;| \{ option idempotency_level = (\w+); \})"
+)
+LEVELS = {"": "", "NO_SIDE_EFFECTS": ", safety: .noSideEffects", "IDEMPOTENT": ", safety: .idempotent"}
 PAYLOAD = re.compile(r"^message (\w+) \{((?:(?!^\}).)*?)^  bytes (\w+) = 15;", re.S | re.M)
 KINDS = {
     (False, False): "unary",
@@ -29,13 +32,13 @@ def main(proto: Path, out: Path) -> None:
             lines += ["", f"/// The calls of memq.v1.{service}."]
             lines += [f"public enum {service.removesuffix('Service')}Methods {{"]
             names = []
-            for name, q_stream, q, r_stream, r in CALL.findall(body):
+            for name, q_stream, q, r_stream, r, level in CALL.findall(body):
                 kind = KINDS[(bool(q_stream), bool(r_stream))]
                 constant = name[0].lower() + name[1:]
                 names.append(constant)
                 lines += [
                     f"  public static let {constant} = Method<Memq_V1_{q}, Memq_V1_{r}>(",
-                    f'    service: "memq.v1.{service}", name: "{name}", kind: .{kind})',
+                    f'    service: "memq.v1.{service}", name: "{name}", kind: .{kind}{LEVELS[level]})',
                 ]
             lines += ["}"]
         payloads += [(name, field) for name, _, field in PAYLOAD.findall(text)]

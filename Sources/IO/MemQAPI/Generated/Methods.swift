@@ -8,11 +8,11 @@ public enum FileMethods {
   public static let put = Method<Memq_V1_PutRequest, Memq_V1_PutResponse>(
     service: "memq.v1.FileService", name: "Put", kind: .bidirectional)
   public static let get = Method<Memq_V1_GetRequest, Memq_V1_GetResponse>(
-    service: "memq.v1.FileService", name: "Get", kind: .serverStreaming)
+    service: "memq.v1.FileService", name: "Get", kind: .serverStreaming, safety: .noSideEffects)
   public static let stat = Method<Memq_V1_StatRequest, Memq_V1_FileInfo>(
-    service: "memq.v1.FileService", name: "Stat", kind: .unary)
+    service: "memq.v1.FileService", name: "Stat", kind: .unary, safety: .noSideEffects)
   public static let list = Method<Memq_V1_ListRequest, Memq_V1_ListResponse>(
-    service: "memq.v1.FileService", name: "List", kind: .serverStreaming)
+    service: "memq.v1.FileService", name: "List", kind: .serverStreaming, safety: .noSideEffects)
   public static let delete = Method<Memq_V1_DeleteRequest, Memq_V1_DeleteResponse>(
     service: "memq.v1.FileService", name: "Delete", kind: .unary)
 }
@@ -22,23 +22,23 @@ public enum IngestMethods {
   public static let produce = Method<Memq_V1_ProduceRequest, Memq_V1_ProduceResponse>(
     service: "memq.v1.IngestService", name: "Produce", kind: .bidirectional)
   public static let fetch = Method<Memq_V1_FetchRequest, Memq_V1_FetchResponse>(
-    service: "memq.v1.IngestService", name: "Fetch", kind: .serverStreaming)
+    service: "memq.v1.IngestService", name: "Fetch", kind: .serverStreaming, safety: .noSideEffects)
   public static let offsets = Method<Memq_V1_OffsetsRequest, Memq_V1_ListOffsetsResponse>(
-    service: "memq.v1.IngestService", name: "Offsets", kind: .unary)
+    service: "memq.v1.IngestService", name: "Offsets", kind: .unary, safety: .noSideEffects)
   public static let initProducer = Method<Memq_V1_InitProducerRequest, Memq_V1_InitProducerResponse>(
     service: "memq.v1.IngestService", name: "InitProducer", kind: .unary)
   public static let joinGroup = Method<Memq_V1_JoinGroupRequest, Memq_V1_JoinGroupResponse>(
     service: "memq.v1.IngestService", name: "JoinGroup", kind: .unary)
   public static let heartbeatGroup = Method<Memq_V1_HeartbeatGroupRequest, Memq_V1_HeartbeatGroupResponse>(
-    service: "memq.v1.IngestService", name: "HeartbeatGroup", kind: .unary)
+    service: "memq.v1.IngestService", name: "HeartbeatGroup", kind: .unary, safety: .idempotent)
   public static let leaveGroup = Method<Memq_V1_LeaveGroupRequest, Memq_V1_LeaveGroupResponse>(
     service: "memq.v1.IngestService", name: "LeaveGroup", kind: .unary)
   public static let commitOffsets = Method<Memq_V1_CommitOffsetsRequest, Memq_V1_CommitOffsetsResponse>(
     service: "memq.v1.IngestService", name: "CommitOffsets", kind: .unary)
   public static let fetchOffsets = Method<Memq_V1_FetchOffsetsRequest, Memq_V1_FetchOffsetsResponse>(
-    service: "memq.v1.IngestService", name: "FetchOffsets", kind: .unary)
+    service: "memq.v1.IngestService", name: "FetchOffsets", kind: .unary, safety: .noSideEffects)
   public static let listGroups = Method<Memq_V1_ListGroupsRequest, Memq_V1_ListGroupsResponse>(
-    service: "memq.v1.IngestService", name: "ListGroups", kind: .unary)
+    service: "memq.v1.IngestService", name: "ListGroups", kind: .unary, safety: .noSideEffects)
   public static let deleteGroup = Method<Memq_V1_DeleteGroupRequest, Memq_V1_DeleteGroupResponse>(
     service: "memq.v1.IngestService", name: "DeleteGroup", kind: .unary)
 }
@@ -52,19 +52,19 @@ public enum MetadataMethods {
   public static let deregisterNode = Method<Memq_V1_DeregisterNodeRequest, Memq_V1_DeregisterNodeResponse>(
     service: "memq.v1.MetadataService", name: "DeregisterNode", kind: .unary)
   public static let watchImage = Method<Memq_V1_WatchImageRequest, Memq_V1_ImageUpdate>(
-    service: "memq.v1.MetadataService", name: "WatchImage", kind: .serverStreaming)
+    service: "memq.v1.MetadataService", name: "WatchImage", kind: .serverStreaming, safety: .noSideEffects)
   public static let createTopic = Method<Memq_V1_CreateTopicRequest, Memq_V1_CreateTopicResponse>(
     service: "memq.v1.MetadataService", name: "CreateTopic", kind: .unary)
   public static let listTopics = Method<Memq_V1_ListTopicsRequest, Memq_V1_ListTopicsResponse>(
-    service: "memq.v1.MetadataService", name: "ListTopics", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListTopics", kind: .unary, safety: .noSideEffects)
   public static let describeTopic = Method<Memq_V1_DescribeTopicRequest, Memq_V1_DescribeTopicResponse>(
-    service: "memq.v1.MetadataService", name: "DescribeTopic", kind: .unary)
+    service: "memq.v1.MetadataService", name: "DescribeTopic", kind: .unary, safety: .noSideEffects)
   public static let alterTopic = Method<Memq_V1_AlterTopicRequest, Memq_V1_AlterTopicResponse>(
     service: "memq.v1.MetadataService", name: "AlterTopic", kind: .unary)
   public static let deleteTopic = Method<Memq_V1_DeleteTopicRequest, Memq_V1_DeleteTopicResponse>(
     service: "memq.v1.MetadataService", name: "DeleteTopic", kind: .unary)
   public static let describeCluster = Method<Memq_V1_DescribeClusterRequest, Memq_V1_DescribeClusterResponse>(
-    service: "memq.v1.MetadataService", name: "DescribeCluster", kind: .unary)
+    service: "memq.v1.MetadataService", name: "DescribeCluster", kind: .unary, safety: .noSideEffects)
   public static let alterPartition = Method<Memq_V1_AlterPartitionRequest, Memq_V1_AlterPartitionResponse>(
     service: "memq.v1.MetadataService", name: "AlterPartition", kind: .unary)
   public static let transferLeadership = Method<Memq_V1_TransferLeadershipRequest, Memq_V1_TransferLeadershipResponse>(
@@ -76,7 +76,7 @@ public enum MetadataMethods {
   public static let commitObject = Method<Memq_V1_CommitObjectRequest, Memq_V1_CommitObjectResponse>(
     service: "memq.v1.MetadataService", name: "CommitObject", kind: .unary)
   public static let listObjects = Method<Memq_V1_ListObjectsRequest, Memq_V1_ListObjectsResponse>(
-    service: "memq.v1.MetadataService", name: "ListObjects", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListObjects", kind: .unary, safety: .noSideEffects)
   public static let barObject = Method<Memq_V1_BarObjectRequest, Memq_V1_BarObjectResponse>(
     service: "memq.v1.MetadataService", name: "BarObject", kind: .unary)
   public static let removeObject = Method<Memq_V1_RemoveObjectRequest, Memq_V1_RemoveObjectResponse>(
@@ -84,37 +84,37 @@ public enum MetadataMethods {
   public static let joinGroup = Method<Memq_V1_JoinGroupRequest, Memq_V1_JoinGroupResponse>(
     service: "memq.v1.MetadataService", name: "JoinGroup", kind: .unary)
   public static let heartbeatGroup = Method<Memq_V1_HeartbeatGroupRequest, Memq_V1_HeartbeatGroupResponse>(
-    service: "memq.v1.MetadataService", name: "HeartbeatGroup", kind: .unary)
+    service: "memq.v1.MetadataService", name: "HeartbeatGroup", kind: .unary, safety: .idempotent)
   public static let leaveGroup = Method<Memq_V1_LeaveGroupRequest, Memq_V1_LeaveGroupResponse>(
     service: "memq.v1.MetadataService", name: "LeaveGroup", kind: .unary)
   public static let commitOffsets = Method<Memq_V1_CommitOffsetsRequest, Memq_V1_CommitOffsetsResponse>(
     service: "memq.v1.MetadataService", name: "CommitOffsets", kind: .unary)
   public static let fetchOffsets = Method<Memq_V1_FetchOffsetsRequest, Memq_V1_FetchOffsetsResponse>(
-    service: "memq.v1.MetadataService", name: "FetchOffsets", kind: .unary)
+    service: "memq.v1.MetadataService", name: "FetchOffsets", kind: .unary, safety: .noSideEffects)
   public static let listGroups = Method<Memq_V1_ListGroupsRequest, Memq_V1_ListGroupsResponse>(
-    service: "memq.v1.MetadataService", name: "ListGroups", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListGroups", kind: .unary, safety: .noSideEffects)
   public static let deleteGroup = Method<Memq_V1_DeleteGroupRequest, Memq_V1_DeleteGroupResponse>(
     service: "memq.v1.MetadataService", name: "DeleteGroup", kind: .unary)
   public static let createUpload = Method<Memq_V1_CreateUploadRequest, Memq_V1_UploadRecord>(
-    service: "memq.v1.MetadataService", name: "CreateUpload", kind: .unary)
+    service: "memq.v1.MetadataService", name: "CreateUpload", kind: .unary, safety: .idempotent)
   public static let getUpload = Method<Memq_V1_GetUploadRequest, Memq_V1_UploadRecord>(
-    service: "memq.v1.MetadataService", name: "GetUpload", kind: .unary)
+    service: "memq.v1.MetadataService", name: "GetUpload", kind: .unary, safety: .noSideEffects)
   public static let advanceUpload = Method<Memq_V1_AdvanceUploadRequest, Memq_V1_UploadRecord>(
     service: "memq.v1.MetadataService", name: "AdvanceUpload", kind: .unary)
   public static let listUploads = Method<Memq_V1_ListUploadsRequest, Memq_V1_ListUploadsResponse>(
-    service: "memq.v1.MetadataService", name: "ListUploads", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListUploads", kind: .unary, safety: .noSideEffects)
   public static let listFiles = Method<Memq_V1_ListFilesRequest, Memq_V1_ListFilesResponse>(
-    service: "memq.v1.MetadataService", name: "ListFiles", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListFiles", kind: .unary, safety: .noSideEffects)
   public static let getFile = Method<Memq_V1_GetFileRequest, Memq_V1_FileEntry>(
-    service: "memq.v1.MetadataService", name: "GetFile", kind: .unary)
+    service: "memq.v1.MetadataService", name: "GetFile", kind: .unary, safety: .noSideEffects)
   public static let removeFile = Method<Memq_V1_RemoveFileRequest, Memq_V1_RemoveFileResponse>(
     service: "memq.v1.MetadataService", name: "RemoveFile", kind: .unary)
   public static let listDroppingBodies = Method<Memq_V1_ListDroppingBodiesRequest, Memq_V1_ListDroppingBodiesResponse>(
-    service: "memq.v1.MetadataService", name: "ListDroppingBodies", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListDroppingBodies", kind: .unary, safety: .noSideEffects)
   public static let forgetBody = Method<Memq_V1_ForgetBodyRequest, Memq_V1_ForgetBodyResponse>(
     service: "memq.v1.MetadataService", name: "ForgetBody", kind: .unary)
   public static let listQuarantine = Method<Memq_V1_ListQuarantineRequest, Memq_V1_ListQuarantineResponse>(
-    service: "memq.v1.MetadataService", name: "ListQuarantine", kind: .unary)
+    service: "memq.v1.MetadataService", name: "ListQuarantine", kind: .unary, safety: .noSideEffects)
   public static let resolveQuarantine = Method<Memq_V1_ResolveQuarantineRequest, Memq_V1_ResolveQuarantineResponse>(
     service: "memq.v1.MetadataService", name: "ResolveQuarantine", kind: .unary)
 }
@@ -122,11 +122,11 @@ public enum MetadataMethods {
 /// The calls of memq.v1.RebalancerService.
 public enum RebalancerMethods {
   public static let plan = Method<Memq_V1_PlanRequest, Memq_V1_PlanResponse>(
-    service: "memq.v1.RebalancerService", name: "Plan", kind: .unary)
+    service: "memq.v1.RebalancerService", name: "Plan", kind: .unary, safety: .noSideEffects)
   public static let start = Method<Memq_V1_StartPlanRequest, Memq_V1_StartPlanResponse>(
     service: "memq.v1.RebalancerService", name: "Start", kind: .unary)
   public static let status = Method<Memq_V1_PlanStatusRequest, Memq_V1_PlanStatusResponse>(
-    service: "memq.v1.RebalancerService", name: "Status", kind: .unary)
+    service: "memq.v1.RebalancerService", name: "Status", kind: .unary, safety: .noSideEffects)
   public static let cancel = Method<Memq_V1_CancelPlanRequest, Memq_V1_PlanStatusResponse>(
     service: "memq.v1.RebalancerService", name: "Cancel", kind: .unary)
 }
@@ -136,11 +136,11 @@ public enum ReplicationMethods {
   public static let append = Method<Memq_V1_AppendRequest, Memq_V1_AppendResponse>(
     service: "memq.v1.ReplicationService", name: "Append", kind: .bidirectional)
   public static let read = Method<Memq_V1_ReadRequest, Memq_V1_ReadResponse>(
-    service: "memq.v1.ReplicationService", name: "Read", kind: .serverStreaming)
+    service: "memq.v1.ReplicationService", name: "Read", kind: .serverStreaming, safety: .noSideEffects)
   public static let listOffsets = Method<Memq_V1_ListOffsetsRequest, Memq_V1_ListOffsetsResponse>(
-    service: "memq.v1.ReplicationService", name: "ListOffsets", kind: .unary)
+    service: "memq.v1.ReplicationService", name: "ListOffsets", kind: .unary, safety: .noSideEffects)
   public static let describeReplicas = Method<Memq_V1_DescribeReplicasRequest, Memq_V1_DescribeReplicasResponse>(
-    service: "memq.v1.ReplicationService", name: "DescribeReplicas", kind: .unary)
+    service: "memq.v1.ReplicationService", name: "DescribeReplicas", kind: .unary, safety: .noSideEffects)
   public static let replicate = Method<Memq_V1_ReplicateRequest, Memq_V1_ReplicateResponse>(
     service: "memq.v1.ReplicationService", name: "Replicate", kind: .bidirectional)
 }
@@ -152,9 +152,9 @@ public enum ScannerMethods {
   public static let scanBody = Method<Memq_V1_ScanBodyRequest, Memq_V1_ScanResponse>(
     service: "memq.v1.ScannerService", name: "ScanBody", kind: .unary)
   public static let status = Method<Memq_V1_ScanStatusRequest, Memq_V1_ScanStatusResponse>(
-    service: "memq.v1.ScannerService", name: "Status", kind: .unary)
+    service: "memq.v1.ScannerService", name: "Status", kind: .unary, safety: .noSideEffects)
   public static let listQuarantine = Method<Memq_V1_QuarantineListRequest, Memq_V1_QuarantineListResponse>(
-    service: "memq.v1.ScannerService", name: "ListQuarantine", kind: .unary)
+    service: "memq.v1.ScannerService", name: "ListQuarantine", kind: .unary, safety: .noSideEffects)
   public static let releaseQuarantine = Method<Memq_V1_QuarantineActionRequest, Memq_V1_QuarantineActionResponse>(
     service: "memq.v1.ScannerService", name: "ReleaseQuarantine", kind: .unary)
   public static let deleteQuarantine = Method<Memq_V1_QuarantineActionRequest, Memq_V1_QuarantineActionResponse>(
@@ -168,7 +168,7 @@ public enum UploaderMethods {
   public static let deleteBody = Method<Memq_V1_DeleteBodyRequest, Memq_V1_DeleteBodyResponse>(
     service: "memq.v1.UploaderService", name: "DeleteBody", kind: .unary)
   public static let status = Method<Memq_V1_UploadStatusRequest, Memq_V1_UploadStatusResponse>(
-    service: "memq.v1.UploaderService", name: "Status", kind: .unary)
+    service: "memq.v1.UploaderService", name: "Status", kind: .unary, safety: .noSideEffects)
   public static let flush = Method<Memq_V1_FlushRequest, Memq_V1_FlushResponse>(
     service: "memq.v1.UploaderService", name: "Flush", kind: .unary)
 }

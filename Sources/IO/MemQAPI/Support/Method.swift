@@ -11,7 +11,9 @@ public struct Method<
 {
   public let rpc: RPCMethod
 
-  public init(service: String, name: String, kind: RPCMethod.Kind) {
-    self.rpc = RPCMethod(service: service, name: name, kind: kind)
+  public init(
+    service: String, name: String, kind: RPCMethod.Kind, safety: RPCMethod.Safety = .unknown
+  ) {
+    self.rpc = RPCMethod(service: service, name: name, kind: kind, safety: safety)
   }
 }

@@ -4,6 +4,9 @@ public import MemQModel
 public import MemQRPC
 
 /// Typed calls. They throw ``MemQError`` and nothing else: the server's own, or one for the status.
+///
+/// Unary calls of methods that may run twice, by `idempotency_level` in proto/, are tried up to three times when they fail on the way;
+/// a service's own answer is never asked for again. ``RPCCallOptions/retry`` says otherwise.
 extension RPCChannel {
   public func call<Q, R>(
     _ method: Method<Q, R>, _ request: Q, timeout: Duration?
@@ -27,6 +30,8 @@ extension RPCChannel {
   private func exchange(
     _ method: RPCMethod, _ request: RPCMessage, _ options: RPCCallOptions
   ) async throws(MemQError) -> RPCMessage {
+    var options = options
+    if options.retry == nil, method.safety != .unknown { options.retry = .onTheWay }
     do {
       return try await self.unary(method, request, options)
     } catch {

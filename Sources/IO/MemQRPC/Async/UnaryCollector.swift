@@ -4,10 +4,13 @@ import Synchronization
 
 /// The handler behind an awaited unary call: one response, one status, one resumption.
 ///
-/// It never returns credit: the one response fits, or is paid for while it arrives.
+/// It returns no credit: the one response fits, or is paid for while it arrives. But a large packed one is taken, so that a second,
+/// which is a mistake to tell of, is not held back behind it.
 final class UnaryCollector: RPCClientHandler, @unchecked Sendable {
   /// Set before the call starts.
   var continuation: UnsafeContinuation<RPCMessage, any Error>?
+  /// Set before the call starts, gone at its end.
+  var call: RPCClientCall?
   let cancellation = CancellationSlot()
   private var response: RPCMessage?
   private var isSurplus = false
@@ -15,11 +18,13 @@ final class UnaryCollector: RPCClientHandler, @unchecked Sendable {
   func received(_ message: RPCMessage) {
     self.isSurplus = self.response != nil
     self.response = message
+    if message.byteCount > RPCMessage.copyBelowBytes { self.call?.consumed(message.byteCount) }
   }
 
   func writable() {}
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
+    self.call = nil
     guard let continuation = self.continuation.take() else { return }
     self.cancellation.clear()
     if !status.isOK {

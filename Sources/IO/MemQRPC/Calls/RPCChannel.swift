@@ -41,7 +41,10 @@ extension RPCChannel {
     return try await withTaskCancellationHandler {
       try await withUnsafeThrowingContinuation { continuation in
         collector.continuation = continuation
-        let call = self.start(method, options, request: request) { _ in collector }
+        let call = self.start(method, options, request: request) { call in
+          collector.call = call
+          return collector
+        }
         collector.cancellation.set(call)
       }
     } onCancel: {

@@ -51,6 +51,12 @@ public final class RPCServerCall: Sendable {
     core.onLoop { core.sendHeaders(metadata) }
   }
 
+  /// How responses are encoded, when the client takes that encoding. To be said before the first response.
+  public func setCompression(_ compression: RPCCompression) {
+    let core = self.core
+    core.onLoop { core.compress(compression) }
+  }
+
   /// Ends the call: `status` follows the messages sent so far. A status other than ok is sent as soon as they left.
   public func finish(_ status: RPCStatus, trailers: RPCMetadata = RPCMetadata()) {
     var status = status

@@ -57,9 +57,10 @@ extension HTTP2Connection {
     let route = head.route!
     stream.deadline = head.timeoutNanoseconds.map { .now() + .nanoseconds($0) }
     stream.observe(route.method, environment)
+    stream.agree(requestIsPacked: head.isPacked, peerTakesGzip: head.takesGzip)
     let context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
-      peer: self.peerName)
+      peer: self.peerName, core: stream, previousAttempts: head.previousAttempts)
     self.driver.addDeadline(stream)
     self.watchPeer()
     let call = RPCServerCall(core: stream, context: context, environment: environment)
@@ -79,12 +80,10 @@ extension HTTP2Connection {
       stream.responseHead = ResponseHead()
       return
     }
-    stream.hasResponse = true
-    if let refusal = stream.responseHead.refusal(listBytesMax: max) {
-      stream.abort(refusal)
-    } else {
-      stream.receivedHeaders(stream.responseHead.takeMetadata())
-    }
+    stream.responseBegan = true
+    if let refusal = stream.responseHead.refusal(listBytesMax: max) { return stream.abort(refusal) }
+    if stream.responseHead.isPacked { stream.acceptPacked() }
+    stream.receivedHeaders(stream.responseHead.takeMetadata())
   }
 
   // MARK: Headers out, server
@@ -96,6 +95,8 @@ extension HTTP2Connection {
     self.headerBlock.removeAll()
     self.headerBlock.add(.statusOK)
     self.headerBlock.add(.contentType)
+    if stream.compression == .gzip { self.headerBlock.add(.encodingGzip) }
+    self.headerBlock.add(.acceptEncoding)
     self.headerBlock.add(stream.responseMetadata)
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_response(session, stream.id, list, count, &provider)
@@ -113,7 +114,7 @@ extension HTTP2Connection {
       self.headerBlock.add(.statusOK)
     }
     self.headerBlock.add(.contentType)
-    if status.code == .unimplemented { self.headerBlock.add(.acceptEncoding) }
+    self.headerBlock.add(.acceptEncoding)
     self.headerBlock.add(status)
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_response(session, stream.id, list, count, nil)
@@ -163,10 +164,15 @@ extension HTTP2Connection {
     self.headerBlock.add(":authority", authority)
     self.headerBlock.add(.teTrailers)
     self.headerBlock.add(.contentType)
+    if stream.compression == .gzip { self.headerBlock.add(.encodingGzip) }
+    self.headerBlock.add(.acceptEncoding)
     self.headerBlock.add(.userAgent)
     if let deadline = stream.deadline {
       let left = (deadline - .now()).nanoseconds
       self.headerBlock.add("grpc-timeout", GRPCTimeout.format(nanoseconds: left))
+    }
+    if start.previousAttempts > 0 {
+      self.headerBlock.add("grpc-previous-rpc-attempts", String(start.previousAttempts))
     }
     self.headerBlock.add(start.metadata)
     let id = self.headerBlock.withList { list, count in

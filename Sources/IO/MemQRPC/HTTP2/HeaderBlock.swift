@@ -27,7 +27,8 @@ struct StaticHeader: @unchecked Sendable {
 
   static let statusOK = StaticHeader(":status", "200")
   static let contentType = StaticHeader("content-type", "application/grpc")
-  static let acceptEncoding = StaticHeader("grpc-accept-encoding", "identity")
+  static let acceptEncoding = StaticHeader("grpc-accept-encoding", "identity,gzip")
+  static let encodingGzip = StaticHeader("grpc-encoding", "gzip")
   static let grpcStatusOK = StaticHeader("grpc-status", "0")
   static let post = StaticHeader(":method", "POST")
   static let schemeHTTP = StaticHeader(":scheme", "http")
@@ -97,6 +98,7 @@ struct HeaderBlock {
     if !status.details.isEmpty, status.details.count <= Self.detailsBytesMax {
       self.add("grpc-status-details-bin", Base64.encode(status.details))
     }
+    if let pushback = status.pushback { self.add("grpc-retry-pushback-ms", pushback.text) }
     self.add(status.trailers)
   }
 

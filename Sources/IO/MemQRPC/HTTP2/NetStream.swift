@@ -31,7 +31,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   // Headers while they arrive.
   @exclusivity(unchecked) var requestHead: RequestHead?
   @exclusivity(unchecked) var responseHead = ResponseHead()
-  var hasResponse = false
+  /// Response headers came.
+  override var hasResponse: Bool { self.responseBegan }
+  @exclusivity(unchecked) var responseBegan = false
   /// Server: custom metadata of the response's headers.
   private(set) var responseMetadata = RPCMetadata()
 
@@ -45,14 +47,24 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// Parts of the connection's sums of received bytes.
   @exclusivity(unchecked) private var accountedUnconsumed = 0
   @exclusivity(unchecked) private var accountedPartial = 0
+  /// How what we send is encoded.
+  @exclusivity(unchecked) private(set) var compression = RPCCompression.identity
+  private var peerTakesGzip = false
+  /// The peer has ended its side (client: with this status), and messages before that wait to be unpacked.
+  private var heldEnd: RPCStatus?
+  private var heldIsDue = false
+  private var isWaitingToUnpack = false
   /// What to tell the handler at the end of the turn.
   private var pendingEnd: RPCStatus?
   private var roomIsDue = false
   private var isWaitingForTurnEnd = false
 
   /// A client's call.
-  init(driver: LoopDriver, windowBytes: Int, maxMessageBytes: Int) {
+  init(
+    driver: LoopDriver, windowBytes: Int, maxMessageBytes: Int, compression: RPCCompression
+  ) {
     self.isServer = false
+    self.compression = compression
     self.machine = StreamMachine(
       side: .client, windowBytes: windowBytes, sendMaxBytes: maxMessageBytes,
       receiveMaxBytes: maxMessageBytes)
@@ -80,7 +92,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   override var queuedBytes: Int { self.machine.queuedBytes }
 
   override func enqueue(_ message: RPCMessage) -> Bool {
-    switch self.machine.send(message) {
+    switch self.machine.send(self.compression == .identity ? message : self.packed(message)) {
     case .ignored: return false
     case .refused(let status):
       self.stop(status)
@@ -89,6 +101,16 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       self.startOutput()
       return hasRoom
     }
+  }
+
+  /// What is too large is refused for what it is, not for what it could be made.
+  private func packed(_ message: RPCMessage) -> RPCMessage {
+    message.byteCount <= self.machine.sendMaxBytes ? self.driver.gzip.pack(message) : message
+  }
+
+  override func compress(_ compression: RPCCompression) {
+    guard self.isServer, self.peerTakesGzip, self.machine.isUnanswered else { return }
+    self.compression = compression
   }
 
   /// A send broke a limit of ours: the call ends for both sides.
@@ -177,6 +199,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     self.startedAt = .now()
   }
 
+  /// What the request's headers say of encodings.
+  func agree(requestIsPacked: Bool, peerTakesGzip: Bool) {
+    self.peerTakesGzip = peerTakesGzip
+    if requestIsPacked { self.machine.acceptPacked() }
+  }
+
   /// The request's headers are no call a handler could take.
   func refuse(_ status: RPCStatus, httpStatus: String?) {
     self.machine.refused(status)
@@ -204,6 +232,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
         case .none: break
         }
       }
+      if self.machine.holdsMessages { self.unpack() }
       self.account()
       self.payCredit()
       if self.accountedPartial > 0, let connection = self.connection, connection.isOverPartialLimit
@@ -222,6 +251,47 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     self.machine.consumed(bytes)
     self.account()
     self.payCredit()
+    if self.machine.holdsMessages {
+      self.heldIsDue = true
+      self.askForTurnEnd()
+    }
+  }
+
+  // MARK: Receiving what may be packed
+
+  /// Client: the response's headers say so.
+  func acceptPacked() {
+    self.machine.acceptPacked()
+  }
+
+  /// Gives the handler messages that came before, as far as it, and this turn, have room.
+  private func unpack() {
+    do throws(RPCStatus) {
+      while let message = try self.machine.nextHeld(by: self.driver.gzip) {
+        self.account()
+        switch self.handler {
+        case .server(let handler): handler.received(message)
+        case .client(let handler): handler.received(message)
+        case .none: break
+        }
+      }
+    } catch {
+      return self.abort(error)
+    }
+    self.account()
+    self.payCredit()
+    if self.machine.heldIsReady, !self.isWaitingToUnpack {
+      self.isWaitingToUnpack = true
+      self.driver.unpackLater(self)
+    } else if !self.machine.holdsMessages, let status = self.heldEnd.take() {
+      self.completed(status)
+    }
+  }
+
+  /// In a later turn.
+  func unpackMore() {
+    self.isWaitingToUnpack = false
+    self.unpack()
   }
 
   private func payCredit() {
@@ -250,12 +320,22 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     case .truncated(let status):
       if self.isServer { self.abort(status) } else { self.receivedStatus(status) }
     case .complete:
-      if case .server(let handler) = self.handler {
-        handler.halfClosed()
+      let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
+      let status = self.isServer ? .ok : self.responseHead.status(listBytesMax: headerMax)
+      if self.machine.holdsMessages {
+        self.heldEnd = status
       } else {
-        let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
-        self.receivedStatus(self.responseHead.status(listBytesMax: headerMax))
+        self.completed(status)
       }
+    }
+  }
+
+  /// All the peer sent is with the handler.
+  private func completed(_ status: RPCStatus) {
+    if case .server(let handler) = self.handler {
+      handler.halfClosed()
+    } else {
+      self.receivedStatus(status)
     }
   }
 
@@ -340,6 +420,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
         wasAnswered
           ? self.machine.finalStatus : RPCStatus(.cancelled, "the peer cancelled the call"))
     } else if !self.machine.isOver {
+      if self.heldEnd != nil { return self.leave() }
       if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.retry() { return }
       self.tell(Self.status(forReset: errorCode))
     }
@@ -350,9 +431,18 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     if self.isServer {
       self.connection?.callEnded(self, .cancelled)
       self.tell(RPCStatus(.cancelled, reason))
+    } else if self.heldEnd != nil {
+      self.leave()
     } else {
       self.tell(RPCStatus(.unavailable, reason))
     }
+  }
+
+  /// Client: the connection has no more part in a call whose response is whole and waits for its handler.
+  private func leave() {
+    self.connection?.unconsumedBytesChanged(by: -self.accountedUnconsumed)
+    self.connection = nil
+    self.accountedUnconsumed = 0
   }
 
   private static func status(forReset errorCode: UInt32) -> RPCStatus {
@@ -377,6 +467,10 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   func turnEnded() {
     self.isWaitingForTurnEnd = false
     if let status = self.pendingEnd.take() { return self.deliverEnd(status) }
+    if self.heldIsDue {
+      self.heldIsDue = false
+      self.unpack()
+    }
     guard self.roomIsDue else { return }
     self.roomIsDue = false
     guard !self.machine.isOver else { return }
@@ -396,12 +490,19 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     self.machine.attached()
   }
 
-  /// The server never saw the call: it goes out again, once.
+  private func rewound(_ request: RPCMessage) -> RPCMessage {
+    self.compression == .identity ? request : self.packed(request)
+  }
+
+  /// The server never saw the call: it goes out again. Once on a connection that goes on, as the server has reached a limit of
+  /// streams; several times when the connection takes no more calls, as after each GOAWAY another connection is asked.
   private func retry() -> Bool {
-    guard let start = self.start, !start.isRetried, !self.hasResponse,
-      self.machine.rewind(to: start.request)
+    let moves = self.connection?.acceptsCalls == false
+    guard let start = self.start, !self.hasResponse,
+      moves ? start.moves < ClientStart.movesMax : !start.isRetried,
+      self.machine.rewind(to: start.request.map { self.rewound($0) })
     else { return false }
-    self.start?.isRetried = true
+    if moves { self.start?.moves += 1 } else { self.start?.isRetried = true }
     self.connection = nil
     self.id = 0
     start.slot.begin(self)
@@ -417,5 +518,11 @@ struct ClientStart {
   let waitForReady: Bool
   /// The whole request, when it is one message known from the start.
   let request: RPCMessage?
+  let previousAttempts: Int
+  /// It was refused once by a connection that takes others.
   var isRetried = false
+  /// Connections that went away before the call reached the server.
+  var moves = 0
+  /// Restarts of a server, one right after another, that a call lives through.
+  static let movesMax = 5
 }

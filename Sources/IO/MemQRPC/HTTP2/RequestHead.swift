@@ -15,6 +15,11 @@ struct RequestHead {
   private var unknownPath: String?
   private var isPost = false
   private var isGRPC = false
+  /// `grpc-encoding: gzip`: messages may be packed.
+  private(set) var isPacked = false
+  /// `grpc-accept-encoding` names gzip.
+  private(set) var takesGzip = false
+  private(set) var previousAttempts = 0
   private var encoding: String?
   private var malformed: String?
   private var listBytes = 0
@@ -58,7 +63,23 @@ struct RequestHead {
       self.timeoutNanoseconds = GRPCTimeout.parse(value)
       if self.timeoutNanoseconds == nil { self.malformed = "grpc-timeout" }
     } else if name.matches("grpc-encoding") {
-      if !value.matches("identity") { self.encoding = String(decoding: value, as: UTF8.self) }
+      self.isPacked = value.matches("gzip")
+      if !self.isPacked, !value.matches("identity") {
+        self.encoding = String(decoding: value, as: UTF8.self)
+      }
+    } else if name.matches("grpc-previous-rpc-attempts") {
+      self.previousAttempts = max(0, Int(String(decoding: value, as: UTF8.self)) ?? 0)
+    } else if name.matches("grpc-accept-encoding") {
+      self.takesGzip = self.takesGzip || Self.names(gzipIn: value)
+    }
+  }
+
+  /// A list with commas, and perhaps spaces.
+  private static func names(gzipIn list: UnsafeBufferPointer<UInt8>) -> Bool {
+    if list.matches("identity,gzip") { return true }
+    return list.split(separator: UInt8(ascii: ",")).contains { item in
+      item.drop { $0 == UInt8(ascii: " ") }.prefix { $0 != UInt8(ascii: " ") }
+        .elementsEqual("gzip".utf8)
     }
   }
 

@@ -8,7 +8,10 @@ struct ResponseHead {
   private var message = ""
   private var details: [UInt8] = []
   private var metadata = RPCMetadata()
+  /// `grpc-encoding: gzip`: messages may be packed.
+  private(set) var isPacked = false
   private var encoding: String?
+  private var pushback: RPCPushback?
   private var listBytes = 0
 
   mutating func add(
@@ -36,8 +39,13 @@ struct ResponseHead {
       self.message = PercentCoding.decode(value)
     } else if name.matches("grpc-status-details-bin") {
       self.details = Base64.decode(value) ?? []
-    } else if name.matches("grpc-encoding"), !value.matches("identity") {
-      self.encoding = String(decoding: value, as: UTF8.self)
+    } else if name.matches("grpc-retry-pushback-ms") {
+      self.pushback = RPCPushback(value)
+    } else if name.matches("grpc-encoding") {
+      self.isPacked = value.matches("gzip")
+      if !self.isPacked, !value.matches("identity") {
+        self.encoding = String(decoding: value, as: UTF8.self)
+      }
     }
   }
 
@@ -75,9 +83,11 @@ struct ResponseHead {
     guard let number = self.code else {
       return RPCStatus(.internal, "the server ended the call without a status")
     }
-    return RPCStatus(
+    var status = RPCStatus(
       RPCCode(rawValue: number) ?? .unknown, self.message, details: self.details,
       trailers: self.metadata)
+    status.pushback = self.pushback
+    return status
   }
 
   private static func number(_ text: UnsafeBufferPointer<UInt8>) -> Int? {

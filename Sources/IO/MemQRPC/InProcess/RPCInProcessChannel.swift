@@ -20,6 +20,7 @@ public final class RPCInProcessChannel: RPCChannel {
   private let maxMessageBytes: Int
   private let environment: ServerEnvironment
   private let state = Mutex(State())
+  private let retryBudget = RetryBudget()
 
   /// - Parameter maxMessageBytes: largest message the router's side receives or sends.
   public init(
@@ -42,6 +43,11 @@ public final class RPCInProcessChannel: RPCChannel {
   ) -> RPCClientCall {
     let near = self.leases.first { $0.driver.loop.inEventLoop }
     let driver = (near ?? self.leases[0]).driver
+    if let policy = options.retry, RetryingCall.covers(request, policy) {
+      return RetryingCall.start(
+        method, options, policy, request!, on: self, driver: driver, budget: self.retryBudget,
+        make: make)
+    }
     let client = LocalClientSide(
       driver: driver, channel: self, maxMessageBytes: options.maxMessageBytes)
     let call = RPCClientCall(core: client)
@@ -65,7 +71,8 @@ public final class RPCInProcessChannel: RPCChannel {
     client.deadline = options.timeout.map { .after($0) }
     let context = RPCContext(
       method: route.method, metadata: options.metadata, deadline: client.deadline,
-      peer: "in-process")
+      peer: "in-process", core: server,
+      previousAttempts: options.previousAttempts)
     client.driver.addDeadline(client)
     server.handler = route.make(
       RPCServerCall(core: server, context: context, environment: self.environment))

@@ -44,6 +44,10 @@ class CallCore: @unchecked Sendable {
   /// Calls the handler's `writable` when there is room, at the end of this turn at the earliest.
   func callWritableSoon() { fatalError("abstract") }
   var queuedBytes: Int { fatalError("abstract") }
+  /// Client: something of the response came, be it headers only.
+  var hasResponse: Bool { false }
+  /// Server: how responses are encoded, when the client takes it and none was sent. In-process calls have no encoding.
+  func compress(_ compression: RPCCompression) {}
   func deadlinePassed() { fatalError("abstract") }
 
   // MARK: From any thread

@@ -30,6 +30,8 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var isTurning = false
   @exclusivity(unchecked) private var isReading = false
 
+  @exclusivity(unchecked) private var codec: GzipCodec?
+
   private var firstWithDeadline: CallCore?
   private var timerAt: NIODeadline?
   private var timerGeneration = 0
@@ -118,6 +120,7 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
       self.runEnds()
     } while (!self.jobs.isEmpty || !self.ends.isEmpty) && budget > 0
     self.isTurning = false
+    if let codec = self.codec { codec.turnBytes = 0 }
     if !self.jobs.isEmpty || !self.ends.isEmpty { self.schedule() }
   }
 
@@ -138,6 +141,30 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
     var ends: [any TurnEnd] = []
     swap(&ends, &self.ends)
     for end in ends { end.turnEnded() }
+  }
+
+  // MARK: Compression
+
+  /// The loop's own, made at the first call that packs or unpacks.
+  var gzip: GzipCodec {
+    if let codec = self.codec { return codec }
+    let codec = GzipCodec()
+    self.codec = codec
+    return codec
+  }
+
+  /// This turn has unpacked enough: `stream` goes on after the loop has looked at its sockets.
+  func unpackLater(_ stream: NetStream) {
+    let codec = self.gzip
+    codec.waiting.append(stream)
+    guard codec.waiting.count == 1 else { return }
+    // Not `execute`: NIO runs what it is given so before it looks at sockets again.
+    self.loop.scheduleTask(in: .microseconds(100)) {
+      let waiting = codec.waiting
+      codec.waiting = []
+      for stream in waiting { stream.unpackMore() }
+      self.turn()
+    }
   }
 
   // MARK: Deadlines

@@ -29,6 +29,7 @@ public final class RPCNetworkChannel: RPCChannel {
   private let slots: [ClientSlot]
   private let nextSlot = Atomic<Int>(0)
   private let wasClosed = Atomic<Bool>(false)
+  private let retryBudget = RetryBudget()
 
   /// - Parameter target: `host:port`, `[v6]:port` or `unix:/path`. A malformed one fails every call with `INVALID_ARGUMENT`.
   public init(
@@ -73,15 +74,21 @@ public final class RPCNetworkChannel: RPCChannel {
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let slot = self.pickSlot()
+    if let policy = options.retry, RetryingCall.covers(request, policy) {
+      return RetryingCall.start(
+        method, options, policy, request!, on: self, driver: slot.driver, budget: self.retryBudget,
+        make: make)
+    }
     let stream = NetStream(
       driver: slot.driver, windowBytes: slot.profile.settings.windowBytes,
-      maxMessageBytes: options.maxMessageBytes)
+      maxMessageBytes: options.maxMessageBytes, compression: options.compression)
     let call = RPCClientCall(core: stream)
     stream.handler = .client(make(call))
     stream.deadline = options.timeout.map { .after($0) }
     stream.start = ClientStart(
       slot: slot, path: method.path, metadata: options.metadata,
-      waitForReady: options.waitForReady, request: request)
+      waitForReady: options.waitForReady, request: request,
+      previousAttempts: options.previousAttempts)
     stream.onLoop {
       stream.driver.addDeadline(stream)
       if let request {

@@ -18,7 +18,8 @@ final class Forwarder: RPCServerHandler, @unchecked Sendable {
     self.call = call
     let context = call.context
     do {
-      let options = RPCCallOptions(timeout: context.remaining, metadata: context.metadata)
+      var options = RPCCallOptions(timeout: context.remaining, metadata: context.metadata)
+      options.previousAttempts = context.previousAttempts
       self.outgoing = try channel().start(context.method, options) { outgoing in
         let responses = ForwardedResponses(call: call, outgoing: outgoing, forwarder: self)
         self.responses = responses

@@ -10,6 +10,13 @@ public struct RPCCallOptions: Sendable {
   public var maxMessageBytes: Int
   /// While not connected: wait for a connection (bounded by `timeout`) instead of failing at once.
   public var waitForReady: Bool
+  /// Of the requests. Responses are unpacked whatever this says.
+  public var compression = RPCCompression.identity
+  /// For calls that may run twice, and whose request is one message of at most 1 MiB known from the start: a failed attempt is followed by
+  /// another as long as nothing of a response came. Nil: each call is tried once.
+  public var retry: RPCRetryPolicy?
+  /// Attempts before this one; sent to the server.
+  var previousAttempts = 0
 
   public init(
     timeout: Duration? = nil, metadata: RPCMetadata = RPCMetadata(),
@@ -32,6 +39,8 @@ public enum RPCLimits {
   /// A callback handler that goes on sending without room is stopped, and its call with it, when
   /// this much is queued beyond one largest message.
   public static let sendQueueMaxBytes = 32 << 20
+  /// A request that is kept for further attempts.
+  public static let retriedRequestBytesMax = 1 << 20
   /// Received messages of one call that wait for an `async` handler. Flow control counts bytes, and an empty message has none:
   /// beyond this the call ends. Messages of 32 bytes and more fill a window of 8 MiB first.
   public static let queuedMessagesMax = 1 << 18

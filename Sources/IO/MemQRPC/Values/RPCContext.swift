@@ -11,15 +11,34 @@ public struct RPCContext: Sendable {
   public let deadline: NIODeadline?
   /// `127.0.0.1:5000`, `unix:`, or `in-process`.
   public let peer: String
+  /// Attempts of the caller before this one: `grpc-previous-rpc-attempts`.
+  public private(set) var previousAttempts = 0
+  /// The call itself; nil in contexts made by hand.
+  let core: CallCore?
 
   public init(
     method: RPCMethod, metadata: RPCMetadata = RPCMetadata(), deadline: NIODeadline? = nil,
     peer: String
   ) {
+    self.init(method: method, metadata: metadata, deadline: deadline, peer: peer, core: nil)
+  }
+
+  init(
+    method: RPCMethod, metadata: RPCMetadata, deadline: NIODeadline?, peer: String,
+    core: CallCore?, previousAttempts: Int = 0
+  ) {
+    self.previousAttempts = previousAttempts
+    self.core = core
     self.method = method
     self.metadata = metadata
     self.deadline = deadline
     self.peer = peer
+  }
+
+  /// How responses are encoded, when the client takes that encoding. To be said before the first response.
+  public func setCompression(_ compression: RPCCompression) {
+    guard let core = self.core else { return }
+    core.onLoop { core.compress(compression) }
   }
 
   /// Time left until the deadline, never negative; nil without a deadline. For calls made on behalf of this one.

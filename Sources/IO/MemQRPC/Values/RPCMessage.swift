@@ -15,6 +15,12 @@ public struct RPCMessage: Sendable {
   private var first: ByteBuffer
   private var more: [ByteBuffer]
   public private(set) var byteCount: Int
+  /// False: sent as it is in a call that compresses its messages. For payloads that are compressed already.
+  public var mayBeCompressed = true
+  /// It came compressed.
+  public internal(set) var wasCompressed = false
+  /// The bytes are packed, in the encoding of their call: between the wire and ``GzipCodec`` only.
+  var isPacked = false
 
   public init() {
     self.init(ByteBuffer())

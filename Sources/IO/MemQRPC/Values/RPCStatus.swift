@@ -11,6 +11,8 @@ public struct RPCStatus: Error, Sendable {
   public var details: [UInt8]
   /// Custom metadata that came, or goes, with the status.
   public var trailers: RPCMetadata
+  /// What the server says of further attempts: `grpc-retry-pushback-ms`.
+  public var pushback: RPCPushback?
 
   public init(
     _ code: RPCCode, _ message: String = "", details: [UInt8] = [],

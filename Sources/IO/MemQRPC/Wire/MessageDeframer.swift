@@ -20,11 +20,15 @@ struct MessageDeframer: Sendable {
   private var prefix: UInt64 = 0
   private var prefixBytes = 0
   private var expectedBytes = 0
+  private var isPacked = false
   private var partial: PartialMessage?
 
   init(maxMessageBytes: Int) {
     self.maxMessageBytes = maxMessageBytes
   }
+
+  /// An encoding was agreed on: messages may be packed.
+  var acceptsPacked = false
 
   /// Bytes of a message, or of its prefix, have come, and the rest has not.
   var isMidMessage: Bool { self.prefixBytes > 0 }
@@ -61,21 +65,27 @@ struct MessageDeframer: Sendable {
     let flag = UInt8(truncatingIfNeeded: self.prefix >> 32)
     let length = Int(UInt32(truncatingIfNeeded: self.prefix))
     guard flag <= 1 else { throw .badFlag(flag) }
-    guard flag == 0 else { throw .compressed }
+    guard flag == 0 || self.acceptsPacked else { throw .compressed }
     guard length <= self.maxMessageBytes else { throw .tooLarge(bytes: length) }
     self.expectedBytes = length
+    self.isPacked = flag == 1
   }
 
   private mutating func close(with rest: ByteBuffer) -> RPCMessage {
     self.prefix = 0
     self.prefixBytes = 0
     self.heldBytes = 0
+    var message: RPCMessage
     if var partial = self.partial.take() {
       partial.append(rest)
-      return partial.takeMessage()
+      message = partial.takeMessage()
+    } else if rest.readableBytes >= RPCMessage.copyBelowBytes {
+      message = RPCMessage(rest)
+    } else {
+      message = RPCMessage(ByteBuffer(copying: rest))
     }
-    if rest.readableBytes >= RPCMessage.copyBelowBytes { return RPCMessage(rest) }
-    return RPCMessage(ByteBuffer(copying: rest))
+    message.isPacked = self.isPacked
+    return message
   }
 }
 

@@ -52,8 +52,9 @@ struct MessageQueue: Sendable {
   private mutating func takePrefix(_ limit: Int) -> Piece {
     let count = min(limit, 5 - self.prefixTaken)
     let behind = 5 - self.prefixTaken - count
-    let length = UInt64(self.current!.byteCount)
-    let bits = (length >> UInt64(8 * behind)) & (1 << UInt64(8 * count) - 1)
+    // The flag byte stands above the length.
+    let prefix = UInt64(self.current!.byteCount) | (self.current!.isPacked ? 1 << 32 : 0)
+    let bits = (prefix >> UInt64(8 * behind)) & (1 << UInt64(8 * count) - 1)
     self.prefixTaken += count
     self.byteCount -= count
     if self.prefixTaken == 5 { self.skipFinished() }

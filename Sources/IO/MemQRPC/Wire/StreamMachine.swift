@@ -67,6 +67,8 @@ struct StreamMachine: Sendable {
   private var deframer: MessageDeframer
   private var credit: ReceiveCredit
   private var queue = MessageQueue()
+  /// When what the peer sends may be packed.
+  private var inflow: PackedInflow?
 
   private(set) var isOver = false
   private(set) var isClosing = false
@@ -189,6 +191,15 @@ struct StreamMachine: Sendable {
 
   // MARK: Beginning
 
+  /// Server: nothing of the response was handed to HTTP/2 yet.
+  var isUnanswered: Bool { !self.headersSent }
+
+  /// The peer stated an encoding: what it sends may be packed.
+  mutating func acceptPacked() {
+    self.deframer.acceptsPacked = true
+    self.inflow = PackedInflow(windowBytes: self.credit.windowBytes)
+  }
+
   /// Client: the request headers were handed to HTTP/2, which will ask for frames.
   mutating func attached() {
     self.headersSent = true
@@ -219,10 +230,23 @@ struct StreamMachine: Sendable {
 
   // MARK: Receiving
 
-  /// Takes bytes off `input`: a whole message, or nil when it is used up.
+  /// Takes bytes off `input`: a whole message, or nil when it is used up. Of a call with an encoding all messages go to `nextHeld`.
   ///
   /// - Throws: the status to end the call with. What is left of `input` is credit to return.
   mutating func receive(_ input: inout ByteBuffer) throws(RPCStatus) -> RPCMessage? {
+    while let message = try self.cut(from: &input) {
+      guard self.inflow != nil else { return message }
+      guard !self.inflow!.isFull else {
+        throw RPCStatus(
+          .resourceExhausted,
+          "\(RPCLimits.queuedMessagesMax) messages wait to be read, that is the limit")
+      }
+      self.inflow!.hold(message)
+    }
+    return nil
+  }
+
+  private mutating func cut(from input: inout ByteBuffer) throws(RPCStatus) -> RPCMessage? {
     let before = input.readableBytes
     let held = self.deframer.heldBytes
     let message: RPCMessage?
@@ -243,12 +267,46 @@ struct StreamMachine: Sendable {
     return message
   }
 
+  /// Messages wait to be unpacked.
+  var holdsMessages: Bool { self.inflow.map { !$0.isEmpty } ?? false }
+  /// One could be now, were it not for the turn's limit.
+  var heldIsReady: Bool { self.inflow?.isReady ?? false }
+
+  /// The next message of a call with an encoding, unpacked; nil: none, or not now.
+  ///
+  /// - Throws: the status to end the call with.
+  mutating func nextHeld(by codec: GzipCodec) throws(RPCStatus) -> RPCMessage? {
+    guard !codec.isSpent, let held = self.inflow?.next() else { return nil }
+    var message = held
+    if held.isPacked {
+      do throws(GzipCodec.Failure) {
+        message = try codec.unpack(held, maxBytes: self.deframer.maxMessageBytes)
+        message.wasCompressed = true
+      } catch {
+        throw self.status(for: error)
+      }
+    }
+    let paid = self.inflow!.deliver(message.byteCount, wireBytes: held.byteCount)
+    if paid > 0 { self.credit.consumed(paid, partialOf: self.deframer.messageBytes) }
+    return message
+  }
+
+  private func status(for failure: GzipCodec.Failure) -> RPCStatus {
+    switch failure {
+    case .tooLarge: return self.tooLarge(bytes: self.deframer.maxMessageBytes + 1)
+    case .corrupt: return RPCStatus(.internal, "a compressed message is not whole, sound gzip")
+    }
+  }
+
+  private func tooLarge(bytes: Int) -> RPCStatus {
+    .overLimit(
+      self.side == .server ? "request message" : "received message",
+      limit: self.deframer.maxMessageBytes, actual: bytes)
+  }
+
   private func status(for violation: MessageDeframer.Violation) -> RPCStatus {
     switch violation {
-    case .tooLarge(let bytes):
-      return .overLimit(
-        self.side == .server ? "request message" : "received message",
-        limit: self.deframer.maxMessageBytes, actual: bytes)
+    case .tooLarge(let bytes): return self.tooLarge(bytes: bytes)
     case .compressed:
       return RPCStatus(
         .internal, "a message says it is compressed, and no encoding was agreed on")
@@ -260,7 +318,8 @@ struct StreamMachine: Sendable {
   /// The handler is done with `bytes` of the messages it got.
   mutating func consumed(_ bytes: Int) {
     guard !self.isOver else { return }
-    self.credit.consumed(bytes, partialOf: self.deframer.messageBytes)
+    let wireBytes = self.inflow == nil ? bytes : self.inflow!.consumed(bytes)
+    self.credit.consumed(wireBytes, partialOf: self.deframer.messageBytes)
   }
 
   /// Credit to hand to HTTP/2 now.
@@ -269,7 +328,11 @@ struct StreamMachine: Sendable {
   }
 
   /// Received bytes that wait for the handler: it can consume them.
-  var unconsumedBytes: Int { self.isOver ? 0 : self.credit.unconsumedBytes }
+  var unconsumedBytes: Int {
+    if self.isOver { return 0 }
+    guard let inflow = self.inflow else { return self.credit.unconsumedBytes }
+    return inflow.unconsumedBytes + inflow.heldBytes
+  }
 
   /// Received bytes of the message in progress: nobody can consume them before the rest has come.
   var partialBytes: Int { self.isOver ? 0 : self.deframer.heldBytes }
@@ -293,6 +356,7 @@ struct StreamMachine: Sendable {
     guard !self.isOver else { return false }
     self.isOver = true
     self.credit.releaseAll()
+    self.inflow = nil
     return true
   }
 }
