@@ -25,6 +25,10 @@ enum InteropCase: String, CaseIterable, Sendable {
   case specialStatusMessage = "special_status_message"
   case unimplementedMethod = "unimplemented_method"
   case unimplementedService = "unimplemented_service"
+  case clientCompressedUnary = "client_compressed_unary"
+  case serverCompressedUnary = "server_compressed_unary"
+  case clientCompressedStreaming = "client_compressed_streaming"
+  case serverCompressedStreaming = "server_compressed_streaming"
 }
 
 /// How a case went.
@@ -94,18 +98,22 @@ struct InteropClient: Sendable {
     case .specialStatusMessage: try await self.specialStatusMessage()
     case .unimplementedMethod: try await self.unimplemented(InteropMethods.unimplemented)
     case .unimplementedService: try await self.unimplemented(InteropMethods.ofUnimplementedService)
+    case .clientCompressedUnary: try await self.clientCompressedUnary()
+    case .serverCompressedUnary: try await self.serverCompressedUnary()
+    case .clientCompressedStreaming: try await self.clientCompressedStreaming()
+    case .serverCompressedStreaming: try await self.serverCompressedStreaming()
     }
   }
 
   // MARK: The cases
 
   private func emptyUnary() async throws {
-    let answer = try await self.exchange(InteropMethods.empty, Empty())
+    let answer = try await self.exchange(InteropMethods.empty, Empty().encoded())
     try require(answer.message.isEmpty, "the response has \(answer.message.byteCount) bytes, not 0")
   }
 
   private func largeUnary() async throws {
-    let answer = try await self.exchange(InteropMethods.unary, Self.largeRequest)
+    let answer = try await self.exchange(InteropMethods.unary, Self.largeRequest.encoded())
     try Self.check(answer.message, payloadBytes: Self.largeResponseBytes)
   }
 
@@ -179,7 +187,7 @@ struct InteropClient: Sendable {
     var metadata = RPCMetadata()
     metadata.add(EchoMetadata.initial, "test_initial_metadata_value")
     metadata.addBinary(EchoMetadata.trailing, [0xab, 0xab, 0xab])
-    let unary = try await self.exchange(InteropMethods.unary, Self.largeRequest, metadata)
+    let unary = try await self.exchange(InteropMethods.unary, Self.largeRequest.encoded(), metadata)
     try Self.check(unary.message, payloadBytes: Self.largeResponseBytes)
     try Self.check(headers: unary.headers, trailers: unary.trailers)
 
@@ -234,7 +242,85 @@ struct InteropClient: Sendable {
   }
 
   private func unimplemented(_ method: RPCMethod) async throws {
-    try await Self.expect(.unimplemented) { _ = try await self.exchange(method, Empty()) }
+    try await Self.expect(.unimplemented) { _ = try await self.exchange(method, Empty().encoded()) }
+  }
+
+  // MARK: Compression
+
+  /// First a probe: a server that does not look at the flag cannot be tested.
+  private func clientCompressedUnary() async throws {
+    func request(expecting compressed: Bool, is actually: Bool) -> RPCMessage {
+      var request = Self.largeRequest
+      request.expectCompressed = .with { $0.value = compressed }
+      return request.encoded(compressed: actually)
+    }
+    try await Self.expect(.invalidArgument) {
+      _ = try await self.exchange(
+        InteropMethods.unary, request(expecting: true, is: false), compression: .gzip)
+    }
+    for compressed in [true, false] {
+      let answer = try await self.exchange(
+        InteropMethods.unary, request(expecting: compressed, is: compressed), compression: .gzip)
+      try Self.check(answer.message, payloadBytes: Self.largeResponseBytes)
+    }
+  }
+
+  private func serverCompressedUnary() async throws {
+    for compressed in [true, false] {
+      var request = Self.largeRequest
+      request.responseCompressed = .with { $0.value = compressed }
+      let answer = try await self.exchange(InteropMethods.unary, request.encoded())
+      try Self.check(answer.message, payloadBytes: Self.largeResponseBytes)
+      try Self.check(answer.message, wasCompressed: compressed)
+    }
+  }
+
+  private func clientCompressedStreaming() async throws {
+    func request(_ count: Int, expecting compressed: Bool, is actually: Bool) -> RPCMessage {
+      InputRequest.with { request in
+        request.expectCompressed = .with { $0.value = compressed }
+        request.payload = .zeros(count)
+      }.encoded(compressed: actually)
+    }
+    let probe = try await self.open(InteropMethods.input, compression: .gzip)
+    try await probe.send(request(27_182, expecting: true, is: false))
+    try await probe.halfClose()
+    try await Self.expect(.invalidArgument) { _ = try await probe.responses.next() }
+
+    let stream = try await self.open(InteropMethods.input, compression: .gzip)
+    try await stream.send(request(27_182, expecting: true, is: true))
+    try await stream.send(request(45_904, expecting: false, is: false))
+    try await stream.halfClose()
+    let response = try InputResponse(decoding: try await Self.only(in: stream.responses))
+    try require(
+      response.aggregatedPayloadSize == 73_086,
+      "aggregated_payload_size is \(response.aggregatedPayloadSize), not 73086")
+  }
+
+  private func serverCompressedStreaming() async throws {
+    let wanted = [(31_415, true), (92_653, false)]
+    let request = OutputRequest.with { request in
+      request.responseParameters = wanted.map { count, compressed in
+        Grpc_Testing_ResponseParameters.with {
+          $0.size = Int32(count)
+          $0.compressed = .with { $0.value = compressed }
+        }
+      }
+    }
+    let stream = try await self.open(InteropMethods.output)
+    try await stream.send(request.encoded())
+    try await stream.halfClose()
+    for (count, compressed) in wanted {
+      let message = try await Self.next(in: stream, payloadBytes: count)
+      try Self.check(message, wasCompressed: compressed)
+    }
+    try await Self.expectEnd(of: stream)
+  }
+
+  private static func check(_ message: RPCMessage, wasCompressed: Bool) throws {
+    try require(
+      message.wasCompressed == wasCompressed,
+      "a response was \(message.wasCompressed ? "" : "not ")compressed")
   }
 
   // MARK: Parts of the cases
@@ -246,18 +332,20 @@ struct InteropClient: Sendable {
   }
 
   private func open(
-    _ method: RPCMethod, _ metadata: RPCMetadata = RPCMetadata()
+    _ method: RPCMethod, _ metadata: RPCMetadata = RPCMetadata(),
+    compression: RPCCompression = .identity
   ) async throws -> RPCClientStream {
-    try await self.channel.bidirectional(
-      method, RPCCallOptions(timeout: self.timeout, metadata: metadata))
+    var options = RPCCallOptions(timeout: self.timeout, metadata: metadata)
+    options.compression = compression
+    return try await self.channel.bidirectional(method, options)
   }
 
   private func exchange(
-    _ method: RPCMethod, _ request: some SwiftProtobufMessage,
-    _ metadata: RPCMetadata = RPCMetadata()
+    _ method: RPCMethod, _ request: RPCMessage,
+    _ metadata: RPCMetadata = RPCMetadata(), compression: RPCCompression = .identity
   ) async throws -> Answer {
-    let stream = try await self.open(method, metadata)
-    try await stream.send(request.encoded())
+    let stream = try await self.open(method, metadata, compression: compression)
+    try await stream.send(request)
     try await stream.halfClose()
     let message = try await Self.only(in: stream.responses)
     return Answer(message: message, headers: stream.headers, trailers: stream.trailers)
@@ -283,11 +371,15 @@ struct InteropClient: Sendable {
     return message
   }
 
-  private static func next(in stream: RPCClientStream, payloadBytes: Int) async throws {
+  @discardableResult
+  private static func next(
+    in stream: RPCClientStream, payloadBytes: Int
+  ) async throws -> RPCMessage {
     guard let message = try await stream.responses.next() else {
       throw CaseFailure("the responses ended before one of \(payloadBytes) bytes")
     }
     try Self.check(message, payloadBytes: payloadBytes)
+    return message
   }
 
   private static func expectEnd(of stream: RPCClientStream) async throws {
@@ -324,6 +416,14 @@ struct InteropClient: Sendable {
 
 private func require(_ condition: Bool, _ text: @autoclosure () -> String) throws {
   guard condition else { throw CaseFailure(text()) }
+}
+
+extension SwiftProtobuf.Message {
+  fileprivate func encoded(compressed: Bool) -> RPCMessage {
+    var message: RPCMessage = self.encoded()
+    message.mayBeCompressed = compressed
+    return message
+  }
 }
 
 extension Grpc_Testing_Payload {

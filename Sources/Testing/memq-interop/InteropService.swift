@@ -21,17 +21,25 @@ struct InteropService: Sendable {
       try await writer.send(RPCMessage())
     }
     self.add(to: &router, InteropMethods.unary) { reader, writer in
-      let request = try await Self.only(SimpleRequest.self, in: reader)
+      let (request, wasCompressed) = try await Self.only(SimpleRequest.self, in: reader)
+      if request.hasExpectCompressed {
+        try Self.check(wasCompressed, expected: request.expectCompressed.value)
+      }
       try Self.check(request.responseStatus, request.hasResponseStatus)
-      try await writer.send(.payload(ofZeros: try Self.size(request.responseSize)))
+      try await writer.send(
+        try Self.response(request.responseSize, compressed: request.responseCompressed.value))
     }
     self.add(to: &router, InteropMethods.output) { reader, writer in
-      try await Self.answer(try await Self.only(OutputRequest.self, in: reader), writer)
+      try await Self.answer(try await Self.only(OutputRequest.self, in: reader).request, writer)
     }
     self.add(to: &router, InteropMethods.input) { reader, writer in
       var bytes: Int64 = 0
       while let message = try await reader.next() {
-        bytes += Int64(try Self.decode(InputRequest.self, message).payload.body.count)
+        let request = try Self.decode(InputRequest.self, message)
+        if request.hasExpectCompressed {
+          try Self.check(message.wasCompressed, expected: request.expectCompressed.value)
+        }
+        bytes += Int64(request.payload.body.count)
       }
       var response = InputResponse()
       response.aggregatedPayloadSize = Int32(truncatingIfNeeded: bytes)
@@ -60,6 +68,8 @@ struct InteropService: Sendable {
     _ body: @escaping @Sendable (RPCReader, RPCWriter) async throws -> Void
   ) {
     router.bidirectional(method) { reader, context, writer in
+      // Each response says for itself whether it may be.
+      context.setCompression(.gzip)
       let metadata = context.metadata
       if let value = metadata[first: EchoMetadata.initial] {
         writer.sendHeaders(RPCMetadata([(EchoMetadata.initial, value)]))
@@ -80,17 +90,26 @@ struct InteropService: Sendable {
         throw RPCStatus(.invalidArgument, "interval_us is 0 to 60000000, not \(wanted.intervalUs)")
       }
       if interval > .zero { try await Task.sleep(for: interval) }
-      try await writer.send(.payload(ofZeros: try Self.size(wanted.size)))
+      try await writer.send(try Self.response(wanted.size, compressed: wanted.compressed.value))
     }
     try Self.check(request.responseStatus, request.hasResponseStatus)
   }
 
-  private static func size(_ wanted: Int32) throws -> Int {
+  private static func check(_ wasCompressed: Bool, expected: Bool) throws {
+    guard wasCompressed != expected else { return }
+    throw RPCStatus(
+      .invalidArgument,
+      expected ? "the request was not compressed" : "the request was compressed")
+  }
+
+  private static func response(_ wanted: Int32, compressed: Bool) throws -> RPCMessage {
     guard wanted >= 0, wanted <= Self.payloadBytesMax else {
       throw RPCStatus(
         .invalidArgument, "a payload has 0 to \(Self.payloadBytesMax) bytes, not \(wanted)")
     }
-    return Int(wanted)
+    var response = RPCMessage.payload(ofZeros: Int(wanted))
+    response.mayBeCompressed = compressed
+    return response
   }
 
   /// Ends the call as the caller wants it to.
@@ -101,7 +120,7 @@ struct InteropService: Sendable {
 
   private static func only<Request: SwiftProtobufMessage>(
     _ type: Request.Type, in reader: RPCReader
-  ) async throws -> Request {
+  ) async throws -> (request: Request, wasCompressed: Bool) {
     guard let message = try await reader.next() else {
       throw RPCStatus(.unimplemented, "no request in a call that takes one")
     }
@@ -109,7 +128,7 @@ struct InteropService: Sendable {
     guard try await reader.next() == nil else {
       throw RPCStatus(.unimplemented, "more than one request in a call that takes one")
     }
-    return request
+    return (request, message.wasCompressed)
   }
 
   private static func decode<Request: SwiftProtobufMessage>(

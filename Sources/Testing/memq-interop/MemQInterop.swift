@@ -3,6 +3,7 @@
 import ArgumentParser
 import Foundation
 import Logging
+import MemQAPI
 import MemQModel
 import MemQRPC
 import NIOPosix
@@ -42,6 +43,8 @@ extension MemQInterop {
       var router = InteropService().router()
       health.register(on: &router)
       MemoryService().register(on: &router)
+      router.addReflection(
+        DescriptorIndex(base64: ProtoDescriptors.base64).merging(.memq))
       do throws(MemQError) {
         let server = try await RPCServer.start(
           router: router, on: self.listen, group: MultiThreadedEventLoopGroup.singleton,
