@@ -147,6 +147,10 @@ let modules: [Module] = [
   Module(
     "memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
     uses: ["MemQModel", "MemQSimulation"], packages: ["ArgumentParser"]),
+  Module(
+    "memq-interop", .testing, "Sources/Testing/memq-interop", kind: .executable,
+    uses: ["MemQModel", "MemQRPC", "MemQAPI"],
+    packages: nio + ["ArgumentParser", "Logging", "SwiftProtobuf", "UnixSignals"]),
 
   // Services: a library and a thin executable each.
   Module(

@@ -45,6 +45,13 @@ public final class RPCServerCall: Sendable {
     self.core.send(message)
   }
 
+  /// Sends the response's headers now, with `metadata` (gRPC's "initial metadata"). Without it they leave with the first message.
+  /// Ignored after the first message, and at the second time.
+  public func sendHeaders(_ metadata: RPCMetadata) {
+    let core = self.core
+    core.onLoop { core.sendHeaders(metadata) }
+  }
+
   /// How responses are encoded, when the client takes that encoding. To be said before the first response.
   public func setCompression(_ compression: RPCCompression) {
     let core = self.core

@@ -84,6 +84,7 @@ extension HTTP2Connection {
     stream.responseBegan = true
     if let refusal = stream.responseHead.refusal(listBytesMax: max) { return stream.abort(refusal) }
     if stream.responseHead.isPacked { stream.acceptPacked() }
+    stream.receivedHeaders(stream.responseHead.takeMetadata())
   }
 
   // MARK: Headers out, server
@@ -97,6 +98,7 @@ extension HTTP2Connection {
     self.headerBlock.add(.contentType)
     if stream.compression == .gzip { self.headerBlock.add(.encodingGzip) }
     self.headerBlock.add(.acceptEncoding)
+    self.headerBlock.add(stream.responseMetadata)
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_response(session, stream.id, list, count, &provider)
     }
