@@ -91,7 +91,7 @@ let modules: [Module] = [
     packages: ["Logging", "CoreMetrics", "Metrics"]),
   Module(
     "MemQRPC", .io, "Sources/IO/MemQRPC",
-    uses: ["CNghttp2", "CZlib", "MemQModel"],
+    uses: ["CNghttp2", "CZlib", "CCrypto", "MemQModel"],
     packages: nio + ["NIOSSL", "NIOTLS", "DequeModule", "Logging"]),
   Module(
     "MemQAPI", .io, "Sources/IO/MemQAPI",
@@ -147,6 +147,10 @@ let modules: [Module] = [
   Module(
     "memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
     uses: ["MemQModel", "MemQSimulation"], packages: ["ArgumentParser"]),
+  Module(
+    "memq-interop", .testing, "Sources/Testing/memq-interop", kind: .executable,
+    uses: ["MemQModel", "MemQRPC", "MemQAPI"],
+    packages: nio + ["ArgumentParser", "Logging", "SwiftProtobuf", "UnixSignals"]),
 
   // Services: a library and a thin executable each.
   Module(
@@ -272,7 +276,7 @@ let modules: [Module] = [
   Module(
     "MemQRPCTests", .test, "Tests/MemQRPCTests", kind: .test,
     uses: ["CNghttp2", "MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
-    packages: nio + ["NIOEmbedded", "Logging", "SwiftProtobuf"]),
+    packages: nio + ["NIOEmbedded", "NIOSSL", "Logging", "SwiftProtobuf"]),
   Module(
     "MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
     uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRuntime"],

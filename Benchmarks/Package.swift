@@ -16,6 +16,7 @@ let package = Package(
       name: "bench-rpc",
       dependencies: [
         .product(name: "MemQRPC", package: "memq"),
+        .product(name: "MemQSystem", package: "memq"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "Logging", package: "swift-log"),

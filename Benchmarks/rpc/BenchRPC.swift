@@ -2,90 +2,114 @@
 
 import Glibc
 import MemQRPC
+import MemQSystem
 import NIOCore
 import NIOPosix
 
-/// `bench-rpc [--messages N] [--bytes N] [--in-flight N] [--rounds N] [STACK...]`: the cost of MemQRPC
-/// against a bare TCP connection. The first stack is the floor of the ratios.
+/// `bench-rpc [WORK...]`: what MemQRPC costs, each work against its floor, a bare TCP connection with the same message framing,
+/// socket buffers and read size; stacks take turns.
 @main
 struct BenchRPC {
-  static let stacks = ["tcp", "memq", "memq-async", "ping", "ping-async"]
-
   static func main() async throws {
-    var arguments = Array(CommandLine.arguments.dropFirst())
+    // As every MemQ process does; for the floor, too.
+    MemoryAllocator.keepFreedMemory()
+    let arguments = Array(CommandLine.arguments.dropFirst())
     switch arguments.first {
-    case "server":
-      try await self.serve(arguments[1], Int(arguments[2])!)
+    case "server": try await self.serve(Stack(arguments[1]), messageBytes: Int(arguments[2])!)
     case "client":
       try await self.drive(
-        arguments[1], port: Int(arguments[2])!, messageBytes: Int(arguments[3])!,
+        Stack(arguments[1]), port: Int(arguments[2])!, messageBytes: Int(arguments[3])!,
         inFlight: Int(arguments[4])!)
-    default:
-      var workload = Workload()
-      var rounds = 5
-      var stacks: [String] = []
-      while !arguments.isEmpty {
-        let argument = arguments.removeFirst()
-        if self.stacks.contains(argument) {
-          stacks.append(argument)
-          continue
-        }
+    default: self.measure(arguments)
+    }
+  }
+
+  private static func measure(_ given: [String]) {
+    var arguments = given
+    var works: [Work] = []
+    var rounds = 5
+    var change: [(inout Workload) -> Void] = []
+    while !arguments.isEmpty {
+      let argument = arguments.removeFirst()
+      if argument == "all" {
+        works += Work.all
+      } else if let work = Work.all.first(where: { $0.name == argument }) {
+        works.append(work)
+      } else {
         guard let value = arguments.first.flatMap({ Int($0) }), value > 0 else { self.usage() }
         arguments.removeFirst()
         switch argument {
-        case "--messages": workload.messages = value
-        case "--bytes": workload.messageBytes = value
-        case "--in-flight": workload.inFlight = value
+        case "--messages": change.append { $0.messages = value }
+        case "--bytes": change.append { $0.messageBytes = value }
+        case "--in-flight": change.append { $0.inFlight = value }
         case "--rounds": rounds = value
         default: self.usage()
         }
       }
-      var all = Rounds(
-        stacks: stacks.isEmpty ? ["tcp", "memq"] : stacks, workload: workload, rounds: rounds)
+    }
+    guard !works.isEmpty else { self.usage() }
+    for work in works {
+      var workload = work.workload
+      for apply in change { apply(&workload) }
+      if work.name == Work.idle.name {
+        IdleConnections.measure(count: workload.messages)
+        continue
+      }
+      var all = Rounds(work, workload, rounds: rounds)
       all.run()
       all.report()
     }
   }
 
-  static func usage() -> Never {
-    print(
-      "usage: bench-rpc [--messages N] [--bytes N] [--in-flight N] [--rounds N]",
-      "[\(self.stacks.joined(separator: "|"))]...")
+  private static func usage() -> Never {
+    print("usage: bench-rpc WORK... [--rounds N] [--messages N] [--bytes N] [--in-flight N]")
+    print("works: all, or any of")
+    for work in Work.all { print("  \(work.name)\t\(work.meaning)") }
     exit(2)
   }
 
   /// Serves until its input ends; answers `usage` with its CPU time so far.
-  static func serve(_ stack: String, _ messageBytes: Int) async throws {
+  private static func serve(_ stack: Stack, messageBytes: Int) async throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     let port =
-      stack == "tcp"
-      ? try await RawTCP.serve(group: group, messageBytes: messageBytes)
-      : try await MemQ.serve(group: group)
+      switch stack {
+      case .tcp: try await RawTCP.serve(group: group, .acknowledge)
+      case .tcpFetch: try await RawTCP.serve(group: group, .stream(messageBytes: messageBytes))
+      case .tcpPing: try await RawTCP.serve(group: group, .echo)
+      default: try await MemQ.serve(group: group, messageBytes: messageBytes)
+      }
     self.answer("\(port)")
     while let line = readLine() {
       if line == "usage" { self.answer(Usage.now().line) }
     }
   }
 
-  /// For each line, a number of messages: moves them and answers with seconds and CPU time.
-  static func drive(_ stack: String, port: Int, messageBytes: Int, inFlight: Int) async throws {
+  /// For each line, a number of messages: moves them and answers with seconds, CPU time and latencies.
+  private static func drive(
+    _ stack: Stack, port: Int, messageBytes: Int, inFlight: Int
+  ) async throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let background =
+      stack == .pingBesideAppend ? try await Background(port: port) : nil
     while let line = readLine() {
       let workload = Workload(
         messageBytes: messageBytes, inFlight: inFlight, messages: Int(line)!)
+      let latencies = stack.isTimed ? Latencies(workload.messages) : nil
       let before = Usage.now()
       let start = ContinuousClock.now
-      switch stack {
-      case "tcp": try await RawTCP.run(workload, port: port, group: group)
-      case "memq": try await MemQ.run(workload, MemQ.append, port: port, group: group)
-      case "memq-async": try await MemQ.run(workload, MemQ.appendAsync, port: port, group: group)
-      case "ping": try await MemQ.run(workload, MemQ.ping, port: port, group: group)
-      default: try await MemQ.run(workload, MemQ.pingAsync, port: port, group: group)
+      if let method = stack.method {
+        try await MemQ.run(workload, method, port: port, group: group, latencies: latencies)
+      } else {
+        try await RawTCP.run(
+          workload, requestBytes: stack == .tcpFetch ? 8 : messageBytes, port: port, group: group,
+          latencies: latencies)
       }
       let seconds = (ContinuousClock.now - start) / .seconds(1)
       self.answer("\(seconds)")
       self.answer((Usage.now() - before).line)
+      self.answer(latencies?.line ?? "0 0")
     }
+    background?.stop()
   }
 
   private static func answer(_ line: String) {

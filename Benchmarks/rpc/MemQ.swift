@@ -5,11 +5,13 @@ import MemQRPC
 import NIOCore
 import NIOPosix
 
-/// The same over MemQRPC: one bidirectional call on the callback face, or unary calls on either face.
+/// The same over MemQRPC: one streaming call on the callback face, or unary calls on either face.
 enum MemQ {
   static let append = RPCMethod(service: "memq.bench.Bench", name: "Append", kind: .bidirectional)
   static let appendAsync = RPCMethod(
     service: "memq.bench.Bench", name: "AppendAsync", kind: .bidirectional)
+  static let fetch = RPCMethod(
+    service: "memq.bench.Bench", name: "Fetch", kind: .serverStreaming)
   static let ping = RPCMethod(service: "memq.bench.Bench", name: "Ping", kind: .unary)
   static let pingAsync = RPCMethod(service: "memq.bench.Bench", name: "PingAsync", kind: .unary)
 
@@ -19,9 +21,11 @@ enum MemQ {
     return logger
   }
 
-  static func serve(group: any EventLoopGroup) async throws -> Int {
+  static func serve(group: any EventLoopGroup, messageBytes: Int) async throws -> Int {
     var router = RPCRouter()
+    let payload = RPCMessage(Workload.payload(messageBytes))
     router.callback(self.append) { Appender($0) }
+    router.callback(self.fetch) { Streamer($0, payload) }
     router.callback(self.ping) { Pinger($0) }
     router.unary(self.pingAsync) { request, _ in request }
     router.bidirectional(self.appendAsync) { reader, _, writer in
@@ -34,14 +38,20 @@ enum MemQ {
   }
 
   static func run(
-    _ workload: Workload, _ method: RPCMethod, port: Int, group: any EventLoopGroup
+    _ workload: Workload, _ method: RPCMethod, port: Int, group: any EventLoopGroup,
+    latencies: Latencies? = nil
   ) async throws {
     let channel = RPCNetworkChannel(target: "127.0.0.1:\(port)", group: group, logger: self.logger)
     let done = channel.eventLoop.makePromise(of: Void.self)
-    if method.kind == .unary {
-      let pings = Pings(workload, method, channel, done)
+    switch method.kind {
+    case .unary:
+      let pings = Pings(workload, method, channel, done, latencies)
       channel.eventLoop.execute { pings.fill() }
-    } else {
+    case .serverStreaming:
+      _ = channel.start(method, RPCCallOptions(), request: self.ack(workload.messages)) {
+        Reader($0, workload, done)
+      }
+    default:
       var source: Source?
       let call = channel.start(method) { call in
         let made = Source(workload, call, done)
@@ -54,6 +64,7 @@ enum MemQ {
     await channel.close(deadline: .seconds(1))
   }
 
+  /// A number as a message.
   fileprivate static func ack(_ count: Int) -> RPCMessage {
     var bytes = ByteBuffer()
     bytes.writeInteger(UInt64(count))
@@ -81,6 +92,58 @@ private final class Appender: RPCServerHandler {
   func halfClosed() { self.call.finish(.ok) }
   func writable() {}
   func ended(_ status: RPCStatus) {}
+}
+
+/// Sends one message as often as the request says.
+private final class Streamer: RPCServerHandler {
+  private let call: RPCServerCall
+  private let payload: RPCMessage
+  private var left = 0
+
+  init(_ call: RPCServerCall, _ payload: RPCMessage) {
+    self.call = call
+    self.payload = payload
+  }
+
+  func received(_ message: RPCMessage) {
+    self.left = Int(message.slice(0).getInteger(at: message.slice(0).readerIndex, as: UInt64.self)!)
+    self.call.consumed(message.byteCount)
+  }
+
+  func halfClosed() { self.writable() }
+
+  func writable() {
+    while self.left > 0 {
+      self.left -= 1
+      guard self.call.send(self.payload) else { return }
+    }
+    self.call.finish(.ok)
+  }
+
+  func ended(_ status: RPCStatus) {}
+}
+
+private final class Reader: RPCClientHandler {
+  private let call: RPCClientCall
+  private let done: EventLoopPromise<Void>
+  private var left: Int
+
+  init(_ call: RPCClientCall, _ workload: Workload, _ done: EventLoopPromise<Void>) {
+    self.call = call
+    self.left = workload.messages
+    self.done = done
+  }
+
+  func received(_ message: RPCMessage) {
+    self.left -= 1
+    self.call.consumed(message.byteCount)
+  }
+
+  func writable() {}
+
+  func ended(_ status: RPCStatus, trailers: RPCMetadata) {
+    if status.isOK && self.left == 0 { self.done.succeed() } else { self.done.fail(status) }
+  }
 }
 
 private final class Pinger: RPCServerHandler {
@@ -142,18 +205,20 @@ private final class Pings: @unchecked Sendable {
   private let channel: RPCNetworkChannel
   private let payload: RPCMessage
   private let done: EventLoopPromise<Void>
+  private let latencies: Latencies?
   private var sent = 0
   private var ended = 0
 
   init(
     _ workload: Workload, _ method: RPCMethod, _ channel: RPCNetworkChannel,
-    _ done: EventLoopPromise<Void>
+    _ done: EventLoopPromise<Void>, _ latencies: Latencies?
   ) {
     self.workload = workload
     self.method = method
     self.channel = channel
     self.payload = RPCMessage(Workload.payload(workload.messageBytes))
     self.done = done
+    self.latencies = latencies
   }
 
   func fill() {
@@ -167,6 +232,7 @@ private final class Pings: @unchecked Sendable {
 
   private final class One: RPCClientHandler {
     private let all: Pings
+    private let started = NIODeadline.now()
 
     init(_ all: Pings) {
       self.all = all
@@ -177,6 +243,7 @@ private final class Pings: @unchecked Sendable {
 
     func ended(_ status: RPCStatus, trailers: RPCMetadata) {
       guard status.isOK else { return self.all.done.fail(status) }
+      self.all.latencies?.add(since: self.started)
       self.all.ended += 1
       self.all.fill()
     }

@@ -3,7 +3,7 @@
 import Glibc
 
 /// A child process of this very program, spoken to by lines over pipes.
-final class Peer {
+final class Peer: @unchecked Sendable {
   private let pid: pid_t
   private let toChild: Int32
   private let fromChild: Int32
@@ -52,6 +52,26 @@ final class Peer {
       guard count > 0 else { fatalError("the child is gone") }
       self.buffered += chunk[..<count]
     }
+  }
+
+  /// Memory of the child that is in use now.
+  var residentKiB: Int {
+    guard let file = fopen("/proc/\(self.pid)/status", "r") else { fatalError("fopen: \(errno)") }
+    defer { fclose(file) }
+    var line = [CChar](repeating: 0, count: 256)
+    while fgets(&line, Int32(line.count), file) != nil {
+      let text = String(
+        decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+      guard text.hasPrefix("VmRSS:") else { continue }
+      return Int(text.split(separator: " ", omittingEmptySubsequences: true)[1]) ?? 0
+    }
+    fatalError("no VmRSS")
+  }
+
+  /// Ends the child at once.
+  func kill() {
+    _ = Glibc.kill(self.pid, SIGKILL)
+    self.end()
   }
 
   /// Ends the child by closing its input.

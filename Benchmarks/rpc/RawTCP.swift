@@ -3,9 +3,19 @@
 import NIOCore
 import NIOPosix
 
-/// The floor: messages of a fixed size over a bare TCP connection of swift-nio, 8 bytes back for each.
+/// The floor: framed messages over a bare TCP connection of swift-nio.
 enum RawTCP {
-  static func serve(group: any EventLoopGroup, messageBytes: Int) async throws -> Int {
+  /// What the server does with a message.
+  enum Answer {
+    /// 8 bytes back for each.
+    case acknowledge
+    /// The message itself.
+    case echo
+    /// Each request names a size; messages of that size follow while the client has asked for more than it got.
+    case stream(messageBytes: Int)
+  }
+
+  static func serve(group: any EventLoopGroup, _ answer: Answer) async throws -> Int {
     let channel = try await ServerBootstrap(group: group)
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
@@ -13,14 +23,18 @@ enum RawTCP {
       .childChannelOption(.writeBufferWaterMark, value: Sockets.writeMarks)
       .childChannelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
-          try channel.pipeline.syncOperations.addHandler(Sink(messageBytes))
+          try channel.pipeline.syncOperations.addHandler(Server(answer))
         }
       }
       .bind(host: "127.0.0.1", port: 0).get()
     return channel.localAddress!.port!
   }
 
-  static func run(_ workload: Workload, port: Int, group: any EventLoopGroup) async throws {
+  /// Moves the messages of `workload`; `requestBytes` differ from its own when the server's messages are what is measured.
+  static func run(
+    _ workload: Workload, requestBytes: Int, port: Int, group: any EventLoopGroup,
+    latencies: Latencies?
+  ) async throws {
     let loop = group.next()
     let done = loop.makePromise(of: Void.self)
     let channel = try await ClientBootstrap(group: loop)
@@ -29,7 +43,8 @@ enum RawTCP {
       .channelOption(.writeBufferWaterMark, value: Sockets.writeMarks)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
-          try channel.pipeline.syncOperations.addHandler(Source(workload, done))
+          try channel.pipeline.syncOperations.addHandler(
+            Client(workload, requestBytes, done, latencies))
         }
       }
       .connect(host: "127.0.0.1", port: port).get()
@@ -37,68 +52,103 @@ enum RawTCP {
     try await channel.close().get()
   }
 
-  private final class Sink: ChannelInboundHandler {
+  private final class Server: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
-    private let messageBytes: Int
-    private var left: Int
-    private var acks = 0
+    private let answer: Answer
+    private let payload: ByteBuffer
+    private var deframer = Deframer()
+    private var acknowledged = 0
+    private var hasWritten = false
 
-    init(_ messageBytes: Int) {
-      self.messageBytes = messageBytes
-      self.left = messageBytes
+    init(_ answer: Answer) {
+      self.answer = answer
+      self.payload =
+        if case .stream(let bytes) = answer { Workload.payload(bytes) } else { ByteBuffer() }
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-      var count = self.unwrapInboundIn(data).readableBytes
-      while count >= self.left {
-        count -= self.left
-        self.left = self.messageBytes
-        self.acks += 1
+      self.deframer.take(self.unwrapInboundIn(data)) { slices in
+        switch self.answer {
+        case .acknowledge: self.acknowledged += 1
+        case .echo:
+          var copy = slices[0]
+          for slice in slices.dropFirst() { copy.writeImmutableBuffer(slice) }
+          self.write(context, copy)
+        case .stream: self.write(context, self.payload)
+        }
       }
-      self.left -= count
+    }
+
+    private func write(_ context: ChannelHandlerContext, _ payload: ByteBuffer) {
+      for piece in Framing.message(payload) {
+        context.write(self.wrapOutboundOut(piece), promise: nil)
+      }
+      self.hasWritten = true
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {
-      guard self.acks > 0 else { return }
-      var reply = context.channel.allocator.buffer(capacity: self.acks * 8)
-      for _ in 0..<self.acks { reply.writeInteger(UInt64(self.messageBytes)) }
-      self.acks = 0
-      context.writeAndFlush(self.wrapOutboundOut(reply), promise: nil)
+      if self.acknowledged > 0 {
+        var reply = context.channel.allocator.buffer(capacity: self.acknowledged * 13)
+        for _ in 0..<self.acknowledged {
+          reply.writeInteger(UInt8(0))
+          reply.writeInteger(UInt32(8))
+          reply.writeInteger(UInt64(1))
+        }
+        self.acknowledged = 0
+        context.write(self.wrapOutboundOut(reply), promise: nil)
+        self.hasWritten = true
+      }
+      if self.hasWritten { context.flush() }
+      self.hasWritten = false
     }
   }
 
-  private final class Source: ChannelInboundHandler {
+  private final class Client: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
     private let workload: Workload
     private let payload: ByteBuffer
     private let done: EventLoopPromise<Void>
+    private let latencies: Latencies?
+    private var deframer = Deframer()
     private var sent = 0
-    private var ackBytes = 0
+    private var answered = 0
+    private var started = NIODeadline.now()
 
-    init(_ workload: Workload, _ done: EventLoopPromise<Void>) {
+    init(
+      _ workload: Workload, _ requestBytes: Int, _ done: EventLoopPromise<Void>,
+      _ latencies: Latencies?
+    ) {
       self.workload = workload
-      self.payload = Workload.payload(workload.messageBytes)
+      self.payload = Workload.payload(requestBytes)
       self.done = done
+      self.latencies = latencies
     }
 
     func channelActive(context: ChannelHandlerContext) { self.fill(context) }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-      self.ackBytes += self.unwrapInboundIn(data).readableBytes
+      self.deframer.take(self.unwrapInboundIn(data)) { _ in
+        self.answered += 1
+        self.latencies?.add(since: self.started)
+      }
     }
 
     func channelReadComplete(context: ChannelHandlerContext) { self.fill(context) }
 
     private func fill(_ context: ChannelHandlerContext) {
-      let acked = self.ackBytes / 8
-      if acked == self.workload.messages { return self.done.succeed() }
-      while self.sent < self.workload.messages, self.sent - acked < self.workload.inFlight {
+      if self.answered == self.workload.messages { return self.done.succeed() }
+      self.started = .now()
+      var wrote = false
+      while self.sent < self.workload.messages, self.sent - self.answered < self.workload.inFlight {
         self.sent += 1
-        context.write(self.wrapOutboundOut(self.payload), promise: nil)
+        wrote = true
+        for piece in Framing.message(self.payload) {
+          context.write(self.wrapOutboundOut(piece), promise: nil)
+        }
       }
-      context.flush()
+      if wrote { context.flush() }
     }
   }
 }

@@ -3,6 +3,7 @@
 import CNghttp2
 import NIOCore
 import NIOPosix
+import NIOSSL
 import Synchronization
 
 /// A peer that writes bytes by hand: whatever a hostile or a foreign one might send.
@@ -23,16 +24,27 @@ final class RawPeer: Sendable {
     self.inbox = inbox
   }
 
-  static func connect(port: Int) async throws -> RawPeer {
+  /// - Parameter tls: nil: without. The name is not checked.
+  static func connect(port: Int, tls: TLSConfiguration? = nil) async throws -> RawPeer {
     let inbox = Inbox()
+    let context = try tls.map { try NIOSSLContext(configuration: $0) }
     let channel = try await ClientBootstrap(group: TestBed.group)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
+          if let context {
+            try channel.pipeline.syncOperations.addHandler(
+              NIOSSLClientHandler(context: context, serverHostname: nil))
+          }
           try channel.pipeline.syncOperations.addHandler(Collector(inbox))
         }
       }
       .connect(host: "127.0.0.1", port: port).get()
     return RawPeer(channel: channel, inbox: inbox)
+  }
+
+  /// What the other side showed; call it once bytes came.
+  var certificate: NIOSSLCertificate? {
+    get async throws { try await self.channel.nioSSL_peerCertificate().get() }
   }
 
   func close() async {

@@ -69,7 +69,7 @@ import Testing
     #expect(judge("GET / HTTP/1.1\r\n") == .http1)
     #expect(judge("POST") == .tooShort)
     #expect(judge("POST /x") == .http1)
-    #expect(judge("\u{16}\u{3}\u{1}") == .other)
+    #expect(judge("\u{16}\u{3}\u{1}") == .tls)
     #expect(judge(" GET") == .other)
     #expect(judge(String(repeating: "A", count: 30)) == .other)
   }

@@ -4,9 +4,10 @@
 #include "CMemQSystem.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
@@ -112,4 +113,9 @@ int memq_shutdown_file_system(int descriptor) {
 
 void memq_name_thread(uint64_t thread, const char *name) {
   pthread_setname_np((pthread_t)thread, name);
+}
+
+void memq_keep_freed_memory(int bytes) {
+  mallopt(M_TRIM_THRESHOLD, bytes);
+  mallopt(M_MMAP_THRESHOLD, bytes);
 }

@@ -4,6 +4,7 @@ import ArgumentParser
 import Glibc
 import MemQClient
 import MemQModel
+import MemQSystem
 import MemQTelemetry
 
 /// The `memq` command line.
@@ -19,6 +20,7 @@ public enum MemQTool {
   public static func main(_ arguments: [String], serve: ServeProgram) async -> Int32 {
     // Who reads our output may go away: that is an error of the write, not the end of us.
     signal(SIGPIPE, SIG_IGN)
+    MemoryAllocator.keepFreedMemory()
     switch arguments.first {
     case "serve": return await serve(Array(arguments.dropFirst()))
     case "config" where ["check", "print"].contains(arguments.dropFirst().first):

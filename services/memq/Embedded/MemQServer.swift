@@ -127,6 +127,7 @@ public final class MemQServer: ProcessBody {
       preconditionFailure("ingest is one of the six")
     }
     let health = router.addingHealth()
+    if self.context.configuration.flag("reflection") { router.addReflection() }
     var configuration = RPCServer.Configuration()
     configuration.observer = RPCMetrics()
     let server = try await RPCServer.start(

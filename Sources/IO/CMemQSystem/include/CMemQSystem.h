@@ -35,3 +35,6 @@ int memq_shutdown_file_system(int descriptor);
 
 // Names a thread (pthread_t) for debuggers and top; at most 15 bytes.
 void memq_name_thread(uint64_t thread, const char *name);
+
+// Freed memory up to so many bytes stays with each arena of the allocator; single allocations above it are mapped and unmapped.
+void memq_keep_freed_memory(int bytes);

@@ -22,15 +22,17 @@ final class AsyncUnaryHandler: RPCServerHandler, @unchecked Sendable {
 
   func halfClosed() {
     guard let request = self.request.complete(on: self.call) else { return }
-    let (call, body) = (self.call, self.body)
-    self.task = Task(executorPreference: call.core.driver) {
-      do {
-        let response = try await body(request, call.context)
-        call.send(response)
-        call.finish(.ok)
-      } catch {
-        call.finish(call.environment.status(for: error, in: call.context.method))
-      }
+    // Until the call's end, which always comes, the task and this hold each other.
+    self.task = Task(executorPreference: self.call.core.driver) { await self.run(request) }
+  }
+
+  private func run(_ request: RPCMessage) async {
+    do {
+      let response = try await self.body(request, self.call.context)
+      self.call.send(response)
+      self.call.finish(.ok)
+    } catch {
+      self.call.finish(self.call.environment.status(for: error, in: self.call.context.method))
     }
   }
 

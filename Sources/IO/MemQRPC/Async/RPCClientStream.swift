@@ -43,6 +43,9 @@ public struct RPCClientStream: Sendable {
     self.state.call.cancel()
   }
 
+  /// Custom metadata of the response's headers; empty before they came. They are here with the first message.
+  public var headers: RPCMetadata { self.state.headers.withLock { $0 } }
+
   /// Custom metadata that came with the status; empty until the call is over.
   public var trailers: RPCMetadata { self.state.trailers.withLock { $0 } }
 }
@@ -53,6 +56,7 @@ final class ClientStreamState: Sendable {
   let call: RPCClientCall
   let inbound: InboundQueue
   let gate: OutboundGate
+  let headers = Mutex(RPCMetadata())
   let trailers: Mutex<RPCMetadata>
 
   init(call: RPCClientCall, inbound: InboundQueue, gate: OutboundGate) {
@@ -83,6 +87,10 @@ final class StreamCollector: RPCClientHandler, @unchecked Sendable {
     let state = ClientStreamState(call: call, inbound: self.inbound, gate: self.gate)
     self.state = state
     return state
+  }
+
+  func receivedHeaders(_ metadata: RPCMetadata) {
+    self.state?.headers.withLock { $0 = metadata }
   }
 
   func received(_ message: RPCMessage) {

@@ -17,6 +17,12 @@ public struct RPCWriter: Sendable {
     try await self.gate.send(message)
   }
 
+  /// Sends the response's headers now, with custom metadata; see ``RPCServerCall/sendHeaders(_:)``. Server side only.
+  public func sendHeaders(_ metadata: RPCMetadata) {
+    let core = self.gate.core
+    core.onLoop { core.sendHeaders(metadata) }
+  }
+
   /// Adds custom metadata to the trailers that end the call. Server side only.
   public func setTrailer(_ name: String, _ value: String) {
     let gate = self.gate

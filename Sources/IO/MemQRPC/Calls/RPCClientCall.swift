@@ -4,12 +4,18 @@ public import NIOCore
 
 /// The callback face of a client call. Every method is called on `call.eventLoop` and must not block.
 public protocol RPCClientHandler: AnyObject {
+  /// The response's headers came, and there is custom metadata in them. At most once, before the first message.
+  func receivedHeaders(_ metadata: RPCMetadata)
   /// A message came. Its flow-control credit returns when `call.consumed(message.byteCount)` is called.
   func received(_ message: RPCMessage)
   /// After `send` returned false: there is room again.
   func writable()
   /// The call is over, `status.code` says how; exactly once, last.
   func ended(_ status: RPCStatus, trailers: RPCMetadata)
+}
+
+extension RPCClientHandler {
+  public func receivedHeaders(_ metadata: RPCMetadata) {}
 }
 
 /// One call, for its caller. All methods may be called from any thread; those of one thread keep their order.
@@ -46,7 +52,7 @@ public final class RPCClientCall: Sendable {
   /// - Precondition: no more than was received and not yet consumed.
   public func consumed(_ bytes: Int) {
     let core = self.core
-    core.onLoop { core.consume(bytes) }
+    if core.isOnLoop { core.consume(bytes) } else { core.onLoop { core.consume(bytes) } }
   }
 
   /// Runs `body` on the loop: at once when called there.

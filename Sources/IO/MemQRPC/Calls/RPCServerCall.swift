@@ -34,7 +34,8 @@ public final class RPCServerCall: Sendable {
   /// - Precondition: no more than was received and not yet consumed.
   public func consumed(_ bytes: Int) {
     let core = self.core
-    core.onLoop { core.consume(bytes) }
+    // Every method here asks by itself whether it is on the loop: a closure would cost an allocation for each call.
+    if core.isOnLoop { core.consume(bytes) } else { core.onLoop { core.consume(bytes) } }
   }
 
   /// Sends a message. False: the call's queue stands above 1 MiB; stop until `writable()`. Who goes
@@ -42,6 +43,13 @@ public final class RPCServerCall: Sendable {
   @discardableResult
   public func send(_ message: RPCMessage) -> Bool {
     self.core.send(message)
+  }
+
+  /// Sends the response's headers now, with `metadata` (gRPC's "initial metadata"). Without it they leave with the first message.
+  /// Ignored after the first message, and at the second time.
+  public func sendHeaders(_ metadata: RPCMetadata) {
+    let core = self.core
+    core.onLoop { core.sendHeaders(metadata) }
   }
 
   /// How responses are encoded, when the client takes that encoding. To be said before the first response.
@@ -53,10 +61,10 @@ public final class RPCServerCall: Sendable {
   /// Ends the call: `status` follows the messages sent so far. A status other than ok is sent as soon as they left.
   public func finish(_ status: RPCStatus, trailers: RPCMetadata = RPCMetadata()) {
     var status = status
-    status.trailers.append(trailers)
+    if !trailers.isEmpty { status.trailers.append(trailers) }
     let core = self.core
     let final = status
-    core.onLoop { core.finish(final) }
+    if core.isOnLoop { core.finish(final) } else { core.onLoop { core.finish(final) } }
   }
 
   /// Bytes sent and not yet given to the connection. On the loop only.

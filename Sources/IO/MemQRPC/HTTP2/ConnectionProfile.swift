@@ -56,6 +56,8 @@ final class ConnectionProfile: Sendable {
   }
 
   let role: Role
+  /// Those of the role; apart, because taking them out of it costs a call two reference counts for each header.
+  let routes: RouteTable?
   let settings: RPCConnectionSettings
   let maxMessageBytes: Int
   /// Streams a peer may have open at once.
@@ -65,10 +67,15 @@ final class ConnectionProfile: Sendable {
   let logger: Logger
   /// Server: shared with all its connections.
   let budget: ReceiveBudget?
+  /// Nil: no TLS.
+  let tls: RPCTLS?
+  /// Client: where it connects to, for people.
+  let target: String
 
   init(
     role: Role, settings: RPCConnectionSettings, maxMessageBytes: Int, maxConcurrentStreams: Int,
-    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil
+    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil, tls: RPCTLS? = nil,
+    target: String = ""
   ) {
     precondition(
       settings.windowBytes >= 1 << 16 && settings.windowBytes <= 1 << 30,
@@ -77,11 +84,14 @@ final class ConnectionProfile: Sendable {
       settings.frameBytes >= 1 << 14 && settings.frameBytes < 1 << 24,
       "frameBytes must be between 16 KiB and 16 MiB - 1")
     self.role = role
+    self.routes = if case .server(let routes, _) = role { routes } else { nil }
     self.settings = settings
     self.maxMessageBytes = maxMessageBytes
     self.maxConcurrentStreams = maxConcurrentStreams
     self.prefaceTimeout = prefaceTimeout
     self.logger = logger
     self.budget = budget
+    self.tls = tls
+    self.target = target
   }
 }

@@ -23,13 +23,13 @@ extension HTTP2Connection {
     _ value: UnsafeBufferPointer<UInt8>
   ) -> Int32 {
     guard let stream = self.stream(frame.hd.stream_id) else { return 0 }
-    let listBytesMax = self.profile.settings.headerListBytesMax
+    let profile = self.profile
+    let listBytesMax = profile.settings.headerListBytesMax
     stream._withUnsafeGuaranteedRef { stream in
-      switch self.profile.role {
-      case .server(let routes, _):
+      if let routes = profile.routes {
         // Trailers of a request mean nothing to gRPC: the head is gone by then.
         stream.requestHead?.add(name, value, routes: routes, listBytesMax: listBytesMax)
-      case .client:
+      } else {
         stream.responseHead.add(name, value, listBytesMax: listBytesMax)
       }
     }
@@ -60,7 +60,8 @@ extension HTTP2Connection {
     stream.agree(requestIsPacked: head.isPacked, peerTakesGzip: head.takesGzip)
     let context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
-      peer: self.peerName, core: stream, previousAttempts: head.previousAttempts)
+      peer: self.peerName, peerIdentity: self.peerIdentity, core: stream,
+      previousAttempts: head.previousAttempts)
     self.driver.addDeadline(stream)
     self.watchPeer()
     let call = RPCServerCall(core: stream, context: context, environment: environment)
@@ -83,6 +84,7 @@ extension HTTP2Connection {
     stream.responseBegan = true
     if let refusal = stream.responseHead.refusal(listBytesMax: max) { return stream.abort(refusal) }
     if stream.responseHead.isPacked { stream.acceptPacked() }
+    stream.receivedHeaders(stream.responseHead.takeMetadata())
   }
 
   // MARK: Headers out, server
@@ -96,6 +98,7 @@ extension HTTP2Connection {
     self.headerBlock.add(.contentType)
     if stream.compression == .gzip { self.headerBlock.add(.encodingGzip) }
     self.headerBlock.add(.acceptEncoding)
+    self.headerBlock.add(stream.responseMetadata)
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_response(session, stream.id, list, count, &provider)
     }
@@ -157,7 +160,7 @@ extension HTTP2Connection {
     var provider = HTTP2Session.dataProvider
     self.headerBlock.removeAll()
     self.headerBlock.add(.post)
-    self.headerBlock.add(.schemeHTTP)
+    self.headerBlock.add(self.profile.tls == nil ? .schemeHTTP : .schemeHTTPS)
     self.headerBlock.add(":path", start.path)
     self.headerBlock.add(":authority", authority)
     self.headerBlock.add(.teTrailers)

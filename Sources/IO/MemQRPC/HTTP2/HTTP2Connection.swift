@@ -3,6 +3,8 @@
 import CNghttp2
 import Logging
 import NIOCore
+import NIOSSL
+import NIOTLS
 
 /// One HTTP/2 connection of either role: a channel handler around one nghttp2 session.
 ///
@@ -62,6 +64,11 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   @exclusivity(unchecked) private var output = FrameOutput()
   @exclusivity(unchecked) private var isWritable = true
   @exclusivity(unchecked) private var didPause = false
+  /// Output between flushes: a channel, and all the more a TLS handler, tells of fullness only then. A TLS handler keeps a buffer
+  /// as large as what it once encrypted at a time.
+  private let flushBytes: Int
+  /// Largest DATA frame we make.
+  let frameBytes: Int
   @exclusivity(unchecked) var headerBlock = HeaderBlock()
 
   // Liveness
@@ -73,11 +80,19 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private var drainTimer: Scheduled<Void>?
   private var finalGoAwaySent = false
   private(set) var peerName = ""
+  /// What the peer's certificate says; nil: it showed none.
+  private(set) var peerIdentity: RPCPeerIdentity?
+  /// TLS: the handshake is done, and the peer agreed to HTTP/2.
+  private var hasAgreedToHTTP2 = false
+  /// Why the connection ended, where more is known than that it did.
+  @exclusivity(unchecked) private(set) var farewell: String?
 
   init(profile: ConnectionProfile, lease: LoopDriver.Lease) {
     self.profile = profile
     self.lease = lease
     self.driver = lease.driver
+    self.flushBytes = profile.tls == nil ? 1 << 20 : 128 << 10
+    self.frameBytes = min(profile.settings.frameBytes, profile.tls == nil ? .max : 64 << 10)
   }
 
   /// What timers hold: cleared when the connection ends. A weak reference to the connection itself would make every
@@ -118,14 +133,19 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func begin(_ context: ChannelHandlerContext) {
     guard self.session == nil, self.phase == .opening else { return }
     self.peerName = context.channel.remoteAddress?.rpcDescription ?? "unix:"
-    if self.isServer {
-      context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
-        guard let connection = timers.connection, !connection.settingsReceived else { return }
-        connection.close("no HTTP/2 preface came in time")
-      }
-    } else {
-      self.openSession()
+    context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
+      timers.connection?.prefaceIsDue()
     }
+    if !self.isServer { self.openSession() }
+  }
+
+  private func prefaceIsDue() {
+    guard !self.settingsReceived else { return }
+    if !self.isServer {
+      self.farewell =
+        "\(self.profile.target) does not speak HTTP/2: nothing came for \(self.profile.prefaceTimeout)"
+    }
+    self.close("no HTTP/2 preface came in time")
   }
 
   private func openSession() {
@@ -164,14 +184,39 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    guard self.phase != .closed, self.phase != .rejecting else { return }
+    if let tls = self.profile.tls { self.noteFailure(of: tls, error, context) }
     self.profile.logger.debug(
       "Connection failed", metadata: ["peer": "\(self.peerName)", "error": "\(error)"])
     self.close("the connection failed: \(error)")
   }
 
+  private func noteFailure(of tls: RPCTLS, _ error: any Error, _ context: ChannelHandlerContext) {
+    if self.isServer && self.phase == .opening && !self.hasAgreedToHTTP2 {
+      let certificate = try? context.pipeline.syncOperations.nioSSL_peerCertificate()
+      tls.noteFailure(
+        peer: self.peerName, TLSFailure.server(error, certificate: certificate))
+    } else {
+      self.farewell = TLSFailure.later(error, target: self.profile.target, tls: tls)
+    }
+  }
+
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     if case ChannelEvent.inputClosed = event { return self.close("the peer closed the connection") }
+    if event is PlaintextGuard.PlaintextPeer { self.phase = .rejecting }
+    if case TLSUserEvent.handshakeCompleted(let negotiated) = event {
+      self.hasAgreedToHTTP2 = negotiated == TLSMaterial.applicationProtocol
+      self.identifyPeer(context)
+    }
     context.fireUserInboundEventTriggered(event)
+  }
+
+  /// Server: takes down what the client's certificate says, once.
+  private func identifyPeer(_ context: ChannelHandlerContext) {
+    guard let certificate = try? context.pipeline.syncOperations.nioSSL_peerCertificate() else {
+      return
+    }
+    self.peerIdentity = RPCPeerIdentity(certificate)
   }
 
   /// Closes without ado; every call fails.
@@ -189,6 +234,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   /// Ends every call and the session, once.
   private func over(_ reason: String) {
     guard self.phase != .closed else { return }
+    let reason = self.farewell ?? reason
     precondition(!self.isInSession, "the session ends while it runs")
     self.phase = .closed
     self.timers.connection = nil
@@ -257,12 +303,24 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   /// False: more bytes are needed, or the peer does not speak HTTP/2 and was told.
   private func understandPreface(_ context: ChannelHandlerContext) -> Bool {
     switch Preface.judge(self.early.readableBytesView) {
+    case .http2 where self.profile.tls != nil && !self.hasAgreedToHTTP2:
+      self.profile.logger.debug(
+        "A TLS client that did not ask for HTTP/2", metadata: ["peer": "\(self.peerName)"])
+      self.reject(context, with: Preface.goAway("ALPN h2 is required"))
+      return false
     case .http2:
       self.openSession()
       return true
     case .tooShort: return false
     case .http1:
-      self.rejectHTTP1(context)
+      self.reject(
+        context,
+        with: ByteBuffer(string: Preface.http1Answer(isSecure: self.profile.tls != nil)))
+      return false
+    case .tls:
+      self.profile.logger.debug(
+        "A TLS client at a port without TLS", metadata: ["peer": "\(self.peerName)"])
+      self.close("the peer speaks TLS")
       return false
     case .other:
       self.close("the peer does not speak HTTP/2")
@@ -270,15 +328,14 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     }
   }
 
-  private func rejectHTTP1(_ context: ChannelHandlerContext) {
+  private func reject(_ context: ChannelHandlerContext, with answer: ByteBuffer) {
     self.phase = .rejecting
     self.early = ByteBuffer()
-    let answer = ByteBuffer(string: Preface.http1Answer)
     context.writeAndFlush(self.wrapOutboundOut(answer), promise: nil)
     // Closing both ways at once could reset the connection before the peer has read the answer.
     context.close(mode: .output, promise: nil)
     context.eventLoop.scheduleTask(in: .seconds(1)) { [timers] in
-      timers.connection?.close("the peer speaks HTTP/1")
+      timers.connection?.close("the peer does not speak what this port does")
     }
   }
 
@@ -357,6 +414,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     case NGHTTP2_PING.rawValue:
       if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { self.receivedPong() }
     case NGHTTP2_GOAWAY.rawValue:
+      if !self.isServer { self.farewell = self.farewellText(frame.pointee.goaway) }
       if self.phase == .open { self.phase = .draining }
       self.onGoAway?(self)
     default: break
@@ -370,6 +428,16 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     if self.emptyFrames == 1000 {
       nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM.rawValue)
     }
+  }
+
+  /// Why the server ends the connection, when it is for more than its own leave.
+  private func farewellText(_ frame: nghttp2_goaway) -> String? {
+    guard frame.error_code != NGHTTP2_NO_ERROR.rawValue else { return self.farewell }
+    let bytes = UnsafeBufferPointer(start: frame.opaque_data, count: frame.opaque_data_len)
+    let isText = bytes.allSatisfy { $0 >= 0x20 && $0 <= 0x7e }
+    let text = isText ? String(decoding: bytes.prefix(256), as: UTF8.self) : ""
+    return "\(self.profile.target) ended the connection"
+      + (text.isEmpty ? " (HTTP/2 error \(frame.error_code))" : ": \(text)")
   }
 
   private func receivedSettings() {
@@ -505,8 +573,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   /// nghttp2 asks a stream for DATA. Pausing keeps the frame in nghttp2's queue: control frames still leave.
   func readData(_ id: Int32, _ limit: Int, _ flags: UnsafeMutablePointer<UInt32>) -> Int {
-    // 1 MiB between flushes: a channel, and all the more a TLS handler, tells of fullness only then.
-    if !self.isWritable || self.output.byteCount >= 1 << 20 {
+    if !self.isWritable || self.output.byteCount >= self.flushBytes {
       self.didPause = true
       return Int(NGHTTP2_ERR_PAUSE.rawValue)
     }

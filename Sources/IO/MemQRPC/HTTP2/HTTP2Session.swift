@@ -76,7 +76,7 @@ enum HTTP2Session {
       _, _, _, connectionWindow, streamWindow, frameMax, owner in
       HTTP2Connection.with(owner) {
         let window = min(Int(connectionWindow), Int(streamWindow))
-        return min(window, Int(frameMax), $0.profile.settings.frameBytes)
+        return min(window, Int(frameMax), $0.frameBytes)
       }
     }
     return Table(table: all)

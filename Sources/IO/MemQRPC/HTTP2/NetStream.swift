@@ -34,6 +34,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// Response headers came.
   override var hasResponse: Bool { self.responseBegan }
   @exclusivity(unchecked) var responseBegan = false
+  /// Server: custom metadata of the response's headers.
+  private(set) var responseMetadata = RPCMetadata()
 
   /// What a client call needs to be attached, once or again.
   var start: ClientStart?
@@ -123,6 +125,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     self.noteRoomIfDue()
   }
 
+  override func sendHeaders(_ metadata: RPCMetadata) {
+    guard self.machine.awaitsHeaders else { return }
+    self.responseMetadata = metadata
+    self.startOutput()
+  }
+
   override func halfClose() {
     self.machine.halfClose()
     self.startOutput()
@@ -204,6 +212,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   }
 
   // MARK: Receiving
+
+  /// Client: the response's headers.
+  func receivedHeaders(_ metadata: RPCMetadata) {
+    guard !metadata.isEmpty, case .client(let handler) = self.handler else { return }
+    handler.receivedHeaders(metadata)
+  }
 
   /// DATA of this stream. The connection's credit was returned already.
   func receive(_ bytes: ByteBuffer) {
@@ -407,8 +421,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
           ? self.machine.finalStatus : RPCStatus(.cancelled, "the peer cancelled the call"))
     } else if !self.machine.isOver {
       if self.heldEnd != nil { return self.leave() }
+      let farewell = self.connection?.farewell
       if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.retry() { return }
-      self.tell(Self.status(forReset: errorCode))
+      self.tell(farewell.map { RPCStatus(.unavailable, $0) } ?? Self.status(forReset: errorCode))
     }
   }
 

@@ -1,9 +1,13 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import NIOCore
+
 /// What the first bytes of a connection say about the peer.
 enum Preface: Equatable {
   case http2
   case http1
+  /// A ClientHello where no TLS is spoken.
+  case tls
   case tooShort
   case other
 
@@ -15,6 +19,7 @@ enum Preface: Equatable {
     if Self.magic.starts(with: head) {
       return head.count >= 4 ? .http2 : .tooShort
     }
+    if head.first == PlaintextGuard.handshakeRecord { return .tls }
     // "METHOD " of HTTP/1; the longest registered method has 17 letters.
     for byte in head {
       if byte == UInt8(ascii: " ") { return head.first == byte ? .other : .http1 }
@@ -23,9 +28,21 @@ enum Preface: Equatable {
     return head.count < Self.magic.count ? .tooShort : .other
   }
 
-  static let http1Answer: String = {
-    let body = "This port speaks gRPC over HTTP/2, without TLS. Use a gRPC client.\n"
+  static func http1Answer(isSecure: Bool) -> String {
+    let body =
+      "This port speaks gRPC over HTTP/2, \(isSecure ? "with" : "without") TLS. Use a gRPC client.\n"
     return "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
       + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
-  }()
+  }
+
+  /// The shortest HTTP/2 that says why a connection cannot be: empty SETTINGS and a GOAWAY with INADEQUATE_SECURITY and `text`.
+  static func goAway(_ text: String) -> ByteBuffer {
+    var bytes = ByteBuffer()
+    bytes.writeBytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    let length = UInt32(8 + text.utf8.count)
+    bytes.writeInteger(length << 8 | 7)
+    bytes.writeBytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12])
+    bytes.writeString(text)
+    return bytes
+  }
 }

@@ -49,6 +49,12 @@ struct ResponseHead {
     }
   }
 
+  /// The custom metadata so far: what comes later are trailers.
+  mutating func takeMetadata() -> RPCMetadata {
+    defer { self.metadata = RPCMetadata() }
+    return self.metadata
+  }
+
   /// `100 Continue` and its like: the real headers follow.
   var isInformational: Bool { self.httpStatus >= 100 && self.httpStatus < 200 }
 

@@ -1,7 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 /// The routes of a server by the bytes of their paths: no String is made to find one.
-struct RouteTable: Sendable {
+final class RouteTable: Sendable {
   private struct Slot: Sendable {
     let path: [UInt8]
     let route: RPCRouter.Route

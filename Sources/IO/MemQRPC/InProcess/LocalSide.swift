@@ -10,6 +10,7 @@ import NIOCore
 /// receiver unconsumed, the rest waits in the sender's queue.
 class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
   enum Event {
+    case headers(RPCMetadata)
     case message(RPCMessage)
     case halfClosed
     case writable
@@ -23,6 +24,8 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
   final var peer: LocalSide?
   private let sendMaxBytes: Int
   private var queue = Deque<RPCMessage>()
+  /// A message was sent, or the headers by themselves.
+  final private var hasBegun = false
   final private(set) var unsentBytes = 0
   /// Sent, and not yet consumed by the peer.
   private var inFlightBytes = 0
@@ -86,6 +89,7 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
       return false
     }
     self.queue.append(message)
+    self.hasBegun = true
     self.unsentBytes += message.byteCount
     self.pump()
     if self.unsentBytes > RPCLimits.sendQueueMaxBytes + self.sendMaxBytes {
@@ -97,6 +101,12 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
     let hasRoom = self.unsentBytes <= RPCLimits.sendQueueHighBytes
     if !hasRoom { self.owesWritable = true }
     return hasRoom
+  }
+
+  final override func sendHeaders(_ metadata: RPCMetadata) {
+    guard !self.isOver, let peer = self.peer, self.lastEvent == nil, !self.hasBegun else { return }
+    self.hasBegun = true
+    if !metadata.isEmpty { peer.post(.headers(metadata)) }
   }
 
   private func pump() {
@@ -195,6 +205,7 @@ final class LocalClientSide: LocalSide, @unchecked Sendable {
 
   override func handle(_ event: Event) {
     switch event {
+    case .headers(let metadata): self.handler?.receivedHeaders(metadata)
     case .message(let message): self.handler?.received(message)
     case .halfClosed: break
     case .writable:
@@ -230,6 +241,7 @@ final class LocalServerSide: LocalSide, @unchecked Sendable {
 
   override func handle(_ event: Event) {
     switch event {
+    case .headers: break
     case .message(let message): self.handler?.received(message)
     case .halfClosed: self.handler?.halfClosed()
     case .writable:

@@ -71,7 +71,7 @@ public final class RPCInProcessChannel: RPCChannel {
     client.deadline = options.timeout.map { .after($0) }
     let context = RPCContext(
       method: route.method, metadata: options.metadata, deadline: client.deadline,
-      peer: "in-process", core: server,
+      peer: "in-process", peerIdentity: nil, core: server,
       previousAttempts: options.previousAttempts)
     client.driver.addDeadline(client)
     server.handler = route.make(

@@ -31,6 +31,8 @@ class CallCore: @unchecked Sendable {
 
   /// Queues a message. False: the queue stands above its high-water mark; `writable` will be called.
   func enqueue(_ message: RPCMessage) -> Bool { fatalError("abstract") }
+  /// Server: sends the response's headers now, with custom metadata; ignored once they, or a message, were sent.
+  func sendHeaders(_ metadata: RPCMetadata) { fatalError("abstract") }
   /// Client: nothing more will be sent.
   func halfClose() { fatalError("abstract") }
   /// Server: the status follows the queued messages.

@@ -26,6 +26,7 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
   @exclusivity(unchecked) private var runningJobs: [UnownedJob] = []
   @exclusivity(unchecked) private var ends: [any TurnEnd] = []
+  @exclusivity(unchecked) private var runningEnds: [any TurnEnd] = []
   @exclusivity(unchecked) private var isScheduled = false
   @exclusivity(unchecked) private var isTurning = false
   @exclusivity(unchecked) private var isReading = false
@@ -138,9 +139,9 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
 
   private func runEnds() {
     guard !self.ends.isEmpty else { return }
-    var ends: [any TurnEnd] = []
-    swap(&ends, &self.ends)
-    for end in ends { end.turnEnded() }
+    swap(&self.ends, &self.runningEnds)
+    for end in self.runningEnds { end.turnEnded() }
+    self.runningEnds.removeAll(keepingCapacity: true)
   }
 
   // MARK: Compression

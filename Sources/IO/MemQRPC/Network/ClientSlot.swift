@@ -5,6 +5,7 @@ import Logging
 import MemQModel
 import NIOCore
 import NIOPosix
+import NIOSSL
 import Synchronization
 
 /// One connection of a network channel, and its successors. Loop-bound, but for `isConnected`.
@@ -115,7 +116,9 @@ final class ClientSlot: @unchecked Sendable {
     }
     let bootstrap = ClientBootstrap(group: self.driver.loop)
       .connectTimeout(self.configuration.connectTimeout.timeAmount)
-      .channelOption(.recvAllocator, value: SocketTuning.receive)
+      .channelOption(
+        .recvAllocator, value: SocketTuning.receive(isSecure: self.profile.tls != nil)
+      )
       .channelOption(.writeBufferWaterMark, value: SocketTuning.writeMarks)
     let attempt: EventLoopFuture<any Channel>
     switch address {
@@ -126,7 +129,7 @@ final class ClientSlot: @unchecked Sendable {
     }
     attempt.hop(to: self.driver.loop).whenComplete { result in
       switch result {
-      case .success(let channel): self.connected(channel)
+      case .success(let channel): self.reached(channel, address)
       case .failure(let error):
         self.failed(
           RPCStatus(.unavailable, "cannot connect to \(self.target): \(self.describe(error))"))
@@ -147,7 +150,34 @@ final class ClientSlot: @unchecked Sendable {
     }
   }
 
-  /// The handler joins only now: several addresses may have been tried at once.
+  /// The handlers join only now: several addresses may have been tried at once.
+  private func reached(_ channel: any Channel, _ address: RPCAddress) {
+    guard let tls = self.profile.tls else { return self.connected(channel) }
+    guard case .connecting = self.state else { return channel.close(promise: nil) }
+    // A member of several behind one name shows a certificate for the name.
+    let named = self.configuration.authority.flatMap { try? RPCAddress($0) }
+    let name = tls.serverName ?? (named ?? address).tlsHost
+    let handshake = ClientHandshake(
+      target: self.target, name: name ?? address.host, tls: tls,
+      timeout: self.configuration.prefaceTimeout.timeAmount
+    ) { problem in
+      guard let problem else { return self.connected(channel) }
+      channel.close(promise: nil)
+      self.failed(RPCStatus(.unavailable, problem))
+    }
+    do {
+      let pipeline = channel.pipeline.syncOperations
+      try pipeline.addHandler(handshake)
+      try pipeline.addHandler(
+        NIOSSLClientHandler(context: tls.context, serverHostname: name), position: .first)
+    } catch {
+      handshake.cancel()
+      channel.close(promise: nil)
+      self.failed(
+        RPCStatus(.unavailable, "cannot begin TLS with \(self.target): \(error)"))
+    }
+  }
+
   private func connected(_ channel: any Channel) {
     guard case .connecting = self.state else { return channel.close(promise: nil) }
     let connection = HTTP2Connection(profile: self.profile, lease: self.lease)
@@ -238,7 +268,10 @@ final class ClientSlot: @unchecked Sendable {
       } else {
         self.state = .connecting
         self.failed(
-          RPCStatus(.unavailable, "\(self.target) closed the connection without a word of HTTP/2"))
+          RPCStatus(
+            .unavailable,
+            connection.farewell
+              ?? "\(self.target) closed the connection without a word of HTTP/2"))
       }
     }
     self.finishClosing()

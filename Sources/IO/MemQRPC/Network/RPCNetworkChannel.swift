@@ -20,11 +20,15 @@ public final class RPCNetworkChannel: RPCChannel {
     public var backoffMax: Duration = .seconds(5)
     /// Calls that may wait for a connection; more fail at once.
     public var waitingCallsMax = 10_000
+    /// From connecting to the server's first word of HTTP/2.
+    public var prefaceTimeout: Duration = .seconds(10)
     public var connection = RPCConnectionSettings()
-    /// What requests name as `:authority`; nil: the target.
+    /// `host:port` that requests name as `:authority`, and whose host a certificate is checked for; nil: the target.
     public var authority: String?
     /// Connects before it is used, and again after each loss.
     var keepsConnected = false
+    /// Nil: no TLS.
+    public var tls: RPCTLS?
 
     public init() {}
   }
@@ -44,9 +48,11 @@ public final class RPCNetworkChannel: RPCChannel {
     self.target = target
     let profile = ConnectionProfile(
       role: .client(
-        authority: configuration.authority ?? (target.hasPrefix("unix:") ? "localhost" : target)),
+        authority: configuration.tls?.serverName ?? configuration.authority
+          ?? (target.hasPrefix("unix:") ? "localhost" : target)),
       settings: configuration.connection, maxMessageBytes: RPCLimits.messageBytesMax,
-      maxConcurrentStreams: 0, prefaceTimeout: .seconds(10), logger: logger)
+      maxConcurrentStreams: 0, prefaceTimeout: configuration.prefaceTimeout, logger: logger,
+      tls: configuration.tls, target: target)
     self.slots = (0..<configuration.connections).map { _ in
       ClientSlot(
         target: target, lease: LoopDriver.lease(of: group.next()), profile: profile,

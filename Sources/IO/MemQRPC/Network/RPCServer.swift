@@ -4,6 +4,7 @@ public import Logging
 public import MemQModel
 public import NIOCore
 import NIOPosix
+import NIOSSL
 import Synchronization
 
 /// Serves a router's methods over the network.
@@ -23,6 +24,8 @@ public final class RPCServer: Sendable {
     public var unconsumedBytesMax = 1 << 30
     /// For metrics.
     public var observer: (any RPCServerObserver)?
+    /// Nil: no TLS.
+    public var tls: RPCTLS?
 
     /// Flow-control window of a stream; see ``RPCConnectionSettings/windowBytes``.
     public var windowBytes: Int {
@@ -62,7 +65,7 @@ public final class RPCServer: Sendable {
       maxMessageBytes: configuration.maxMessageBytes,
       maxConcurrentStreams: configuration.maxConcurrentStreams,
       prefaceTimeout: configuration.prefaceTimeout, logger: logger,
-      budget: ReceiveBudget(bytesMax: configuration.unconsumedBytesMax))
+      budget: ReceiveBudget(bytesMax: configuration.unconsumedBytesMax), tls: configuration.tls)
     let connections = ConnectionSet(
       max: configuration.connectionsMax, observer: configuration.observer, logger: logger)
     let bootstrap = ServerBootstrap(group: group)
@@ -76,9 +79,9 @@ public final class RPCServer: Sendable {
       switch target {
       case .tcp(let host, let port):
         channel = try await bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-          .tuned().bind(host: host, port: port).get()
+          .tuned(isSecure: profile.tls != nil).bind(host: host, port: port).get()
       case .unix(let path):
-        channel = try await bootstrap.tuned()
+        channel = try await bootstrap.tuned(isSecure: profile.tls != nil)
           .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
       }
       return RPCServer(channel: channel, connections: connections)
@@ -158,7 +161,12 @@ final class ConnectionSet: Sendable {
     self.observer?.connectionsChanged(to: count)
     connection.onClose = { [weak self] in self?.removed($0) }
     do {
-      try channel.pipeline.syncOperations.addHandler(connection)
+      let pipeline = channel.pipeline.syncOperations
+      if let tls = profile.tls {
+        try pipeline.addHandler(PlaintextGuard(logger: profile.logger))
+        try pipeline.addHandler(NIOSSLServerHandler(context: tls.context))
+      }
+      try pipeline.addHandler(connection)
     } catch {
       self.removed(connection)
       throw error
@@ -193,16 +201,18 @@ final class ConnectionSet: Sendable {
 
 extension ServerBootstrap {
   /// Watermarks and receive buffers that bulk transfer wants; an idle connection keeps 2 KiB.
-  fileprivate func tuned() -> ServerBootstrap {
-    self.childChannelOption(.recvAllocator, value: SocketTuning.receive)
+  fileprivate func tuned(isSecure: Bool) -> ServerBootstrap {
+    self.childChannelOption(.recvAllocator, value: SocketTuning.receive(isSecure: isSecure))
       .childChannelOption(.writeBufferWaterMark, value: SocketTuning.writeMarks)
       .childChannelOption(.allowRemoteHalfClosure, value: false)
   }
 }
 
 enum SocketTuning {
-  static var receive: any RecvByteBufferAllocator {
-    AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 2048, maximum: 256 << 10)
+  /// A TLS handler keeps a buffer twice as large as the largest read: with 64 KiB its cost per read is gone beside that of decrypting.
+  static func receive(isSecure: Bool) -> any RecvByteBufferAllocator {
+    AdaptiveRecvByteBufferAllocator(
+      minimum: 2048, initial: 2048, maximum: isSecure ? 64 << 10 : 256 << 10)
   }
 
   static var writeMarks: ChannelOptions.Types.WriteBufferWaterMark {

@@ -79,6 +79,11 @@ final class RetryingCall: CallCore, @unchecked Sendable {
     }
   }
 
+  fileprivate func receivedHeaders(_ metadata: RPCMetadata) {
+    guard !self.isOver else { return }
+    self.handler?.receivedHeaders(metadata)
+  }
+
   fileprivate func received(_ message: RPCMessage) {
     guard !self.isOver else { return }
     self.handler?.received(message)
@@ -154,8 +159,8 @@ final class RetryingCall: CallCore, @unchecked Sendable {
 private final class Attempt: RPCClientHandler, @unchecked Sendable {
   private let whole: RetryingCall
   private let call: RPCClientCall
-  /// A message came: then there was a response whatever else is known.
-  private var hasMessage = false
+  /// Something of a response came: then there is no further attempt, whatever else is known.
+  private var hasAnswer = false
 
   init(of whole: RetryingCall, _ call: RPCClientCall) {
     self.whole = whole
@@ -163,16 +168,22 @@ private final class Attempt: RPCClientHandler, @unchecked Sendable {
   }
 
   func received(_ message: RPCMessage) {
-    self.hasMessage = true
+    self.hasAnswer = true
     let whole = self.whole
     whole.onLoop { whole.received(message) }
+  }
+
+  func receivedHeaders(_ metadata: RPCMetadata) {
+    self.hasAnswer = true
+    let whole = self.whole
+    whole.onLoop { whole.receivedHeaders(metadata) }
   }
 
   func writable() {}
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
     let whole = self.whole
-    let hasResponse = self.hasMessage || self.call.core.hasResponse
+    let hasResponse = self.hasAnswer || self.call.core.hasResponse
     whole.onLoop { whole.ended(status, trailers, hasResponse: hasResponse) }
   }
 }

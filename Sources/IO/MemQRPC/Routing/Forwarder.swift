@@ -77,6 +77,10 @@ private final class ForwardedResponses: RPCClientHandler, @unchecked Sendable {
     self.forwarder = forwarder
   }
 
+  func receivedHeaders(_ metadata: RPCMetadata) {
+    self.call.sendHeaders(metadata)
+  }
+
   func received(_ message: RPCMessage) {
     if !self.call.send(message) { self.isFull = true }
     self.withheldBytes += message.byteCount

@@ -11,6 +11,8 @@ public struct RPCContext: Sendable {
   public let deadline: NIODeadline?
   /// `127.0.0.1:5000`, `unix:`, or `in-process`.
   public let peer: String
+  /// Who the peer proved to be by a certificate; nil: without TLS, or without a certificate of its own.
+  public let peerIdentity: RPCPeerIdentity?
   /// Attempts of the caller before this one: `grpc-previous-rpc-attempts`.
   public private(set) var previousAttempts = 0
   /// The call itself; nil in contexts made by hand.
@@ -18,14 +20,16 @@ public struct RPCContext: Sendable {
 
   public init(
     method: RPCMethod, metadata: RPCMetadata = RPCMetadata(), deadline: NIODeadline? = nil,
-    peer: String
+    peer: String, peerIdentity: RPCPeerIdentity? = nil
   ) {
-    self.init(method: method, metadata: metadata, deadline: deadline, peer: peer, core: nil)
+    self.init(
+      method: method, metadata: metadata, deadline: deadline, peer: peer,
+      peerIdentity: peerIdentity, core: nil)
   }
 
   init(
     method: RPCMethod, metadata: RPCMetadata, deadline: NIODeadline?, peer: String,
-    core: CallCore?, previousAttempts: Int = 0
+    peerIdentity: RPCPeerIdentity?, core: CallCore?, previousAttempts: Int = 0
   ) {
     self.previousAttempts = previousAttempts
     self.core = core
@@ -33,6 +37,7 @@ public struct RPCContext: Sendable {
     self.metadata = metadata
     self.deadline = deadline
     self.peer = peer
+    self.peerIdentity = peerIdentity
   }
 
   /// How responses are encoded, when the client takes that encoding. To be said before the first response.

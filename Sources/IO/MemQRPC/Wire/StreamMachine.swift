@@ -137,6 +137,11 @@ struct StreamMachine: Sendable {
     self.finalStatus = status
   }
 
+  /// Server: the response's headers can still be chosen.
+  var awaitsHeaders: Bool {
+    self.side == .server && !self.headersSent && !self.isOver && !self.isClosing
+  }
+
   /// Ask after `send`, `halfClose`, `finish` and `abort`, while attached to a connection.
   mutating func output() -> Output {
     if self.headersSent {

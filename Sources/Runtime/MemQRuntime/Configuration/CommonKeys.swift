@@ -58,6 +58,9 @@ public enum CommonKeys {
       "threads", .integer(1...256),
       "Threads that serve connections; by default one per processor."),
     ConfigurationKey(
+      "reflection", .flag, default: "true",
+      "Answer gRPC reflection on the gRPC port: which services are there, and their messages."),
+    ConfigurationKey(
       "start.timeout", .duration, default: "120s",
       "How long a start may wait for the metadata service."),
     ConfigurationKey(

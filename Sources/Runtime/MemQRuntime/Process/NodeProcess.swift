@@ -167,6 +167,7 @@ public final class NodeProcess: ProcessBody {
     var router = RPCRouter()
     node.register(on: &router)
     let health = router.addingHealth()
+    if self.context.configuration.flag("reflection") { router.addReflection() }
     try await node.start()
     var configuration = RPCServer.Configuration()
     configuration.observer = RPCMetrics()

@@ -4,6 +4,7 @@ import Dispatch
 import Glibc
 import Logging
 public import MemQModel
+import MemQSystem
 import MemQTelemetry
 import NIOCore
 import NIOPosix
@@ -102,6 +103,7 @@ public enum ServiceProcess {
 
   /// What the whole process needs, before anything runs.
   private static func prepareProcess(_ configuration: LoadedConfiguration, _ service: String) {
+    MemoryAllocator.keepFreedMemory()
     // A peer that goes away is an error of its socket, not the end of us.
     signal(SIGPIPE, SIG_IGN)
     var files = rlimit()
