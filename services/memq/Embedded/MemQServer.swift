@@ -129,7 +129,9 @@ public final class MemQServer: ProcessBody {
     let health = router.addingHealth()
     if self.context.configuration.flag("reflection") { router.addReflection() }
     var configuration = RPCServer.Configuration()
-    configuration.observer = RPCMetrics()
+    let metrics = RPCMetrics()
+    configuration.observer = metrics
+    router.intercept(metrics.serverInterceptor)
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
       configuration: configuration, logger: self.context.logger)

@@ -3,6 +3,7 @@
 import Logging
 import MemQMetadata
 import MemQModel
+import MemQRPC
 import MemQPlacement
 import MemQSystem
 
@@ -57,7 +58,9 @@ actor PlanDesk {
     self.run = run
     self.logger.notice(
       "A plan begins", metadata: ["plan.id": "\(id)", "moves": "\(run.steps.count)"])
-    self.task = Task { await self.execute() }
+    self.task = RPCScope.beyondCall {
+      Task { await self.execute() }
+    }
     return run
   }
 

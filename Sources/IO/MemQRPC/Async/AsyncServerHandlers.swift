@@ -28,11 +28,13 @@ final class AsyncUnaryHandler: RPCServerHandler, @unchecked Sendable {
 
   private func run(_ request: RPCMessage) async {
     do {
-      let response = try await self.body(request, self.call.context)
+      let response = try await RPCScope.$call.withValue(self.call) {
+        try await self.body(request, self.call.context)
+      }
       self.call.send(response)
       self.call.finish(.ok)
     } catch {
-      self.call.finish(self.call.environment.status(for: error, in: self.call.context.method))
+      self.call.finish(self.call.environment.status(for: error, in: self.call.context))
     }
   }
 
@@ -92,10 +94,12 @@ final class AsyncServerStreamHandler: RPCServerHandler, @unchecked Sendable {
     let (call, body, gate) = (self.call, self.body, self.gate)
     self.task = Task(executorPreference: call.core.driver) {
       do {
-        try await body(request, call.context, RPCWriter(gate))
+        try await RPCScope.$call.withValue(call) {
+          try await body(request, call.context, RPCWriter(gate))
+        }
         call.finish(gate, .ok)
       } catch {
-        call.finish(gate, call.environment.status(for: error, in: call.context.method))
+        call.finish(gate, call.environment.status(for: error, in: call.context))
       }
     }
   }
@@ -125,10 +129,12 @@ final class AsyncStreamHandler: RPCServerHandler, @unchecked Sendable {
     self.gate = gate
     self.task = Task(executorPreference: call.core.driver) {
       do {
-        try await body(RPCReader(inbound), call.context, RPCWriter(gate))
+        try await RPCScope.$call.withValue(call) {
+          try await body(RPCReader(inbound), call.context, RPCWriter(gate))
+        }
         call.finish(gate, .ok)
       } catch {
-        call.finish(gate, call.environment.status(for: error, in: call.context.method))
+        call.finish(gate, call.environment.status(for: error, in: call.context))
       }
     }
   }

@@ -223,6 +223,7 @@ public final class RPCBalancedChannel: RPCChannel {
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
+    let options = options.inheriting()
     let (picked, count, failing) = self.pick(options.affinity)
     if failing { self.resolveSoon() }
     guard let picked else {

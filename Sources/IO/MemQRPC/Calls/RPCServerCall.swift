@@ -2,6 +2,7 @@
 
 import Logging
 public import NIOCore
+import Synchronization
 
 /// The callback face of a server call. Every method is called on `call.eventLoop` and must not block.
 public protocol RPCServerHandler: AnyObject {
@@ -20,6 +21,8 @@ public final class RPCServerCall: Sendable {
   public let context: RPCContext
   let core: CallCore
   let environment: ServerEnvironment
+  /// Made when first asked for: most calls call nobody.
+  private let knownTrace = Mutex<RPCTrace?>(nil)
 
   init(core: CallCore, context: RPCContext, environment: ServerEnvironment) {
     self.core = core
@@ -28,6 +31,16 @@ public final class RPCServerCall: Sendable {
   }
 
   public var eventLoop: any EventLoop { self.core.driver.loop }
+
+  /// The trace the call belongs to: its caller's, or one of its own.
+  public var trace: RPCTrace {
+    self.knownTrace.withLock { known in
+      if let known { return known }
+      let trace = self.context.trace ?? .random()
+      known = trace
+      return trace
+    }
+  }
 
   /// Gives the peer credit for `bytes` of received messages.
   ///
@@ -79,10 +92,8 @@ public final class RPCServerCall: Sendable {
   }
 }
 
-/// Hears of a server's calls and connections, for metrics. Called on event loops: must not block.
+/// Hears of a server's connections, for metrics; of its calls ``RPCServerInterceptor``s do. Called on event loops: must not block.
 public protocol RPCServerObserver: Sendable {
-  /// A call that reached a handler is over.
-  func callEnded(_ method: RPCMethod, code: RPCCode, duration: Duration)
   /// Connections open now.
   func connectionsChanged(to count: Int)
   /// A connection stopped reading data: what all of them hold unconsumed is above the server's limit.
@@ -104,14 +115,17 @@ final class ServerEnvironment: Sendable {
   }
 
   /// The status for an error that left a handler. What is not a status is our bug, or not meant for the peer.
-  func status(for error: any Error, in method: RPCMethod) -> RPCStatus {
+  func status(for error: any Error, in context: RPCContext) -> RPCStatus {
     if let status = error as? RPCStatus {
       return status.isOK ? RPCStatus(.internal, "the handler threw the status ok") : status
     }
     if error is CancellationError { return .cancelled }
     self.logger.error(
       "Handler failed",
-      metadata: ["rpc.method": "\(method)", "error": "\(error)"])
+      metadata: [
+        "rpc.method": "\(context.method)", "error": "\(error)", "peer": "\(context.peer)",
+        "trace.id": "\(context.trace?.traceID ?? "none")",
+      ])
     return RPCStatus(.unknown, "the server failed to handle the call")
   }
 }

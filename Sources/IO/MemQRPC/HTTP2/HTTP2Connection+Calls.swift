@@ -56,12 +56,20 @@ extension HTTP2Connection {
     }
     let route = head.route!
     stream.deadline = head.timeoutNanoseconds.map { .now() + .nanoseconds($0) }
-    stream.observe(route.method, environment)
     stream.agree(requestIsPacked: head.isPacked, peerTakesGzip: head.takesGzip)
-    let context = RPCContext(
+    var context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
       peer: self.peerName, peerIdentity: self.peerIdentity, core: stream,
       previousAttempts: head.previousAttempts)
+    if let hooks = route.hooks {
+      let startedAt = NIODeadline.now()
+      let refusal = hooks.before(&context, environment)
+      stream.hooked = HookedCall(hooks: hooks, context: context, startedAt: startedAt)
+      if let refusal {
+        stream.end = .refused
+        return stream.refuse(refusal, httpStatus: nil)
+      }
+    }
     self.driver.addDeadline(stream)
     self.watchPeer()
     let call = RPCServerCall(core: stream, context: context, environment: environment)

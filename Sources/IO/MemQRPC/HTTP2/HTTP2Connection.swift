@@ -503,15 +503,6 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     self.markDirty()
   }
 
-  /// A server call is over, for those who count.
-  func callEnded(_ stream: NetStream, _ code: RPCCode) {
-    guard case .server(_, let environment) = self.profile.role,
-      let observer = environment.observer, let method = stream.observedMethod
-    else { return }
-    let duration = stream.startedAt.map { (NIODeadline.now() - $0).nanoseconds } ?? 0
-    observer.callEnded(method, code: code, duration: .nanoseconds(duration))
-  }
-
   func reset(_ stream: NetStream, _ code: UInt32) {
     guard self.session != nil else { return }
     nghttp2_submit_rst_stream(self.session, 0, stream.id, code)

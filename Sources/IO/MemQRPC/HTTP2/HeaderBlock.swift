@@ -120,10 +120,14 @@ struct HeaderBlock {
     }
   }
 
+  /// Printable ASCII, and no spaces at the ends: HTTP/2 takes them for a broken header and the stream with it.
   private static func printable(_ value: String) -> String {
+    let space = UInt8(ascii: " ")
     let isPlain = value.utf8.allSatisfy { $0 >= 0x20 && $0 <= 0x7e }
-    if isPlain { return value }
-    let bytes = value.utf8.map { $0 >= 0x20 && $0 <= 0x7e ? $0 : UInt8(ascii: "?") }
+    if isPlain, value.utf8.first != space, value.utf8.last != space { return value }
+    var bytes = value.utf8.map { $0 >= 0x20 && $0 <= 0x7e ? $0 : UInt8(ascii: "?") }[...]
+    while bytes.first == space { bytes.removeFirst() }
+    while bytes.last == space { bytes.removeLast() }
     return String(decoding: bytes, as: UTF8.self)
   }
 }

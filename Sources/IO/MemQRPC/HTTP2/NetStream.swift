@@ -40,9 +40,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// What a client call needs to be attached, once or again.
   var start: ClientStart?
 
-  /// For the server's observer.
-  private(set) var startedAt: NIODeadline?
-  private(set) var observedMethod: RPCMethod?
+  /// Server: what waits for the call's end.
+  var hooked: HookedCall?
 
   /// Parts of the connection's sums of received bytes.
   @exclusivity(unchecked) private var accountedUnconsumed = 0
@@ -98,6 +97,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       self.stop(status)
       return false
     case .queued(let hasRoom):
+      self.counts.messagesSent += 1
+      self.counts.bytesSent += message.byteCount
       self.startOutput()
       return hasRoom
     }
@@ -193,12 +194,6 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   // MARK: Server: the beginning
 
-  func observe(_ method: RPCMethod, _ environment: ServerEnvironment) {
-    guard environment.observer != nil else { return }
-    self.observedMethod = method
-    self.startedAt = .now()
-  }
-
   /// What the request's headers say of encodings.
   func agree(requestIsPacked: Bool, peerTakesGzip: Bool) {
     self.peerTakesGzip = peerTakesGzip
@@ -226,6 +221,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       while input.readableBytes > 0, !self.machine.isOver {
         guard let message = try self.machine.receive(&input) else { break }
         self.account()
+        self.counts.messagesReceived += 1
+        self.counts.bytesReceived += message.byteCount
         switch self.handler {
         case .server(let handler): handler.received(message)
         case .client(let handler): handler.received(message)
@@ -269,6 +266,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     do throws(RPCStatus) {
       while let message = try self.machine.nextHeld(by: self.driver.gzip) {
         self.account()
+        self.counts.messagesReceived += 1
+        self.counts.bytesReceived += message.byteCount
         switch self.handler {
         case .server(let handler): handler.received(message)
         case .client(let handler): handler.received(message)
@@ -350,6 +349,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// Ends the call now: the peer gets a status (server) or a reset, the handler hears of it at the end of the turn.
   override func abort(_ status: RPCStatus) {
     guard !self.machine.isOver else { return }
+    self.end = RPCCallEnd(abortedWith: status)
     let wasEnded = self.machine.localEnded
     self.machine.abort(status)
     if self.isServer {
@@ -381,6 +381,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// The handler hears `status` at the end of the turn: the end may have been asked for from inside it.
   func end(with status: RPCStatus) {
     guard self.release() else { return }
+    if self.end == .answered { self.end = RPCCallEnd(abortedWith: status) }
     self.pendingEnd = status
     self.askForTurnEnd()
   }
@@ -415,7 +416,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   func closed(_ errorCode: UInt32) {
     if self.isServer {
       let wasAnswered = self.machine.localEnded
-      self.connection?.callEnded(self, wasAnswered ? self.machine.finalStatus.code : .cancelled)
+      if !wasAnswered, self.end == .answered { self.end = .resetByPeer }
+      self.report(wasAnswered ? self.machine.finalStatus.code : .cancelled)
       self.tell(
         wasAnswered
           ? self.machine.finalStatus : RPCStatus(.cancelled, "the peer cancelled the call"))
@@ -423,18 +425,26 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       if self.heldEnd != nil { return self.leave() }
       let farewell = self.connection?.farewell
       if errorCode == NGHTTP2_REFUSED_STREAM.rawValue, self.retry() { return }
+      self.end = errorCode == NGHTTP2_REFUSED_STREAM.rawValue ? .refused : .resetByPeer
       self.tell(farewell.map { RPCStatus(.unavailable, $0) } ?? Self.status(forReset: errorCode))
     }
+  }
+
+  /// A server call is over, for those who count.
+  private func report(_ code: RPCCode) {
+    if let hooked = self.hooked.take() { hooked.ended(code, self) }
   }
 
   /// The connection is gone.
   func lost(_ reason: String) {
     if self.isServer {
-      self.connection?.callEnded(self, .cancelled)
+      if self.end == .answered { self.end = .connectionLost }
+      self.report(.cancelled)
       self.tell(RPCStatus(.cancelled, reason))
     } else if self.heldEnd != nil {
       self.leave()
     } else {
+      self.end = .connectionLost
       self.tell(RPCStatus(.unavailable, reason))
     }
   }

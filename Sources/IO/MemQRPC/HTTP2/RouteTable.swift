@@ -15,7 +15,7 @@ final class RouteTable: Sendable {
     var size = 16
     while size < router.routes.count * 2 { size *= 2 }
     var slots = [Slot?](repeating: nil, count: size)
-    for (path, route) in router.routes {
+    for (path, route) in router.prepared() {
       let bytes = Array(path.utf8)
       var index = bytes.withUnsafeBufferPointer { Self.hash($0) } & (size - 1)
       while slots[index] != nil { index = (index + 1) & (size - 1) }

@@ -58,7 +58,11 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
   final func turnEnded() {
     self.isWaitingForTurnEnd = false
     while let event = self.inbox.popFirst() {
-      if case .message(let message) = event { self.unconsumedBytes += message.byteCount }
+      if case .message(let message) = event {
+        self.unconsumedBytes += message.byteCount
+        self.counts.messagesReceived += 1
+        self.counts.bytesReceived += message.byteCount
+      }
       if case .ended = event {
         self.inbox.removeAll()
         self.isOver = true
@@ -89,6 +93,8 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
       return false
     }
     self.queue.append(message)
+    self.counts.messagesSent += 1
+    self.counts.bytesSent += message.byteCount
     self.hasBegun = true
     self.unsentBytes += message.byteCount
     self.pump()
@@ -160,6 +166,8 @@ class LocalSide: CallCore, TurnEnd, @unchecked Sendable {
 
   final override func abort(_ status: RPCStatus) {
     guard !self.isOver, let peer = self.peer else { return }
+    self.end = RPCCallEnd(abortedWith: status)
+    peer.end = self.end == .cancelledHere ? .resetByPeer : self.end
     self.queue.removeAll()
     self.unsentBytes = 0
     self.lastEvent = .ended(status)
@@ -223,6 +231,8 @@ final class LocalClientSide: LocalSide, @unchecked Sendable {
 final class LocalServerSide: LocalSide, @unchecked Sendable {
   /// Set at the start of the call.
   var handler: (any RPCServerHandler)?
+  /// What waits for the call's end.
+  var hooked: HookedCall?
   private let receiveMaxBytes: Int
 
   init(driver: LoopDriver, maxMessageBytes: Int) {
@@ -249,6 +259,7 @@ final class LocalServerSide: LocalSide, @unchecked Sendable {
       self.handler?.writable()
     case .ended(let status):
       self.noteRoom()
+      if let hooked = self.hooked.take() { hooked.ended(status.code, self) }
       self.handler.take()?.ended(status)
     }
   }

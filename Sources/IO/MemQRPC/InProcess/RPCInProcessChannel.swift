@@ -28,7 +28,7 @@ public final class RPCInProcessChannel: RPCChannel {
     maxMessageBytes: Int = RPCLimits.messageBytesMax,
     logger: Logger = Logger(label: "memq.rpc.in-process")
   ) {
-    self.routes = router.routes
+    self.routes = router.prepared()
     let eventLoop = group.next()
     self.eventLoop = eventLoop
     let others = group.makeIterator().filter { $0 !== eventLoop }
@@ -41,6 +41,7 @@ public final class RPCInProcessChannel: RPCChannel {
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
+    let options = options.inheriting()
     let near = self.leases.first { $0.driver.loop.inEventLoop }
     let driver = (near ?? self.leases[0]).driver
     if let policy = options.retry, RetryingCall.covers(request, policy) {
@@ -66,13 +67,24 @@ public final class RPCInProcessChannel: RPCChannel {
       return client.post(.ended(refusal ?? RPCRouter.unknownMethod(method.path)))
     }
     let server = LocalServerSide(driver: client.driver, maxMessageBytes: self.maxMessageBytes)
-    client.peer = server
-    server.peer = client
     client.deadline = options.timeout.map { .after($0) }
-    let context = RPCContext(
+    var context = RPCContext(
       method: route.method, metadata: options.metadata, deadline: client.deadline,
       peer: "in-process", peerIdentity: nil, core: server,
       previousAttempts: options.previousAttempts)
+    if let hooks = route.hooks {
+      let startedAt = NIODeadline.now()
+      let refusal = hooks.before(&context, self.environment)
+      let hooked = HookedCall(hooks: hooks, context: context, startedAt: startedAt)
+      if let refusal {
+        server.end = .refused
+        hooked.ended(refusal.code, server)
+        return client.post(.ended(refusal))
+      }
+      server.hooked = hooked
+    }
+    client.peer = server
+    server.peer = client
     client.driver.addDeadline(client)
     server.handler = route.make(
       RPCServerCall(core: server, context: context, environment: self.environment))

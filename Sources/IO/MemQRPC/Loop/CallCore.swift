@@ -16,6 +16,10 @@ class CallCore: @unchecked Sendable {
   final unowned(unsafe) var previousWithDeadline: CallCore?
   final var isInDeadlineList = false
 
+  /// For reports.
+  @exclusivity(unchecked) final var counts = RPCCallCounts()
+  @exclusivity(unchecked) final var end = RPCCallEnd.answered
+
   /// Bytes sent from other threads that are still on their way to the loop.
   private let hoppingBytes = Atomic<Int>(0)
   /// What the last `send` on the loop answered, for senders elsewhere.

@@ -84,6 +84,7 @@ public final class RPCNetworkChannel: RPCChannel {
     _ method: RPCMethod, _ options: RPCCallOptions, request: RPCMessage?,
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
+    let options = options.inheriting()
     let slot = self.pickSlot()
     if let policy = options.retry, !options.isAttempt, RetryingCall.covers(request, policy) {
       return RetryingCall.start(

@@ -89,6 +89,13 @@ final class RetryingCall: CallCore, @unchecked Sendable {
     self.handler?.received(message)
   }
 
+  /// What an attempt moved, and how it was over: of all of them, and the last.
+  fileprivate func add(_ counts: RPCCallCounts, _ end: RPCCallEnd) {
+    guard !self.isOver else { return }
+    self.counts.add(counts)
+    self.end = end
+  }
+
   fileprivate func ended(_ status: RPCStatus, _ trailers: RPCMetadata, hasResponse: Bool) {
     guard !self.isOver else { return }
     if status.isUnsent, !status.isOK, self.moveOn() { return }
@@ -148,6 +155,7 @@ final class RetryingCall: CallCore, @unchecked Sendable {
   override func abort(_ status: RPCStatus) {
     guard !self.isOver else { return }
     self.isOver = true
+    self.end = RPCCallEnd(abortedWith: status)
     self.waiting?.cancel()
     self.waiting = nil
     self.attempt.take()?.cancel()
@@ -183,7 +191,11 @@ private final class Attempt: RPCClientHandler, @unchecked Sendable {
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
     let whole = self.whole
+    let (counts, end) = (self.call.core.counts, self.call.core.end)
     let hasResponse = self.hasAnswer || self.call.core.hasResponse
-    whole.onLoop { whole.ended(status, trailers, hasResponse: hasResponse) }
+    whole.onLoop {
+      whole.add(counts, end)
+      whole.ended(status, trailers, hasResponse: hasResponse)
+    }
   }
 }

@@ -26,7 +26,7 @@ final class Forwarder: RPCServerHandler, @unchecked Sendable {
         return responses
       }
     } catch {
-      call.finish(call.environment.status(for: error, in: context.method))
+      call.finish(call.environment.status(for: error, in: context))
     }
   }
 

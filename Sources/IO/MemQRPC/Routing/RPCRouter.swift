@@ -9,9 +9,14 @@ public struct RPCRouter: Sendable {
   struct Route: Sendable {
     let method: RPCMethod
     let make: @Sendable (RPCServerCall) -> any RPCServerHandler
+    /// Of the routers it came from, outermost first.
+    var interceptors: [RPCServerInterceptor] = []
+    /// Made for a server.
+    var hooks: RouteHooks?
   }
 
   private(set) var routes: [String: Route] = [:]
+  private var interceptors: [RPCServerInterceptor] = []
 
   public init() {}
 
@@ -79,7 +84,24 @@ public struct RPCRouter: Sendable {
   ///
   /// - Precondition: no method stands in both.
   public mutating func merge(_ other: RPCRouter) {
-    for route in other.routes.values { self.callback(route.method, route.make) }
+    for route in other.routes.values {
+      self.callback(route.method, route.make)
+      self.routes[route.method.path]!.interceptors = other.interceptors + route.interceptors
+    }
+  }
+
+  /// Has all methods, those registered before and later, pass `interceptor`; one added earlier is asked first.
+  public mutating func intercept(_ interceptor: RPCServerInterceptor) {
+    self.interceptors.append(interceptor)
+  }
+
+  /// The routes with the hooks of their interceptors, for one server.
+  func prepared() -> [String: Route] {
+    self.routes.mapValues { route in
+      var route = route
+      route.hooks = RouteHooks(self.interceptors + route.interceptors, route.method)
+      return route
+    }
   }
 
   static func unknownMethod(_ path: String) -> RPCStatus {

@@ -15,6 +15,9 @@ public struct RPCCallOptions: Sendable {
   /// For calls that may run twice, and whose request is one message of at most 1 MiB known from the start: a failed attempt is followed by
   /// another as long as nothing of a response came. Nil: each call is tried once.
   public var retry: RPCRetryPolicy?
+  /// False: of a call that this one is made for, neither the deadline nor the trace is taken over. Otherwise a call made by an async handler
+  /// ends with the handler's own, and belongs to its trace.
+  public var inherits = true
   /// Over a balanced channel that is sticky: calls with the same number go to the same server. See ``affinity(of:)``.
   public var affinity: UInt64?
   /// It belongs to a ``RetryingCall``, which decides what follows.

@@ -15,6 +15,9 @@ public struct RPCContext: Sendable {
   public let peerIdentity: RPCPeerIdentity?
   /// Attempts of the caller before this one: `grpc-previous-rpc-attempts`.
   public private(set) var previousAttempts = 0
+  /// Who calls, when an interceptor has found out.
+  public var principal: RPCPrincipal?
+  private var values = RPCContextValues()
   /// The call itself; nil in contexts made by hand.
   let core: CallCore?
 
@@ -40,10 +43,21 @@ public struct RPCContext: Sendable {
     self.peerIdentity = peerIdentity
   }
 
+  /// What an interceptor left for handlers under a type.
+  public subscript<Key: RPCContextKey>(key: Key.Type) -> Key.Value? {
+    get { self.values[key] }
+    set { self.values[key] = newValue }
+  }
+
   /// How responses are encoded, when the client takes that encoding. To be said before the first response.
   public func setCompression(_ compression: RPCCompression) {
     guard let core = self.core else { return }
     core.onLoop { core.compress(compression) }
+  }
+
+  /// The caller's place in a trace; nil: it stated none, or none that is well formed.
+  public var trace: RPCTrace? {
+    self.metadata[first: RPCTrace.metadataName].flatMap { RPCTrace($0) }
   }
 
   /// Time left until the deadline, never negative; nil without a deadline. For calls made on behalf of this one.

@@ -30,6 +30,35 @@ public enum MetricCatalogue {
     MetricDefinition(
       "memq_rpc_call_duration_seconds", .histogram, labels: ["method"],
       "Time from a call's headers to its status, in seconds; streams last long."),
+    MetricDefinition(
+      "memq_rpc_calls_in_flight", .gauge, "Calls that were begun and are not over."),
+    MetricDefinition(
+      "memq_rpc_messages_total", .counter, labels: ["direction", "method"],
+      "Messages of calls that ended, received and sent."),
+    MetricDefinition(
+      "memq_rpc_message_bytes_total", .counter, labels: ["direction", "method"],
+      "Bytes of those messages, uncompressed."),
+    MetricDefinition(
+      "memq_rpc_resets_total", .counter, labels: ["reason"],
+      "Calls that ended without an answer of their handler, by what ended them."),
+    MetricDefinition(
+      "memq_rpc_client_calls_total", .counter, labels: ["code", "method"],
+      "Calls to other nodes that ended, by method and gRPC status code; several attempts are one call."
+    ),
+    MetricDefinition(
+      "memq_rpc_client_call_duration_seconds", .histogram, labels: ["method"],
+      "Time from the start of a call to another node to its status, in seconds."),
+    MetricDefinition(
+      "memq_rpc_client_calls_in_flight", .gauge, "Calls to other nodes that are not over."),
+    MetricDefinition(
+      "memq_rpc_client_messages_total", .counter, labels: ["direction", "method"],
+      "Messages of calls to other nodes that ended, received and sent."),
+    MetricDefinition(
+      "memq_rpc_client_message_bytes_total", .counter, labels: ["direction", "method"],
+      "Bytes of those messages, uncompressed."),
+    MetricDefinition(
+      "memq_rpc_client_resets_total", .counter, labels: ["reason"],
+      "Calls to other nodes that ended without an answer, by what ended them."),
     MetricDefinition("memq_rpc_connections", .gauge, "Connections open on the gRPC port."),
     MetricDefinition(
       "memq_rpc_receive_pauses_total", .counter,

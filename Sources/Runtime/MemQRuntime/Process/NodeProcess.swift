@@ -2,6 +2,7 @@
 
 import Glibc
 import Logging
+import MemQAPI
 public import MemQMetadata
 public import MemQModel
 public import MemQRPC
@@ -170,7 +171,9 @@ public final class NodeProcess: ProcessBody {
     if self.context.configuration.flag("reflection") { router.addReflection() }
     try await node.start()
     var configuration = RPCServer.Configuration()
-    configuration.observer = RPCMetrics()
+    let metrics = RPCMetrics()
+    configuration.observer = metrics
+    router.intercept(metrics.serverInterceptor)
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
       configuration: configuration, logger: self.context.logger)

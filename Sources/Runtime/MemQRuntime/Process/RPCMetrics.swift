@@ -5,47 +5,127 @@ public import MemQRPC
 import Metrics
 import Synchronization
 
-/// Counts and times the calls of the gRPC port.
+/// Counts and times calls: those of the gRPC port, and those made to other nodes.
 public final class RPCMetrics: RPCServerObserver {
-  private struct Key: Hashable {
-    let method: RPCMethod
-    let code: RPCCode
-  }
-
-  private let calls = Mutex<[Key: Counter]>([:])
-  private let durations = Mutex<[RPCMethod: Timer]>([:])
   private let connections = Gauge(label: "memq_rpc_connections")
   private let pauses = Counter(label: "memq_rpc_receive_pauses_total")
+  private let client = CallMetrics.Family(prefix: "memq_rpc_client")
+  private let clientMethods = Mutex<[String: CallMetrics]>([:])
 
   public init() {}
-
-  public func callEnded(_ method: RPCMethod, code: RPCCode, duration: Duration) {
-    let counter = self.calls.withLock { calls in
-      let key = Key(method: method, code: code)
-      if let known = calls[key] { return known }
-      let made = Counter(
-        label: "memq_rpc_calls_total",
-        dimensions: [("code", "\(code)"), ("method", Self.name(method))])
-      calls[key] = made
-      return made
-    }
-    counter.increment()
-    let timer = self.durations.withLock { durations in
-      if let known = durations[method] { return known }
-      let made = Timer(
-        label: "memq_rpc_call_duration_seconds", dimensions: [("method", Self.name(method))])
-      durations[method] = made
-      return made
-    }
-    timer.recordNanoseconds(duration.nanoseconds)
-  }
 
   public func receivingPaused() { self.pauses.increment() }
 
   public func connectionsChanged(to count: Int) { self.connections.record(count) }
 
-  /// "IngestService/Produce". Only methods with a handler get here, so the set is bounded.
-  private static func name(_ method: RPCMethod) -> String {
-    String(method.path.dropFirst(method.path.hasPrefix("/memq.v1.") ? 9 : 1))
+  /// For the router of a server.
+  public var serverInterceptor: RPCServerInterceptor {
+    let family = CallMetrics.Family(prefix: "memq_rpc")
+    return RPCServerInterceptor { method in
+      let metrics = CallMetrics(family, method)
+      return RPCServerInterceptor.Hooks(
+        before: { _ in metrics.began() }, after: { _, report in metrics.ended(report) })
+    }
+  }
+
+  /// For channels.
+  public var clientInterceptor: RPCClientInterceptor {
+    RPCClientInterceptor(
+      before: { method, _ in self.metrics(method).began() },
+      after: { method, report in self.metrics(method).ended(report) })
+  }
+
+  private func metrics(_ method: RPCMethod) -> CallMetrics {
+    self.clientMethods.withLock { methods in
+      if let known = methods[method.path] { return known }
+      let made = CallMetrics(self.client, method)
+      methods[method.path] = made
+      return made
+    }
+  }
+}
+
+/// What is kept of one method, for one role. Made once, so that a call looks nothing up.
+private final class CallMetrics: Sendable {
+  /// What all methods of a role share.
+  final class Family: Sendable {
+    let prefix: String
+    let inFlight: Meter
+    /// By ``RPCCallEnd``; none for calls that were answered.
+    let resets: [Counter?]
+
+    init(prefix: String) {
+      self.prefix = prefix
+      self.inFlight = Meter(label: "\(prefix)_calls_in_flight")
+      self.resets = RPCCallEnd.allCases.map { end in
+        guard end != .answered else { return nil }
+        return Counter(label: "\(prefix)_resets_total", dimensions: [("reason", end.label)])
+      }
+    }
+  }
+
+  private let family: Family
+  private let method: String
+  private let duration: Timer
+  private let messages: (received: Counter, sent: Counter)
+  private let bytes: (received: Counter, sent: Counter)
+  /// By code, each made when it first comes: of most methods most codes never come.
+  private let calls = Mutex<[Counter?]>(Array(repeating: nil, count: RPCCode.allCases.count))
+
+  init(_ family: Family, _ method: RPCMethod) {
+    // "IngestService/Produce". Only methods of ours get here, so the set is bounded.
+    let name = String(method.path.dropFirst(method.path.hasPrefix("/memq.v1.") ? 9 : 1))
+    func counter(_ what: String, _ direction: String) -> Counter {
+      Counter(
+        label: "\(family.prefix)_\(what)_total",
+        dimensions: [("direction", direction), ("method", name)])
+    }
+    self.family = family
+    self.method = name
+    self.duration = Timer(
+      label: "\(family.prefix)_call_duration_seconds", dimensions: [("method", name)])
+    self.messages = (counter("messages", "received"), counter("messages", "sent"))
+    self.bytes = (counter("message_bytes", "received"), counter("message_bytes", "sent"))
+  }
+
+  func began() { self.family.inFlight.increment() }
+
+  func ended(_ report: RPCCallReport) {
+    self.family.inFlight.decrement()
+    self.counter(report.code).increment()
+    self.duration.recordNanoseconds(report.duration.nanoseconds)
+    let counts = report.counts
+    self.messages.received.increment(by: counts.messagesReceived)
+    self.messages.sent.increment(by: counts.messagesSent)
+    self.bytes.received.increment(by: counts.bytesReceived)
+    self.bytes.sent.increment(by: counts.bytesSent)
+    self.family.resets[report.end.rawValue]?.increment()
+  }
+
+  private func counter(_ code: RPCCode) -> Counter {
+    self.calls.withLock { calls in
+      if let known = calls[code.rawValue] { return known }
+      let made = Counter(
+        label: "\(self.family.prefix)_calls_total",
+        dimensions: [("code", "\(code)"), ("method", self.method)])
+      calls[code.rawValue] = made
+      return made
+    }
+  }
+}
+
+extension RPCCallEnd {
+  /// Of `memq_rpc_resets_total`.
+  fileprivate var label: String {
+    switch self {
+    case .answered: "none"
+    case .refused: "refused"
+    case .resetByPeer: "peer_reset"
+    case .cancelledHere: "cancelled"
+    case .deadlinePassed: "deadline"
+    case .limitBroken: "limit"
+    case .protocolBroken: "protocol"
+    case .connectionLost: "connection_lost"
+    }
   }
 }

@@ -41,7 +41,10 @@ final class BodyStream: Sendable {
     _ upload: Memq_V1_UploadRecord, at offset: Int64, digest: SHA256, cluster: any IngestCluster
   ) async throws(MemQError) -> BodyStream {
     let channel = try cluster.channel(.uploader, lane: .bodies)
-    let stream = try await channel.openHot(UploaderMethods.writeBody)
+    // What became durable is told and kept even when the put that brought it is over.
+    var options = RPCCallOptions()
+    options.inherits = false
+    let stream = try await channel.openHot(UploaderMethods.writeBody, options)
     var start = Memq_V1_WriteBodyRequest()
     start.start.uploadID = upload.uploadID
     start.start.bodyKey = upload.bodyKey

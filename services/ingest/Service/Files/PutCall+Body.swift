@@ -145,13 +145,15 @@ extension PutCall {
   /// The stream broke: who resumes need not wait for us. Bytes that can never be right are given up.
   private func letGo(_ record: BodyRecord, _ error: MemQError) async {
     // Not a child: the call may be cancelled already.
-    await Task {
-      switch error.code {
-      case .digestMismatch, .fileTooLarge:
-        await self.context.driver.abandon(await record.upload, reason: error.message)
-      default:
-        // A conflict means that somebody has taken it over already.
-        _ = try? await record.change { $0.driver = 0 }
+    await RPCScope.beyondCall {
+      Task {
+        switch error.code {
+        case .digestMismatch, .fileTooLarge:
+          await self.context.driver.abandon(await record.upload, reason: error.message)
+        default:
+          // A conflict means that somebody has taken it over already.
+          _ = try? await record.change { $0.driver = 0 }
+        }
       }
     }.value
   }
@@ -168,8 +170,10 @@ extension PutCall {
       case acknowledger(Result<Void, MemQError>)
     }
     // Not a child: what became durable is stored even when the client is gone and its call cancelled.
-    let acknowledging = Task {
-      await Result { () async throws(MemQError) in try await self.acknowledge(stream, record) }
+    let acknowledging = RPCScope.beyondCall {
+      Task {
+        await Result { () async throws(MemQError) in try await self.acknowledge(stream, record) }
+      }
     }
     let result: Result<Sent, MemQError> = await withTaskCancellationHandler {
       await withTaskGroup(of: Side.self) { group in

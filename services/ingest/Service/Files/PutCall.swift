@@ -306,16 +306,18 @@ struct PutCall: Sendable {
     let active = self.context.active
     active.hold(id)
     // Not a child: it must not stop when the client goes.
-    Task {
-      defer { active.end(id) }
-      let result: Result<Memq_V1_FileEntry, MemQError>
-      do throws(MemQError) {
-        let published = try await driver.drive(upload, patience: patience)
-        result = .success(try await driver.uploads.file(of: published))
-      } catch {
-        result = .failure(error)
+    RPCScope.beyondCall {
+      Task {
+        defer { active.end(id) }
+        let result: Result<Memq_V1_FileEntry, MemQError>
+        do throws(MemQError) {
+          let published = try await driver.drive(upload, patience: patience)
+          result = .success(try await driver.uploads.file(of: published))
+        } catch {
+          result = .failure(error)
+        }
+        outcome.set(result)
       }
-      outcome.set(result)
     }
     guard let result = await outcome.wait(wait) else {
       throw MemQError(

@@ -48,16 +48,18 @@ struct RecordQuarantine: Sendable {
   ) async -> UploadID? {
     let outcome = Outcome<UploadID?>()
     // Not a child: the answer does not wait longer for a copy than it may.
-    Task {
-      do throws(MemQError) {
-        let id = try await self.permits.with { () async throws(MemQError) in
-          try await self.copy(batch, partition, name, verdict)
+    RPCScope.beyondCall {
+      Task {
+        do throws(MemQError) {
+          let id = try await self.permits.with { () async throws(MemQError) in
+            try await self.copy(batch, partition, name, verdict)
+          }
+          self.metrics.quarantined("copied")
+          outcome.set(id)
+        } catch {
+          self.metrics.quarantined("failed")
+          outcome.set(nil)
         }
-        self.metrics.quarantined("copied")
-        outcome.set(id)
-      } catch {
-        self.metrics.quarantined("failed")
-        outcome.set(nil)
       }
     }
     return await outcome.wait(Self.timeout) ?? nil

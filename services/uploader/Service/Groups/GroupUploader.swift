@@ -3,6 +3,7 @@
 import Logging
 import MemQMetadata
 import MemQModel
+import MemQRPC
 import MemQObjectStore
 import MemQPacking
 import MemQRecords
@@ -200,13 +201,15 @@ actor GroupUploader {
       self.runNumbers[partition] = self.lastNumber
     }
     let number = self.runNumbers[partition]
-    Task {
-      await self.waitForPermit()
-      let reader = RangeReader(cluster: self.context.cluster, timeout: .seconds(30))
-      let result = await Outcome { () async throws(MemQError) in
-        try await reader.read(partition, from: from, maxBytes: maxBytes)
+    RPCScope.beyondCall {
+      Task {
+        await self.waitForPermit()
+        let reader = RangeReader(cluster: self.context.cluster, timeout: .seconds(30))
+        let result = await Outcome { () async throws(MemQError) in
+          try await reader.read(partition, from: from, maxBytes: maxBytes)
+        }
+        self.took(partition, number, result)
       }
-      self.took(partition, number, result)
     }
   }
 
@@ -295,9 +298,11 @@ actor GroupUploader {
     let upload = ObjectUpload(
       id: id, group: self.group, leaseEpoch: self.leaseEpoch, runs: runs, batches: batches,
       ranges: ranges, context: self.context)
-    self.upload = Task {
-      let result = await Outcome { () async throws(MemQError) in try await upload.run() }
-      await self.finished(result, ranges)
+    self.upload = RPCScope.beyondCall {
+      Task {
+        let result = await Outcome { () async throws(MemQError) in try await upload.run() }
+        await self.finished(result, ranges)
+      }
     }
   }
 
