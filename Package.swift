@@ -213,8 +213,9 @@ let modules: [Module] = [
   Module(
     "MemQEmbedded", .memq, "services/memq/Embedded",
     uses: [
-      "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime",
-      "MemQMetadataService", "MemQReplicationService", "MemQIngestService", "MemQUploaderService",
+      "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
+      "MemQRuntime", "MemQMetadataService", "MemQReplicationService", "MemQIngestService",
+      "MemQUploaderService",
       "MemQScannerService", "MemQRebalancerService",
     ], packages: ["Logging", "NIOCore", "NIOPosix", "ServiceLifecycle"]),
   Module(

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 public import Logging
+import MemQAPI
 import MemQIngestService
 import MemQMetadata
 import MemQMetadataService

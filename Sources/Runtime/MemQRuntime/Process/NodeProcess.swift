@@ -3,6 +3,7 @@
 import Glibc
 import Logging
 public import MemQMetadata
+import MemQAPI
 public import MemQModel
 public import MemQRPC
 public import MemQSystem
