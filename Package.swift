@@ -213,15 +213,16 @@ let modules: [Module] = [
   Module(
     "MemQEmbedded", .memq, "services/memq/Embedded",
     uses: [
-      "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime",
-      "MemQMetadataService", "MemQReplicationService", "MemQIngestService", "MemQUploaderService",
+      "MemQModel", "MemQMetadata", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
+      "MemQRuntime", "MemQMetadataService", "MemQReplicationService", "MemQIngestService",
+      "MemQUploaderService",
       "MemQScannerService", "MemQRebalancerService",
     ], packages: ["Logging", "NIOCore", "NIOPosix", "ServiceLifecycle"]),
   Module(
     "MemQCommands", .memq, "services/memq/Commands",
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQMetadata", "MemQSystem", "MemQTelemetry",
-      "MemQStorage", "MemQStore", "MemQClient",
+      "MemQStorage", "MemQStore", "MemQRPC", "MemQClient",
     ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
   Module(
     "memq", .memq, "services/memq/Main", kind: .executable,
@@ -279,7 +280,7 @@ let modules: [Module] = [
     packages: nio + ["NIOEmbedded", "NIOSSL", "Logging", "SwiftProtobuf"]),
   Module(
     "MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
-    uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRuntime"],
+    uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime"],
     packages: ["Logging", "CoreMetrics", "Metrics"]),
   Module(
     "MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,

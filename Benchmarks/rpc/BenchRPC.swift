@@ -48,6 +48,8 @@ struct BenchRPC {
       }
     }
     guard !works.isEmpty else { self.usage() }
+    Certificates.make()
+    defer { Certificates.remove() }
     for work in works {
       var workload = work.workload
       for apply in change { apply(&workload) }
@@ -74,6 +76,11 @@ struct BenchRPC {
     let port =
       switch stack {
       case .tcp: try await RawTCP.serve(group: group, .acknowledge)
+      case .tcpTLS:
+        try await RawTCP.serve(group: group, .acknowledge, tls: Certificates.serverContext())
+      case .memqTLS:
+        try await MemQ.serve(
+          group: group, messageBytes: messageBytes, tls: Certificates.server())
       case .tcpFetch: try await RawTCP.serve(group: group, .stream(messageBytes: messageBytes))
       case .tcpPing: try await RawTCP.serve(group: group, .echo)
       default: try await MemQ.serve(group: group, messageBytes: messageBytes)
@@ -98,11 +105,13 @@ struct BenchRPC {
       let before = Usage.now()
       let start = ContinuousClock.now
       if let method = stack.method {
-        try await MemQ.run(workload, method, port: port, group: group, latencies: latencies)
+        try await MemQ.run(
+          workload, method, port: port, group: group, latencies: latencies,
+          tls: stack.isSecure ? Certificates.client() : nil)
       } else {
         try await RawTCP.run(
           workload, requestBytes: stack == .tcpFetch ? 8 : messageBytes, port: port, group: group,
-          latencies: latencies)
+          latencies: latencies, tls: stack.isSecure ? Certificates.clientContext() : nil)
       }
       let seconds = (ContinuousClock.now - start) / .seconds(1)
       self.answer("\(seconds)")

@@ -21,7 +21,9 @@ enum MemQ {
     return logger
   }
 
-  static func serve(group: any EventLoopGroup, messageBytes: Int) async throws -> Int {
+  static func serve(
+    group: any EventLoopGroup, messageBytes: Int, tls: RPCTLS? = nil
+  ) async throws -> Int {
     var router = RPCRouter()
     let payload = RPCMessage(Workload.payload(messageBytes))
     router.callback(self.append) { Appender($0) }
@@ -31,17 +33,23 @@ enum MemQ {
     router.bidirectional(self.appendAsync) { reader, _, writer in
       for try await message in reader { try await writer.send(Self.ack(message.byteCount)) }
     }
+    var configuration = RPCServer.Configuration()
+    configuration.tls = tls
     let server = try await RPCServer.start(
-      router: router, on: "127.0.0.1:0", group: group, logger: self.logger)
+      router: router, on: "127.0.0.1:0", group: group, configuration: configuration,
+      logger: self.logger)
     Kept.server = server
     return server.localPort
   }
 
   static func run(
     _ workload: Workload, _ method: RPCMethod, port: Int, group: any EventLoopGroup,
-    latencies: Latencies? = nil
+    latencies: Latencies? = nil, tls: RPCTLS? = nil
   ) async throws {
-    let channel = RPCNetworkChannel(target: "127.0.0.1:\(port)", group: group, logger: self.logger)
+    var configuration = RPCNetworkChannel.Configuration()
+    configuration.tls = tls
+    let channel = RPCNetworkChannel(
+      target: "127.0.0.1:\(port)", group: group, configuration: configuration, logger: self.logger)
     let done = channel.eventLoop.makePromise(of: Void.self)
     switch method.kind {
     case .unary:

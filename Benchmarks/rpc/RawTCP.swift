@@ -2,6 +2,7 @@
 
 import NIOCore
 import NIOPosix
+import NIOSSL
 
 /// The floor: framed messages over a bare TCP connection of swift-nio.
 enum RawTCP {
@@ -15,14 +16,19 @@ enum RawTCP {
     case stream(messageBytes: Int)
   }
 
-  static func serve(group: any EventLoopGroup, _ answer: Answer) async throws -> Int {
+  static func serve(
+    group: any EventLoopGroup, _ answer: Answer, tls: NIOSSLContext? = nil
+  ) async throws -> Int {
     let channel = try await ServerBootstrap(group: group)
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-      .childChannelOption(.recvAllocator, value: Sockets.receive)
+      .childChannelOption(.recvAllocator, value: Sockets.receive(isSecure: tls != nil))
       .childChannelOption(.writeBufferWaterMark, value: Sockets.writeMarks)
       .childChannelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
+          if let tls {
+            try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: tls))
+          }
           try channel.pipeline.syncOperations.addHandler(Server(answer))
         }
       }
@@ -33,16 +39,20 @@ enum RawTCP {
   /// Moves the messages of `workload`; `requestBytes` differ from its own when the server's messages are what is measured.
   static func run(
     _ workload: Workload, requestBytes: Int, port: Int, group: any EventLoopGroup,
-    latencies: Latencies?
+    latencies: Latencies?, tls: NIOSSLContext? = nil
   ) async throws {
     let loop = group.next()
     let done = loop.makePromise(of: Void.self)
     let channel = try await ClientBootstrap(group: loop)
       .channelOption(.tcpOption(.tcp_nodelay), value: 1)
-      .channelOption(.recvAllocator, value: Sockets.receive)
+      .channelOption(.recvAllocator, value: Sockets.receive(isSecure: tls != nil))
       .channelOption(.writeBufferWaterMark, value: Sockets.writeMarks)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
+          if let tls {
+            try channel.pipeline.syncOperations.addHandler(
+              NIOSSLClientHandler(context: tls, serverHostname: nil))
+          }
           try channel.pipeline.syncOperations.addHandler(
             Client(workload, requestBytes, done, latencies))
         }

@@ -5,10 +5,12 @@ import MemQRPC
 /// A way to carry messages.
 enum Stack: String {
   case tcp
+  case tcpTLS = "tcp-tls"
   case tcpFetch = "tcp-fetch"
   case tcpPing = "tcp-ping"
   case memq
   case memqAsync = "memq-async"
+  case memqTLS = "memq-tls"
   case memqFetch = "memq-fetch"
   case ping
   case pingAsync = "ping-async"
@@ -22,14 +24,16 @@ enum Stack: String {
   /// Nil: not over MemQRPC.
   var method: RPCMethod? {
     switch self {
-    case .tcp, .tcpFetch, .tcpPing: nil
-    case .memq: MemQ.append
+    case .tcp, .tcpTLS, .tcpFetch, .tcpPing: nil
+    case .memq, .memqTLS: MemQ.append
     case .memqAsync: MemQ.appendAsync
     case .memqFetch: MemQ.fetch
     case .ping: MemQ.ping
     case .pingAsync, .pingBesideAppend: MemQ.pingAsync
     }
   }
+
+  var isSecure: Bool { self == .tcpTLS || self == .memqTLS }
 
   /// Each call's time is of interest.
   var isTimed: Bool {
@@ -56,6 +60,10 @@ struct Work {
     name: "append-64k", meaning: "64 KiB messages to the server, 16 in flight",
     stacks: [.tcp, .memq, .memqAsync],
     workload: Workload(messageBytes: 64 << 10, inFlight: 16, messages: 32768))
+  static let appendTLS = Work(
+    name: "append-tls", meaning: "1 MiB messages to the server over TLS 1.3, 16 in flight",
+    stacks: [.tcpTLS, .memqTLS],
+    workload: Workload(messageBytes: 1 << 20, inFlight: 16, messages: 2048))
   static let fetch = Work(
     name: "fetch", meaning: "1 MiB messages from the server",
     stacks: [.tcpFetch, .memqFetch],
@@ -78,5 +86,5 @@ struct Work {
     name: "idle", meaning: "memory of a server per idle connection (--messages N of them)",
     stacks: [], workload: Workload(messageBytes: 0, inFlight: 0, messages: 2000))
 
-  static let all = [append, appendSmall, fetch, unary, pingPong, mixed, idle]
+  static let all = [append, appendSmall, appendTLS, fetch, unary, pingPong, mixed, idle]
 }

@@ -78,8 +78,9 @@ struct Deframer {
 
 /// The same sockets for both stacks.
 enum Sockets {
-  static var receive: any RecvByteBufferAllocator {
-    AdaptiveRecvByteBufferAllocator(minimum: 2048, initial: 2048, maximum: 256 << 10)
+  static func receive(isSecure: Bool) -> any RecvByteBufferAllocator {
+    AdaptiveRecvByteBufferAllocator(
+      minimum: 2048, initial: 2048, maximum: isSecure ? 64 << 10 : 256 << 10)
   }
 
   static var writeMarks: ChannelOptions.Types.WriteBufferWaterMark {

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 public import Logging
+import MemQAPI
 import MemQIngestService
 import MemQMetadata
 import MemQMetadataService
@@ -80,6 +81,7 @@ public final class MemQServer: ProcessBody {
       $0.reservation = reservation
       $0.address = reservation.address
     }
+    let tls = try RPCTLS.server(configuration, logger: self.context.logger)
     let folder = try DataFolder.open(configuration.text("data"))
     self.running.withLock { $0.folder = folder }
     let admin = try await self.startAdmin(reservation.address)
@@ -91,7 +93,7 @@ public final class MemQServer: ProcessBody {
       adminAddress: admin.address.description)
     for kind in EmbeddedBuilder.order { try await self.start(kind, builder) }
     try await self.waitUntilReady()
-    try await self.serve(reservation, builder)
+    try await self.serve(reservation, builder, tls)
   }
 
   /// Until the cluster itself sees all services ready: the first client must not meet one that is still starting.
@@ -120,7 +122,7 @@ public final class MemQServer: ProcessBody {
   }
 
   private func serve(
-    _ reservation: PortReservation, _ builder: EmbeddedBuilder
+    _ reservation: PortReservation, _ builder: EmbeddedBuilder, _ tls: RPCTLS?
   ) async throws(MemQError) {
     let services = self.running.withLock { $0.services }
     guard var router = services.first(where: { $0.kind == .ingest })?.router else {
@@ -132,6 +134,7 @@ public final class MemQServer: ProcessBody {
     let metrics = RPCMetrics()
     configuration.observer = metrics
     router.intercept(metrics.serverInterceptor)
+    configuration.tls = tls
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
       configuration: configuration, logger: self.context.logger)

@@ -251,11 +251,16 @@ final class ClientSlot: @unchecked Sendable {
 
   /// The server wants no more calls there.
   private func retire(_ connection: HTTP2Connection) {
-    if case .ready(let current) = self.state, current === connection {
+    guard case .ready(let current) = self.state, current === connection else { return }
+    self.connectedFlag.store(false, ordering: .relaxed)
+    guard let farewell = connection.farewell else {
       self.state = .idle
-      self.connectedFlag.store(false, ordering: .relaxed)
       self.reconnect()
+      return
     }
+    // It has something against us, not only a leave of its own: no use in coming back at once.
+    self.state = .connecting
+    self.failed(RPCStatus(.unavailable, farewell))
   }
 
   private func lost(_ connection: HTTP2Connection) {
