@@ -128,12 +128,10 @@ public final class MemQServer: ProcessBody {
       preconditionFailure("ingest is one of the six")
     }
     let health = router.addingHealth()
-    var configuration = RPCServer.Configuration()
-    configuration.observer = RPCMetrics()
-    configuration.tls = tls
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
-      configuration: configuration, logger: self.context.logger)
+      configuration: RPCServer.Configuration(self.context.configuration, tls: tls),
+      logger: self.context.logger)
     health?.set("", .serving)
     self.running.withLock {
       $0.server = server

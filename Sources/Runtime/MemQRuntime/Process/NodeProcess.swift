@@ -173,12 +173,10 @@ public final class NodeProcess: ProcessBody {
     node.register(on: &router)
     let health = router.addingHealth()
     try await node.start()
-    var configuration = RPCServer.Configuration()
-    configuration.observer = RPCMetrics()
-    configuration.tls = tls
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
-      configuration: configuration, logger: self.context.logger)
+      configuration: RPCServer.Configuration(self.context.configuration, tls: tls),
+      logger: self.context.logger)
     health?.set("", .serving)
     self.running.withLock {
       $0.server = server
