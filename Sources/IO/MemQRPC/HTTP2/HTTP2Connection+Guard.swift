@@ -57,7 +57,10 @@ extension HTTP2Connection {
     var cursor = self.firstStream
     while let stream = cursor {
       cursor = stream.next
-      stream.giveUpIncomplete(at: now, after: self.profile.limits.messageTimeout)
+      // Without credit for the connection no stream of it comes on.
+      let isHeldUp = self.withheldCredit > 0
+      stream.giveUpIncomplete(
+        at: now, after: self.profile.limits.messageTimeout, isHeldUp: isHeldUp)
     }
   }
 

@@ -57,7 +57,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   @exclusivity(unchecked) private var budgetedBytes = 0
   /// Of messages that are not whole yet, over all streams.
   @exclusivity(unchecked) var partialBytes = 0
-  @exclusivity(unchecked) private var withheldCredit = 0
+  @exclusivity(unchecked) private(set) var withheldCredit = 0
   @exclusivity(unchecked) private var emptyFrames = 0
   /// When bytes were read last.
   @exclusivity(unchecked) private(set) var readAt = NIODeadline.distantPast

@@ -307,9 +307,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   }
 
   /// Server: ends the call when its message has been on its way for too long, and nothing of ours holds it up.
-  func giveUpIncomplete(at now: NIODeadline, after limit: Duration) {
+  func giveUpIncomplete(at now: NIODeadline, after limit: Duration, isHeldUp: Bool) {
     guard let since = self.incompleteSince, !self.machine.isOver else { return }
-    if self.accountedUnconsumed > 0 {
+    if isHeldUp || self.accountedUnconsumed > 0 {
       self.incompleteSince = now
     } else if now - since > limit.timeAmount {
       self.abort(
