@@ -286,7 +286,9 @@ import Testing
       let status = try await self.firstCall(to: server, nil)
       #expect(status.code == .unavailable)
       #expect(
-        status.message == "\(server.localAddress) ended the connection: this port speaks TLS")
+        status.message
+          == "\(server.localAddress) does not speak HTTP/2 like this; it answers: This port speaks gRPC over HTTP/2, with TLS. Use a gRPC client."
+      )
       let browser = try await RawPeer.connect(port: server.localPort)
       await browser.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
       let answer = String(decoding: await browser.rest(), as: UTF8.self)

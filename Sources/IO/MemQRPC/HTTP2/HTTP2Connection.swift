@@ -362,6 +362,11 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   private func feed(_ bytes: ByteBuffer) {
     guard let session = self.session, self.phase != .closed else { return }
+    if !self.isServer, !self.settingsReceived, let answer = Preface.http1Text(bytes) {
+      self.farewell =
+        "\(self.profile.target) does not speak HTTP/2 like this; it answers: \(answer)"
+      return self.close("the peer speaks HTTP/1")
+    }
     self.input = bytes
     self.isInSession = true
     let result = bytes.withUnsafeReadableBytes { pointer -> Int in
