@@ -47,13 +47,18 @@ def request_block(path: str, extra: list[tuple[bytes, bytes]] | None = None) -> 
 class RawConnection:
     """A connection whose peer is us: preface and settings sent, unless `hello` is false."""
 
-    def __init__(self, port: int, hello: bool = True, patience: float = 60):
+    def __init__(self, port: int, hello: bool = True, acknowledges: bool = True, patience: float = 60):
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.settimeout(patience)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
         if hello:
+            # What the server announces counts once it is acknowledged.
             self.send(PREFACE + frame(SETTINGS))
+            while self.read_frame()[0] != SETTINGS:
+                pass
+            if acknowledges:
+                self.send(frame(SETTINGS, ACK))
 
     def send(self, data: bytes) -> bool:
         """False: the other side has had enough."""
