@@ -229,7 +229,7 @@ let modules: [Module] = [
     "MemQCommands", .memq, "services/memq/Commands",
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQMetadata", "MemQSystem", "MemQTelemetry",
-      "MemQStorage", "MemQStore", "MemQClient",
+      "MemQStorage", "MemQStore", "MemQRPC", "MemQClient",
     ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
   Module(
     "memq", .memq, "services/memq/Main", kind: .executable,
@@ -287,7 +287,7 @@ let modules: [Module] = [
     packages: nio + ["NIOEmbedded", "NIOSSL", "Logging", "SwiftProtobuf"]),
   Module(
     "MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,
-    uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRuntime"],
+    uses: ["MemQModel", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQRuntime"],
     packages: ["Logging", "CoreMetrics", "Metrics"]),
   Module(
     "MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,

@@ -41,7 +41,8 @@ import Testing
       the effective values and where each came from; for `memq serve` it is `memq config check|print`.
 
       Unknown flags and unknown keys in the file are errors (exit status 2) that name the key and the nearest known ones. An unknown
-      `MEMQ_*` variable is one warning. `MEMQ_SERVER` belongs to the command line and `MEMQ_DATA` to deployments: services read neither.
+      `MEMQ_*` variable is one warning. `MEMQ_SERVER` and `MEMQ_CLIENT_…` belong to the command line, `MEMQ_DATA` to deployments: services
+      read none of them.
 
       Sizes: whole numbers with B, KB, MB, GB, TB (powers of 1,000) or KiB, MiB, GiB, TiB (powers of 1,024); none means bytes. Times: whole
       numbers with us, ms, s, m, h, d. Addresses: `host:port`, `[v6]:port` or `unix:/path`.

@@ -76,7 +76,10 @@ private func problems(_ arguments: [String], environment: [String: String] = [:]
       """)
     let loaded = try load(
       "--data", "/d", "--config", file, "--workers=8",
-      environment: ["MEMQ_WORKERS": "3", "MEMQ_IDLE_TIME": "7s", "MEMQ_SERVER": "x:1"])
+      environment: [
+        "MEMQ_WORKERS": "3", "MEMQ_IDLE_TIME": "7s", "MEMQ_SERVER": "x:1",
+        "MEMQ_CLIENT_TLS": "true",
+      ])
     #expect(loaded.integer("workers") == 8)
     #expect(loaded.duration("idle.time") == .seconds(7))
     #expect(loaded.bytes("segment.bytes") == 1 << 20)

@@ -18,6 +18,8 @@ public final class MemQClient: Sendable {
     public var connectTimeout: Duration = .seconds(5)
     /// Deadline of one control call.
     public var requestTimeout: Duration = .seconds(30)
+    /// Nil: no TLS.
+    public var tls: RPCTLS?
 
     public init() {}
   }
@@ -41,6 +43,7 @@ public final class MemQClient: Sendable {
     var network = RPCNetworkChannel.Configuration()
     // A server that restarts is back within a second: look often. One connection attempt costs it next to nothing.
     network.backoffMax = .milliseconds(500)
+    network.tls = configuration.tls
     let settings = network
     self.init(servers: servers, configuration: configuration, logger: logger) { server, _ in
       RPCNetworkChannel(target: server, group: group, configuration: settings, logger: logger)

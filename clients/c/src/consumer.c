@@ -23,6 +23,8 @@ enum {
   LEAVE_TIMEOUT_MS = 5000,
 };
 
+#define BEYOND_ANY_OFFSET (INT64_C(1) << 62)
+
 typedef struct position {
   int32_t partition;
   /* Of the next fetch. */
@@ -356,13 +358,17 @@ static memq_code fetch_failed(memq_consumer *consumer, memq_error *error) {
   return MEMQ_OK;
 }
 
-static memq_code part_failed(memq_consumer *consumer, position *at, const Memq__V1__FetchResponse *response, memq_error *error) {
-  mq_fail_detail(error, response->error);
+static memq_code part_failed(memq_consumer *consumer, position *at, const Memq__V1__ErrorDetail *detail, memq_error *error) {
+  mq_fail_detail(error, detail);
   if (error->code != MEMQ_ERROR_OFFSET_OUT_OF_RANGE || consumer->options.reset == MEMQ_RESET_FAIL) return fetch_failed(consumer, error);
+  /* The limit is the nearest offset there is: the log's start for one below it, the high watermark for one above. The other end is found by
+     asking beyond it. */
+  int64_t nearest = error->has_limit && error->limit >= 0 ? error->limit : 0;
+  bool is_below = at->offset < nearest;
   switch (consumer->options.reset) {
-    case MEMQ_RESET_EARLIEST: at->offset = response->log_start_offset; break;
-    case MEMQ_RESET_LATEST: at->offset = response->high_watermark; break;
-    default: at->offset = error->has_limit ? error->limit : response->log_start_offset; break;
+    case MEMQ_RESET_EARLIEST: at->offset = is_below ? nearest : 0; break;
+    case MEMQ_RESET_LATEST: at->offset = is_below ? BEYOND_ANY_OFFSET : nearest; break;
+    default: at->offset = nearest; break;
   }
   return MEMQ_OK;
 }
@@ -378,7 +384,7 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
   memq_code code = MEMQ_OK;
   position *at = find(consumer, response->partition);
   if (at != NULL && response->error != NULL) {
-    code = part_failed(consumer, at, response, error);
+    code = part_failed(consumer, at, response->error, error);
   } else if (at != NULL) {
     consumer->failing_since = 0;
     mq_backoff_reset(&consumer->backoff);

@@ -81,6 +81,7 @@ public final class MemQServer: ProcessBody {
       $0.reservation = reservation
       $0.address = reservation.address
     }
+    let tls = try RPCTLS.server(configuration, logger: self.context.logger)
     let folder = try DataFolder.open(configuration.text("data"))
     self.running.withLock { $0.folder = folder }
     let admin = try await self.startAdmin(reservation.address)
@@ -92,7 +93,7 @@ public final class MemQServer: ProcessBody {
       adminAddress: admin.address.description)
     for kind in EmbeddedBuilder.order { try await self.start(kind, builder) }
     try await self.waitUntilReady()
-    try await self.serve(reservation, builder)
+    try await self.serve(reservation, builder, tls)
   }
 
   /// Until the cluster itself sees all services ready: the first client must not meet one that is still starting.
@@ -121,7 +122,7 @@ public final class MemQServer: ProcessBody {
   }
 
   private func serve(
-    _ reservation: PortReservation, _ builder: EmbeddedBuilder
+    _ reservation: PortReservation, _ builder: EmbeddedBuilder, _ tls: RPCTLS?
   ) async throws(MemQError) {
     let services = self.running.withLock { $0.services }
     guard var router = services.first(where: { $0.kind == .ingest })?.router else {
@@ -131,6 +132,7 @@ public final class MemQServer: ProcessBody {
     if self.context.configuration.flag("reflection") { router.addReflection() }
     var configuration = RPCServer.Configuration()
     configuration.observer = RPCMetrics()
+    configuration.tls = tls
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
       configuration: configuration, logger: self.context.logger)

@@ -93,6 +93,12 @@ extension HTTP2Connection {
   func submitResponse(on stream: NetStream) {
     guard let session = self.session else { return }
     var provider = HTTP2Session.dataProvider
+    self.markDirty()
+    if stream.compression != .gzip && stream.responseMetadata.isEmpty {
+      let headers = StaticHeaderList.responseOK
+      nghttp2_submit_response(session, stream.id, headers.start, headers.count, &provider)
+      return
+    }
     self.headerBlock.removeAll()
     self.headerBlock.add(.statusOK)
     self.headerBlock.add(.contentType)
@@ -102,7 +108,6 @@ extension HTTP2Connection {
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_response(session, stream.id, list, count, &provider)
     }
-    self.markDirty()
   }
 
   /// The whole response in one frame: no messages, only a status.
@@ -126,12 +131,13 @@ extension HTTP2Connection {
   /// The status behind the messages.
   func submitTrailers(_ status: RPCStatus, on stream: NetStream) {
     guard let session = self.session else { return }
-    self.headerBlock.removeAll()
     if status.isOK && status.message.isEmpty && status.trailers.isEmpty {
-      self.headerBlock.add(.grpcStatusOK)
-    } else {
-      self.headerBlock.add(status)
+      let trailers = StaticHeaderList.trailersOK
+      nghttp2_submit_trailer(session, stream.id, trailers.start, trailers.count)
+      return
     }
+    self.headerBlock.removeAll()
+    self.headerBlock.add(status)
     self.headerBlock.withList { list, count in
       _ = nghttp2_submit_trailer(session, stream.id, list, count)
     }

@@ -132,7 +132,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   private func begin(_ context: ChannelHandlerContext) {
     guard self.session == nil, self.phase == .opening else { return }
-    self.peerName = context.channel.remoteAddress?.rpcDescription ?? "unix:"
+    self.peerName = context.channel.peerDescription
     context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
       timers.connection?.prefaceIsDue()
     }
@@ -194,8 +194,9 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func noteFailure(of tls: RPCTLS, _ error: any Error, _ context: ChannelHandlerContext) {
     if self.isServer && self.phase == .opening && !self.hasAgreedToHTTP2 {
       let certificate = try? context.pipeline.syncOperations.nioSSL_peerCertificate()
-      tls.noteFailure(
-        peer: self.peerName, TLSFailure.server(error, certificate: certificate))
+      if let reason = TLSFailure.server(error, certificate: certificate) {
+        tls.noteFailure(peer: self.peerName, reason)
+      }
     } else {
       self.farewell = TLSFailure.later(error, target: self.profile.target, tls: tls)
     }

@@ -36,6 +36,22 @@ struct StaticHeader: @unchecked Sendable {
   static let userAgent = StaticHeader("user-agent", "memq-rpc")
 }
 
+/// A header list that never changes, as nghttp2 takes it. Used for constants only.
+struct StaticHeaderList: @unchecked Sendable {
+  let start: UnsafePointer<nghttp2_nv>
+  let count: Int
+
+  private init(_ headers: StaticHeader...) {
+    let list = UnsafeMutablePointer<nghttp2_nv>.allocate(capacity: headers.count)
+    for (index, header) in headers.enumerated() { (list + index).initialize(to: header.nv) }
+    self.start = UnsafePointer(list)
+    self.count = headers.count
+  }
+
+  static let responseOK = StaticHeaderList(.statusOK, .contentType, .acceptEncoding)
+  static let trailersOK = StaticHeaderList(.grpcStatusOK)
+}
+
 /// Builds header lists for nghttp2. One per connection, reused, so that a call allocates nothing here.
 struct HeaderBlock {
   private enum Field {

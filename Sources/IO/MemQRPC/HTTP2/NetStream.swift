@@ -511,8 +511,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   }
 }
 
-/// How a client call begins.
-struct ClientStart {
+/// How a client call begins. Apart from the stream, of which a server has most: above 1 KiB each allocation is several times as dear.
+final class ClientStart {
   let slot: ClientSlot
   let path: String
   let metadata: RPCMetadata
@@ -526,4 +526,16 @@ struct ClientStart {
   var moves = 0
   /// Restarts of a server, one right after another, that a call lives through.
   static let movesMax = 5
+
+  init(
+    slot: ClientSlot, path: String, metadata: RPCMetadata, waitForReady: Bool,
+    request: RPCMessage?, previousAttempts: Int
+  ) {
+    self.slot = slot
+    self.path = path
+    self.metadata = metadata
+    self.waitForReady = waitForReady
+    self.request = request
+    self.previousAttempts = previousAttempts
+  }
 }

@@ -36,12 +36,14 @@ enum Preface: Equatable {
   }
 
   /// The shortest HTTP/2 that says why a connection cannot be: empty SETTINGS and a GOAWAY with INADEQUATE_SECURITY and `text`.
+  ///
+  /// It does not say that no stream was seen: clients would repeat their calls at once and for ever, and never tell anybody.
   static func goAway(_ text: String) -> ByteBuffer {
     var bytes = ByteBuffer()
     bytes.writeBytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
     let length = UInt32(8 + text.utf8.count)
     bytes.writeInteger(length << 8 | 7)
-    bytes.writeBytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12])
+    bytes.writeBytes([0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 12])
     bytes.writeString(text)
     return bytes
   }

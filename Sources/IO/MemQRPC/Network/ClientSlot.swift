@@ -24,6 +24,7 @@ final class ClientSlot: @unchecked Sendable {
   private let target: String
   private let configuration: RPCNetworkChannel.Configuration
   private let connectedFlag = Atomic<Bool>(false)
+  private let failingFlag = Atomic<Bool>(false)
 
   private var state = State.idle
   /// Calls not yet attached, in order of arrival.
@@ -47,6 +48,9 @@ final class ClientSlot: @unchecked Sendable {
   var driver: LoopDriver { self.lease.driver }
 
   var isConnected: Bool { self.connectedFlag.load(ordering: .relaxed) }
+
+  /// The last attempt to connect failed.
+  var isFailing: Bool { self.failingFlag.load(ordering: .relaxed) }
 
   // MARK: Calls
 
@@ -90,6 +94,17 @@ final class ClientSlot: @unchecked Sendable {
   }
 
   // MARK: Connecting
+
+  /// Connects, if nobody has begun to.
+  func prepare() {
+    if case .idle = self.state { self.connect() }
+  }
+
+  /// After a loss. Not at once: a server may close each connection as it comes.
+  private func reconnect() {
+    guard self.configuration.keepsConnected else { return }
+    self.driver.loop.scheduleTask(in: self.backoff()) { self.prepare() }
+  }
 
   private func connect() {
     self.state = .connecting
@@ -139,7 +154,9 @@ final class ClientSlot: @unchecked Sendable {
   private func reached(_ channel: any Channel, _ address: RPCAddress) {
     guard let tls = self.profile.tls else { return self.connected(channel) }
     guard case .connecting = self.state else { return channel.close(promise: nil) }
-    let name = tls.serverName ?? address.tlsHost
+    // A member of several behind one name shows a certificate for the name.
+    let named = self.configuration.authority.flatMap { try? RPCAddress($0) }
+    let name = tls.serverName ?? (named ?? address).tlsHost
     let handshake = ClientHandshake(
       target: self.target, name: name ?? address.host, tls: tls,
       timeout: self.configuration.prefaceTimeout.timeAmount
@@ -181,6 +198,7 @@ final class ClientSlot: @unchecked Sendable {
     self.connections[ObjectIdentifier(connection)] = connection
     self.state = .ready(connection)
     self.connectedFlag.store(true, ordering: .relaxed)
+    self.failingFlag.store(false, ordering: .relaxed)
     let waiting = self.pending
     self.pending = []
     for stream in waiting { self.begin(stream) }
@@ -190,7 +208,10 @@ final class ClientSlot: @unchecked Sendable {
   private func failed(_ status: RPCStatus) {
     guard case .connecting = self.state else { return }
     self.connectedFlag.store(false, ordering: .relaxed)
+    self.failingFlag.store(true, ordering: .relaxed)
     self.failedAttempts += 1
+    var status = status
+    status.isUnsent = true
     self.state = .waiting(status)
     let wait = self.backoff()
     self.profile.logger.debug(
@@ -209,8 +230,9 @@ final class ClientSlot: @unchecked Sendable {
 
   private func waited() {
     guard case .waiting = self.state else { return }
-    if self.pending.isEmpty {
+    if self.pending.isEmpty && !self.configuration.keepsConnected {
       self.state = .idle
+      self.failingFlag.store(false, ordering: .relaxed)
     } else {
       self.connect()
     }
@@ -229,10 +251,16 @@ final class ClientSlot: @unchecked Sendable {
 
   /// The server wants no more calls there.
   private func retire(_ connection: HTTP2Connection) {
-    if case .ready(let current) = self.state, current === connection {
+    guard case .ready(let current) = self.state, current === connection else { return }
+    self.connectedFlag.store(false, ordering: .relaxed)
+    guard let farewell = connection.farewell else {
       self.state = .idle
-      self.connectedFlag.store(false, ordering: .relaxed)
+      self.reconnect()
+      return
     }
+    // It has something against us, not only a leave of its own: no use in coming back at once.
+    self.state = .connecting
+    self.failed(RPCStatus(.unavailable, farewell))
   }
 
   private func lost(_ connection: HTTP2Connection) {
@@ -241,6 +269,7 @@ final class ClientSlot: @unchecked Sendable {
       self.connectedFlag.store(false, ordering: .relaxed)
       if connection.settingsReceived {
         self.state = .idle
+        self.reconnect()
       } else {
         self.state = .connecting
         self.failed(

@@ -1,10 +1,11 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import NIOCore
+import Glibc
 import MemQModel
+import NIOCore
 
 /// Where to listen or connect: `host:port`, `[v6]:port` or `unix:/path`.
-enum RPCAddress: Sendable, Equatable {
+enum RPCAddress: Sendable, Equatable, CustomStringConvertible {
   case tcp(host: String, port: Int)
   case unix(path: String)
 
@@ -31,6 +32,13 @@ enum RPCAddress: Sendable, Equatable {
     self = .tcp(host: String(host), port: port)
   }
 
+  var description: String {
+    switch self {
+    case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    case .unix(let path): "unix:\(path)"
+    }
+  }
+
   private static func malformed(_ text: String, _ why: String) -> MemQError {
     MemQError(.invalidArgument, "not an address: \(why)", subject: text)
   }
@@ -44,5 +52,26 @@ extension SocketAddress {
     case .v6: "[\(self.ipAddress ?? "?")]:\(self.port ?? 0)"
     case .unixDomainSocket: "unix:\(self.pathname ?? "")"
     }
+  }
+}
+
+extension Channel {
+  /// `127.0.0.1:5000`, or `unix:` with the process and the user at the other end: `unix:pid=4711,uid=1000`.
+  var peerDescription: String {
+    switch self.remoteAddress {
+    case .some(.v4(let address)): return SocketAddress.v4(address).rpcDescription
+    case .some(.v6(let address)): return SocketAddress.v6(address).rpcDescription
+    case .some(.unixDomainSocket), .none: break
+    }
+    guard self.eventLoop.inEventLoop, let provider = self as? any SocketOptionProvider else {
+      return "unix:"
+    }
+    // ucred: process, user, group.
+    let found: EventLoopFuture<(Int32, UInt32, UInt32)> = provider.unsafeGetSocketOption(
+      level: .socket, name: NIOBSDSocket.Option(rawValue: SO_PEERCRED))
+    var text = "unix:"
+    // On the loop it has come already.
+    found.assumeIsolated().whenSuccess { text = "unix:pid=\($0.0),uid=\($0.1)" }
+    return text
   }
 }

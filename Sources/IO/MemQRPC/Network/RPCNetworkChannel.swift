@@ -23,6 +23,10 @@ public final class RPCNetworkChannel: RPCChannel {
     /// From connecting to the server's first word of HTTP/2.
     public var prefaceTimeout: Duration = .seconds(10)
     public var connection = RPCConnectionSettings()
+    /// `host:port` that requests name as `:authority`, and whose host a certificate is checked for; nil: the target.
+    public var authority: String?
+    /// Connects before it is used, and again after each loss.
+    var keepsConnected = false
     /// Nil: no TLS.
     public var tls: RPCTLS?
 
@@ -44,7 +48,7 @@ public final class RPCNetworkChannel: RPCChannel {
     self.target = target
     let profile = ConnectionProfile(
       role: .client(
-        authority: configuration.tls?.serverName
+        authority: configuration.tls?.serverName ?? configuration.authority
           ?? (target.hasPrefix("unix:") ? "localhost" : target)),
       settings: configuration.connection, maxMessageBytes: RPCLimits.messageBytesMax,
       maxConcurrentStreams: 0, prefaceTimeout: configuration.prefaceTimeout, logger: logger,
@@ -81,7 +85,7 @@ public final class RPCNetworkChannel: RPCChannel {
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let slot = self.pickSlot()
-    if let policy = options.retry, RetryingCall.covers(request, policy) {
+    if let policy = options.retry, !options.isAttempt, RetryingCall.covers(request, policy) {
       return RetryingCall.start(
         method, options, policy, request!, on: self, driver: slot.driver, budget: self.retryBudget,
         make: make)
@@ -118,6 +122,18 @@ public final class RPCNetworkChannel: RPCChannel {
   /// True when a connection stands. A hint: it may be gone the next moment.
   public var isConnected: Bool {
     self.slots.contains { $0.isConnected }
+  }
+
+  /// The last attempts to connect have failed, and none has succeeded since.
+  var isFailing: Bool {
+    self.slots.allSatisfy { $0.isFailing }
+  }
+
+  /// Connects now.
+  func prepare() {
+    for slot in self.slots {
+      slot.driver.loop.execute { slot.prepare() }
+    }
   }
 
   public func close(deadline: Duration) async {

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 public import Logging
 public import MemQModel
 public import NIOCore
@@ -26,6 +27,12 @@ public final class RPCServer: Sendable {
     public var observer: (any RPCServerObserver)?
     /// Nil: no TLS.
     public var tls: RPCTLS?
+    /// Mode of the file of a unix socket.
+    public var socketFileMode: UInt16 = 0o600
+    /// TCP: one socket that listens per loop of the group, on the same port (SO_REUSEPORT), so that the kernel spreads connections and no
+    /// loop accepts for the others. For servers of very many short connections: the kernel spreads by hash, which for a few long ones
+    /// is less even than taking turns.
+    public var listensPerLoop = false
 
     /// Flow-control window of a stream; see ``RPCConnectionSettings/windowBytes``.
     public var windowBytes: Int {
@@ -42,16 +49,21 @@ public final class RPCServer: Sendable {
     public init() {}
   }
 
-  private let channel: any Channel
+  /// What listens; never empty.
+  private let channels: [any Channel]
+  private let socketFile: UnixSocketFile?
   private let connections: ConnectionSet
 
-  private init(channel: any Channel, connections: ConnectionSet) {
-    self.channel = channel
+  private init(
+    channels: [any Channel], socketFile: UnixSocketFile? = nil, connections: ConnectionSet
+  ) {
+    self.channels = channels
+    self.socketFile = socketFile
     self.connections = connections
   }
 
   /// Listens on `address`: `host:port` (port 0 = any free one), `[v6]:port`, or `unix:/path`. Connections are spread over
-  /// the loops of `group`.
+  /// the loops of `group`. The file of a socket that a dead process left is replaced; it goes with `shutdown`.
   ///
   /// - Throws: `.invalidArgument` for a malformed address, `.addressInUse`, `.unavailable` when the system refuses otherwise.
   public static func start(
@@ -68,50 +80,97 @@ public final class RPCServer: Sendable {
       budget: ReceiveBudget(bytesMax: configuration.unconsumedBytesMax), tls: configuration.tls)
     let connections = ConnectionSet(
       max: configuration.connectionsMax, observer: configuration.observer, logger: logger)
-    let bootstrap = ServerBootstrap(group: group)
-      .serverChannelOption(.backlog, value: 1024)
+    let admit: Admit = { channel in try connections.admit(channel, profile) }
+    switch target {
+    case .tcp(let host, let port) where configuration.listensPerLoop:
+      return try await Self.listenPerLoop(
+        host, port, group, isSecure: profile.tls != nil, connections, admit)
+    case .tcp(let host, let port):
+      let bootstrap = Self.bootstrap(group, isSecure: profile.tls != nil, isTCP: true, admit)
+      do {
+        let channel = try await bootstrap.bind(host: host, port: port).get()
+        return RPCServer(channels: [channel], connections: connections)
+      } catch {
+        throw Self.bindError(error, address)
+      }
+    case .unix(let path):
+      let (file, socket) = try UnixSocketFile.listen(on: path, mode: configuration.socketFileMode)
+      let bootstrap = Self.bootstrap(group, isSecure: profile.tls != nil, isTCP: false, admit)
+      do {
+        let channel = try await bootstrap.withBoundSocket(socket).get()
+        return RPCServer(channels: [channel], socketFile: file, connections: connections)
+      } catch {
+        file.remove()
+        throw Self.bindError(error, address)
+      }
+    }
+  }
+
+  private typealias Admit = @Sendable (any Channel) throws -> Void
+
+  private static func bootstrap(
+    _ group: any EventLoopGroup, children: (any EventLoopGroup)? = nil, isSecure: Bool, isTCP: Bool,
+    _ admit: @escaping Admit
+  ) -> ServerBootstrap {
+    let bootstrap = ServerBootstrap(group: group, childGroup: children ?? group)
+      .serverChannelOption(.backlog, value: ListeningSockets.backlog)
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .childChannelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture { try connections.admit(channel, profile) }
+        channel.eventLoop.makeCompletedFuture { try admit(channel) }
       }
+      .tuned(isSecure: isSecure)
+    return isTCP
+      ? bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1) : bootstrap
+  }
+
+  /// The first socket finds the port, and whether it is free; the others join it.
+  private static func listenPerLoop(
+    _ host: String, _ port: Int, _ group: any EventLoopGroup, isSecure: Bool,
+    _ connections: ConnectionSet, _ admit: @escaping Admit
+  ) async throws(MemQError) -> RPCServer {
+    let (socket, wanted) = try ListeningSockets.shareable(host: host, port: port)
+    var channels: [any Channel] = []
     do {
-      let channel: any Channel
-      switch target {
-      case .tcp(let host, let port):
-        channel = try await bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-          .tuned(isSecure: profile.tls != nil).bind(host: host, port: port).get()
-      case .unix(let path):
-        channel = try await bootstrap.tuned(isSecure: profile.tls != nil)
-          .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+      for loop in group.makeIterator() {
+        let bootstrap = Self.bootstrap(
+          loop, children: loop, isSecure: isSecure, isTCP: true, admit)
+        if let first = channels.first, let address = first.localAddress {
+          channels.append(
+            try await bootstrap.serverChannelOption(
+              .socketOption(.init(rawValue: SO_REUSEPORT)), value: 1
+            )
+            .bind(to: address).get())
+        } else {
+          channels.append(try await bootstrap.withBoundSocket(socket).get())
+        }
       }
-      return RPCServer(channel: channel, connections: connections)
+      return RPCServer(channels: channels, connections: connections)
     } catch {
-      throw Self.bindError(error, address)
+      for channel in channels { try? await channel.close().get() }
+      throw Self.bindError(error, wanted.rpcDescription)
     }
   }
 
   private static func bindError(_ error: any Error, _ address: String) -> MemQError {
-    // 98 is EADDRINUSE on Linux.
-    if let error = error as? IOError, error.errnoCode == 98 {
-      return MemQError(
-        .addressInUse, "another process listens there: stop it or choose another port",
-        subject: address)
+    guard let error = error as? IOError else {
+      return MemQError(.unavailable, "cannot listen: \(error)", subject: address)
     }
-    return MemQError(.unavailable, "cannot listen: \(error)", subject: address)
+    return ListeningSockets.refused(address, error.errnoCode)
   }
 
   /// `127.0.0.1:7460`, `[::1]:7460` or `unix:/path`.
-  public var localAddress: String { self.channel.localAddress?.rpcDescription ?? "" }
+  public var localAddress: String { self.channels[0].localAddress?.rpcDescription ?? "" }
 
   /// 0 for a unix socket.
-  public var localPort: Int { self.channel.localAddress?.port ?? 0 }
+  public var localPort: Int { self.channels[0].localAddress?.port ?? 0 }
 
   public var connectionCount: Int { self.connections.count }
 
   /// Stops listening, lets calls in flight end, and closes their connections; what still runs at `deadline` is cut off.
   public func shutdown(deadline: Duration) async {
-    try? await self.channel.close().get()
-    await self.connections.drain(until: .after(deadline), on: self.channel.eventLoop)
+    for channel in self.channels { try? await channel.close().get() }
+    self.socketFile?.remove()
+    await self.connections.drain(until: .after(deadline), on: self.channels[0].eventLoop)
   }
 }
 

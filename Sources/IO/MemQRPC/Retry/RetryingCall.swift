@@ -16,15 +16,25 @@ final class RetryingCall: CallCore, @unchecked Sendable {
   private var attempt: RPCClientCall?
   private var waiting: Scheduled<Void>?
   private var isOver = false
+  /// Over several servers: how many may still be asked because one could not be reached.
+  private var moves: Int
+  /// Over several servers: as long as none can be reached, the call waits.
+  private let waitsForReady: Bool
+  private static let waitForReady: ClosedRange<Int64> = 50_000_000...100_000_000
 
   private init(
     _ method: RPCMethod, _ options: RPCCallOptions, _ policy: RPCRetryPolicy, _ request: RPCMessage,
-    on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget
+    on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget, moves: Int
   ) {
     self.channel = channel
     self.method = method
     self.options = options
     self.options.retry = nil
+    self.options.isAttempt = true
+    self.moves = moves
+    self.waitsForReady = moves > 0 && options.waitForReady
+    // One member must not keep a call that others could take.
+    if self.waitsForReady { self.options.waitForReady = false }
     self.request = request
     self.budget = budget
     self.plan = RetryPlan(policy, deadline: options.timeout.map { .after($0) })
@@ -39,29 +49,39 @@ final class RetryingCall: CallCore, @unchecked Sendable {
 
   static func start(
     _ method: RPCMethod, _ options: RPCCallOptions, _ policy: RPCRetryPolicy, _ request: RPCMessage,
-    on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget,
+    on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget, moves: Int = 0,
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let core = RetryingCall(
-      method, options, policy, request, on: channel, driver: driver, budget: budget)
+      method, options, policy, request, on: channel, driver: driver, budget: budget, moves: moves)
     let call = RPCClientCall(core: core)
     core.handler = make(call)
-    core.onLoop { core.begin() }
+    core.onLoop { core.begin(counts: true) }
     return call
   }
 
   // MARK: Attempts
 
-  private func begin() {
+  /// - Parameter counts: false: nothing was sent of the one before.
+  private func begin(counts: Bool) {
     guard !self.isOver else { return }
     if let deadline = self.plan.deadline {
+      // It may have waited for a server until now. The first is inside `start`, where no handler may be called, and ends by itself.
+      guard deadline > .now() || self.plan.attempts == 0 else {
+        return self.finish(.deadlineExceeded, RPCMetadata())
+      }
       self.options.timeout = .nanoseconds((deadline - .now()).nanoseconds)
     }
-    self.options.previousAttempts = self.plan.attempts
-    self.plan.begin()
+    if counts { self.plan.begin() }
+    self.options.previousAttempts = self.plan.attempts - 1
     self.attempt = self.channel.start(self.method, self.options, request: self.request) { call in
       Attempt(of: self, call)
     }
+  }
+
+  fileprivate func receivedHeaders(_ metadata: RPCMetadata) {
+    guard !self.isOver else { return }
+    self.handler?.receivedHeaders(metadata)
   }
 
   fileprivate func received(_ message: RPCMessage) {
@@ -71,6 +91,7 @@ final class RetryingCall: CallCore, @unchecked Sendable {
 
   fileprivate func ended(_ status: RPCStatus, _ trailers: RPCMetadata, hasResponse: Bool) {
     guard !self.isOver else { return }
+    if status.isUnsent, !status.isOK, self.moveOn() { return }
     if status.isOK {
       self.budget.succeeded()
     } else {
@@ -80,11 +101,29 @@ final class RetryingCall: CallCore, @unchecked Sendable {
         random: .random(in: 0...1))
       if case .again(let at) = decision {
         self.attempt = nil
-        self.waiting = self.driver.loop.scheduleTask(deadline: at) { self.begin() }
+        self.waiting = self.driver.loop.scheduleTask(deadline: at) { self.begin(counts: true) }
         return
       }
     }
     self.finish(status, trailers)
+  }
+
+  /// False: there is nobody left to ask.
+  private func moveOn() -> Bool {
+    if self.moves > 0 {
+      self.moves -= 1
+      self.attempt = nil
+      // In a later turn: a channel may say no at once.
+      self.driver.loop.execute { self.begin(counts: false) }
+      return true
+    }
+    guard self.waitsForReady else { return false }
+    self.attempt = nil
+    let next = NIODeadline.now() + .nanoseconds(.random(in: Self.waitForReady))
+    self.waiting = self.driver.loop.scheduleTask(
+      deadline: min(next, self.plan.deadline ?? .distantFuture)
+    ) { self.begin(counts: false) }
+    return true
   }
 
   private func finish(_ status: RPCStatus, _ trailers: RPCMetadata) {
@@ -120,8 +159,8 @@ final class RetryingCall: CallCore, @unchecked Sendable {
 private final class Attempt: RPCClientHandler, @unchecked Sendable {
   private let whole: RetryingCall
   private let call: RPCClientCall
-  /// A message came: then there was a response whatever else is known.
-  private var hasMessage = false
+  /// Something of a response came: then there is no further attempt, whatever else is known.
+  private var hasAnswer = false
 
   init(of whole: RetryingCall, _ call: RPCClientCall) {
     self.whole = whole
@@ -129,16 +168,22 @@ private final class Attempt: RPCClientHandler, @unchecked Sendable {
   }
 
   func received(_ message: RPCMessage) {
-    self.hasMessage = true
+    self.hasAnswer = true
     let whole = self.whole
     whole.onLoop { whole.received(message) }
+  }
+
+  func receivedHeaders(_ metadata: RPCMetadata) {
+    self.hasAnswer = true
+    let whole = self.whole
+    whole.onLoop { whole.receivedHeaders(metadata) }
   }
 
   func writable() {}
 
   func ended(_ status: RPCStatus, trailers: RPCMetadata) {
     let whole = self.whole
-    let hasResponse = self.hasMessage || self.call.core.hasResponse
+    let hasResponse = self.hasAnswer || self.call.core.hasResponse
     whole.onLoop { whole.ended(status, trailers, hasResponse: hasResponse) }
   }
 }

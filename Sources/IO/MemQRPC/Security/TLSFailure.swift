@@ -42,8 +42,8 @@ enum TLSFailure {
     return "no TLS with \(target): \(text)"
   }
 
-  /// Our side is a server.
-  static func server(_ error: any Error, certificate: NIOSSLCertificate?) -> String {
+  /// Our side is a server. Nil: nobody is told, as who only looks whether a port is open comes and goes like that.
+  static func server(_ error: any Error, certificate: NIOSSLCertificate?) -> String? {
     let text = String(describing: error)
     if text.contains("CERTIFICATE_VERIFY_FAILED") {
       return "the client's certificate " + self.distrust(certificate, purpose: .client)
@@ -51,9 +51,7 @@ enum TLSFailure {
     if text.contains("PEER_DID_NOT_RETURN_A_CERTIFICATE") {
       return "the client shows no certificate"
     }
-    if text.contains("EOF during handshake") {
-      return "the client closed the connection during the handshake"
-    }
+    if text.contains("EOF during handshake") { return nil }
     if text.contains("ALERT_UNKNOWN_CA") || text.contains("ALERT_BAD_CERTIFICATE")
       || text.contains("ALERT_CERTIFICATE_UNKNOWN") || text.contains("ALERT_CERTIFICATE_EXPIRED")
     {

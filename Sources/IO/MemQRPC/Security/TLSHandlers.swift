@@ -39,7 +39,7 @@ final class PlaintextGuard: ChannelInboundHandler, RemovableChannelHandler {
     context.fireUserInboundEventTriggered(PlaintextPeer())
     self.logger.debug(
       "A peer without TLS at a TLS port",
-      metadata: ["peer": "\(context.channel.remoteAddress?.rpcDescription ?? "unix:")"])
+      metadata: ["peer": "\(context.channel.peerDescription)"])
     let answer: ByteBuffer? =
       switch Preface.judge(bytes.readableBytesView) {
       case .http1: ByteBuffer(string: Preface.http1Answer(isSecure: true))

@@ -15,6 +15,10 @@ public struct RPCCallOptions: Sendable {
   /// For calls that may run twice, and whose request is one message of at most 1 MiB known from the start: a failed attempt is followed by
   /// another as long as nothing of a response came. Nil: each call is tried once.
   public var retry: RPCRetryPolicy?
+  /// Over a balanced channel that is sticky: calls with the same number go to the same server. See ``affinity(of:)``.
+  public var affinity: UInt64?
+  /// It belongs to a ``RetryingCall``, which decides what follows.
+  var isAttempt = false
   /// Attempts before this one; sent to the server.
   var previousAttempts = 0
 

@@ -9,7 +9,7 @@ public struct RPCContext: Sendable {
   public let metadata: RPCMetadata
   /// When the call ends with `DEADLINE_EXCEEDED`; nil = the caller waits for ever.
   public let deadline: NIODeadline?
-  /// `127.0.0.1:5000`, `unix:`, or `in-process`.
+  /// `127.0.0.1:5000`, `unix:pid=4711,uid=1000`, or `in-process`.
   public let peer: String
   /// Who the peer proved to be by a certificate; nil: without TLS, or without a certificate of its own.
   public let peerIdentity: RPCPeerIdentity?

@@ -34,5 +34,15 @@ public enum MetricCatalogue {
     MetricDefinition(
       "memq_rpc_receive_pauses_total", .counter,
       "Times a connection stopped reading: 1 GiB received over all of them was not taken yet."),
+    MetricDefinition(
+      "memq_rpc_tls_expiry_seconds", .gauge, labels: ["side"],
+      "When the certificate in use expires, in seconds since 1970: the one of the port (server), the one shown to others (client)."
+    ),
+    MetricDefinition(
+      "memq_rpc_tls_reload_failures_total", .counter, labels: ["side"],
+      "Times new files of certificates, keys or roots could not be used; the old ones stayed."),
+    MetricDefinition(
+      "memq_rpc_tls_handshake_failures_total", .counter, labels: ["side"],
+      "Connections that ended in the TLS handshake."),
   ]
 }

@@ -125,14 +125,16 @@ final class Servers: Sendable {
 
   /// An error without a subject that says nobody answered gets the address and the next step.
   static func naming(_ error: MemQError, _ address: String) -> MemQError {
-    guard error.code == .unavailable, error.subject.isEmpty else { return error }
+    // What names the address says more than that nobody answers: it has another protocol, or another certificate.
+    let prefix = "cannot connect to \(address)"
+    let isAbsence = error.message.hasPrefix(prefix)
+    guard error.code == .unavailable, error.subject.isEmpty,
+      isAbsence || !error.message.contains(address)
+    else { return error }
     var named = error
     named.subject = address
     // The subject says where.
-    let prefix = "cannot connect to \(address)"
-    if named.message.hasPrefix(prefix) {
-      named.message = "cannot connect" + named.message.dropFirst(prefix.count)
-    }
+    if isAbsence { named.message = "cannot connect" + named.message.dropFirst(prefix.count) }
     named.message += "; start one there (memq serve), or name another (--server, MEMQ_SERVER)"
     return named
   }

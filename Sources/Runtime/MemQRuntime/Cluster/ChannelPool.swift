@@ -44,10 +44,13 @@ public final class ChannelPool: Sendable {
 
   private let group: any EventLoopGroup
   private let logger: Logger
+  private let tls: RPCTLS?
   private let state = Mutex(State())
 
-  public init(group: any EventLoopGroup, logger: Logger) {
+  /// - Parameter tls: for all network channels; nil: they go without.
+  public init(group: any EventLoopGroup, logger: Logger, tls: RPCTLS? = nil) {
     self.group = group
+    self.tls = tls
     self.logger = logger
   }
 
@@ -66,7 +69,7 @@ public final class ChannelPool: Sendable {
       let key = Key(address: address, lane: lane)
       if let known = state.network[key] { return known }
       let made = RPCNetworkChannel(
-        target: address, group: self.group, configuration: Self.configuration(lane),
+        target: address, group: self.group, configuration: self.configuration(lane),
         logger: self.logger)
       state.network[key] = made
       state.order.append(key)
@@ -75,8 +78,9 @@ public final class ChannelPool: Sendable {
     }
   }
 
-  private static func configuration(_ lane: Lane) -> RPCNetworkChannel.Configuration {
+  private func configuration(_ lane: Lane) -> RPCNetworkChannel.Configuration {
     var configuration = RPCNetworkChannel.Configuration()
+    configuration.tls = self.tls
     switch lane {
     case .control:
       configuration.connection.windowBytes = Self.controlWindowBytes

@@ -20,7 +20,7 @@ public enum CommonKeys {
   public static func listen(default address: String) -> ConfigurationKey {
     ConfigurationKey(
       "listen", .address, default: address,
-      "Where the gRPC port listens. Port 0 takes any free one. This version has no authentication: beyond loopback only on networks you trust."
+      "Where the gRPC port listens. Port 0 takes any free one. Unless tls.clients is required, whoever reaches it may use it: keep it on networks you trust."
     )
   }
 
@@ -73,6 +73,7 @@ public enum CommonKeys {
   public static func node(_ service: ServiceKind) -> [ConfigurationKey] {
     let listen = self.listen(default: "127.0.0.1:\(self.port(of: service))")
     let joins = service == .metadata ? [] : [self.metadata]
-    return [listen, self.adminListen, self.advertise] + joins + [self.rack]
+    let peers = service == .metadata ? [] : self.peersTLS
+    return [listen, self.adminListen, self.advertise] + joins + [self.rack] + self.tls + peers
   }
 }

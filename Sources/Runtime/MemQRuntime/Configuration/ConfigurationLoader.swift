@@ -11,6 +11,8 @@ import MemQModel
 public struct ConfigurationLoader: Sendable {
   /// Variables of the command line and of Deploy/local: known, and never ours.
   static let foreignVariables: Set<String> = ["MEMQ_SERVER", "MEMQ_DATA"]
+  /// The command line's, too.
+  static let foreignPrefix = "MEMQ_CLIENT_"
   static let configVariable = "MEMQ_CONFIG"
 
   public let table: ConfigurationTable
@@ -148,6 +150,7 @@ public struct ConfigurationLoader: Sendable {
     let known = Set(self.table.keys.compactMap(\.variable) + [Self.configVariable])
     let unknown = self.environment.keys.filter {
       $0.hasPrefix("MEMQ_") && !known.contains($0) && !Self.foreignVariables.contains($0)
+        && !$0.hasPrefix(Self.foreignPrefix)
     }.sorted()
     guard !unknown.isEmpty else { return [] }
     let named = unknown.map { $0 + NearestNames.hint(for: $0, among: known.sorted()) }

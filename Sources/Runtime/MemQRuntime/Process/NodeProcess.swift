@@ -112,11 +112,16 @@ public final class NodeProcess: ProcessBody {
     let configuration = self.context.configuration
     let reservation = try PortReservation.take(configuration.address("listen"))
     self.running.withLock { $0.reservation = reservation }
+    let tls = try RPCTLS.server(configuration, logger: self.context.logger)
     let folder = try self.openFolder()
     self.running.withLock { $0.folder = folder }
     let admin = try await self.startAdmin(reservation.address)
     let identity = try self.identify(self.context)
-    let pool = ChannelPool(group: self.context.loops, logger: self.context.logger)
+    let peersTLS =
+      try self.service == .metadata
+      ? nil : RPCTLS.peers(self.context.configuration, logger: self.context.logger)
+    let pool = ChannelPool(
+      group: self.context.loops, logger: self.context.logger, tls: peersTLS)
     self.running.withLock { $0.pool = pool }
     let address = try Self.advertised(configuration, reservation.address)
     let session = try await self.join(identity, pool, folder, address, admin)
@@ -125,7 +130,7 @@ public final class NodeProcess: ProcessBody {
         context: self.context, membership: session, pool: pool, identity: identity,
         address: address, adminAddress: admin.address.description))
     self.running.withLock { $0.node = node }
-    try await self.serve(node, reservation)
+    try await self.serve(node, reservation, tls)
   }
 
   /// Nil for metadata.
@@ -163,7 +168,7 @@ public final class NodeProcess: ProcessBody {
   }
 
   private func serve(
-    _ node: any ServiceNode, _ reservation: PortReservation
+    _ node: any ServiceNode, _ reservation: PortReservation, _ tls: RPCTLS?
   ) async throws(MemQError) {
     var router = RPCRouter()
     node.register(on: &router)
@@ -172,6 +177,7 @@ public final class NodeProcess: ProcessBody {
     try await node.start()
     var configuration = RPCServer.Configuration()
     configuration.observer = RPCMetrics()
+    configuration.tls = tls
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
       configuration: configuration, logger: self.context.logger)

@@ -22,6 +22,8 @@ struct ServerOptions: ParsableArguments {
       valueName: "seconds"))
   var connectTimeout: Double = 5
 
+  @OptionGroup(title: "TLS") var security: TLSOptions
+
   @Flag(help: "Say on standard error what happens.")
   var verbose = false
 
@@ -50,6 +52,7 @@ struct ServerOptions: ParsableArguments {
     configuration.connectTimeout = .milliseconds(Int64(self.connectTimeout * 1_000))
     var logger = Logger(label: "memq")
     logger.logLevel = self.verbose ? .debug : .warning
+    configuration.tls = try self.security.tls(logger)
     let client = MemQClient(
       servers: self.addresses, configuration: configuration, logger: logger)
     do {
