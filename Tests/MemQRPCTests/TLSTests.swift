@@ -328,6 +328,36 @@ import Testing
     }
   }
 
+  @Test func `a client names the scheme and the server as TLS has them`() async throws {
+    let pair = try self.certificates.make("scheme", names: "DNS:memq.example")
+    let listener = try await RawPeer.listen(tls: self.certificates.rawServer(pair))
+    let client = try self.clientTLS(serverName: "memq.example")
+    try await self.withChannel(to: listener.address, client) { channel in
+      let call = Task { try await channel.unary(.echo, RPCMessage()) }
+      let peer = await listener.peer
+      #expect(await peer.skipPreface())
+      let request = try #require(await peer.frame(ofType: 1))
+      let headers = RawPeer.decode(request.payload)
+      #expect(headers[":scheme"] == "https")
+      #expect(headers[":authority"] == "memq.example")
+      await peer.close()
+      _ = await call.result
+    }
+    await listener.close()
+  }
+
+  @Test func `a server that speaks TLS and not HTTP/2 is named as one`() async throws {
+    let pair = try self.certificates.make("no-alpn")
+    let listener = try await RawPeer.listen(
+      tls: self.certificates.rawServer(pair, protocols: ["http/1.1"]))
+    let status = try await self.withChannel(to: listener.address, self.clientTLS()) { channel in
+      await MemQRPCTests.status { _ = try await channel.unary(.echo, RPCMessage()) }
+    }
+    #expect(status.code == .unavailable)
+    #expect(status.message.hasPrefix("\(listener.address) speaks TLS, but not HTTP/2"))
+    await listener.close()
+  }
+
   @Test func `TLS 1.2 is spoken only where it is allowed`() async throws {
     let pair = try self.certificates.make("old")
     let client = try self.certificates.rawClient(versionMax: .tlsv12)

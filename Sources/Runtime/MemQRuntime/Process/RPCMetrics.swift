@@ -17,6 +17,8 @@ public final class RPCMetrics: RPCServerObserver {
   private let connections = Gauge(label: "memq_rpc_connections")
   private let pauses = Counter(label: "memq_rpc_receive_pauses_total")
 
+  private let expelled = Mutex<[String: Counter]>([:])
+
   public init() {}
 
   public func callEnded(_ method: RPCMethod, code: RPCCode, duration: Duration) {
@@ -41,6 +43,16 @@ public final class RPCMetrics: RPCServerObserver {
   }
 
   public func receivingPaused() { self.pauses.increment() }
+
+  public func peerExpelled(_ why: String) {
+    let counter = self.expelled.withLock { counters in
+      if let known = counters[why] { return known }
+      let made = Counter(label: "memq_rpc_peers_expelled_total", dimensions: [("why", why)])
+      counters[why] = made
+      return made
+    }
+    counter.increment()
+  }
 
   public func connectionsChanged(to count: Int) { self.connections.record(count) }
 
