@@ -287,6 +287,8 @@ memq_code mq_client_unary(memq_client *client, mq_lane lane, const char *path, c
       return error->code;
     }
     before = *error;
+    /* Memory is the application's business. */
+    if (error->code == MEMQ_ERROR_OUT_OF_MEMORY) return error->code;
     bool is_again = (retry == MQ_RETRY_UNTIL_DEADLINE && error->is_retriable) || (error->is_unprocessed && error->is_retriable && count < 2);
     if (!is_again) return error->code;
     int64_t at = now + mq_backoff_step(&backoff);
@@ -333,10 +335,14 @@ static memq_code reach(memq_client *client, int64_t timeout_ms, memq_error *erro
   int64_t deadline = mq_after_ms(mq_now(), timeout_ms);
   mq_backoff backoff = {0};
   int refused_count = 0;
+  memq_error cause = {0};
+  /* One that takes connections and says nothing leaves time for the others. */
+  int64_t attempt_ms = mq_max(mq_min(timeout_ms / client->place_count, CONNECT_ATTEMPT_MS), 1000);
   for (int count = 1;; count++) {
     int server;
     mq_msg *answer;
-    int64_t end = mq_min(mq_now() + CONNECT_ATTEMPT_MS * MQ_MS, mq_max(deadline, mq_now() + 1000 * MQ_MS));
+    int64_t now = mq_now();
+    int64_t end = mq_after_ms(now, count <= client->place_count ? attempt_ms : mq_min(attempt_ms, (deadline - now) / MQ_MS + 1));
     memq_code code = attempt(client, MQ_LANE_CONTROL, "/grpc.health.v1.Health/Check", NULL, end, &answer, &server, error);
     bool is_serving = code == MEMQ_OK && says_serving(answer);
     free(answer);
@@ -349,7 +355,12 @@ static memq_code reach(memq_client *client, int64_t timeout_ms, memq_error *erro
       /* A certificate does not get better by waiting. */
       refused_count = error->code == MEMQ_ERROR_TLS ? refused_count + 1 : 0;
       mq_client_failed(client, server);
-      if (is_over || refused_count >= client->place_count) return error->code;
+      if (error->code != MEMQ_ERROR_DEADLINE_EXCEEDED) cause = *error;
+      if (is_over || refused_count >= client->place_count) {
+        /* Why it did not work out says more than that time is over. */
+        if (cause.code != MEMQ_OK) *error = cause;
+        return error->code;
+      }
     }
     /* Each address once without a pause. */
     if (count >= client->place_count) pause_until(mq_min(mq_now() + mq_backoff_step(&backoff), deadline));

@@ -32,7 +32,10 @@ enum {
   CALL_IN_MESSAGES_MAX = 262144,
 };
 
-#define PING_ANSWER_NS (10 * MQ_SECOND)
+enum {
+  /* Or as long as the silence before, where that is shorter. */
+  PING_ANSWER_MS_MAX = 10000,
+};
 
 typedef enum phase { CONNECTING, OPEN, DRAINING, LOST } phase;
 
@@ -630,7 +633,7 @@ static int patience(mq_connection *connection) {
   int64_t now = mq_now();
   int64_t at;
   if (connection->pinged_at != 0) {
-    at = connection->pinged_at + PING_ANSWER_NS;
+    at = mq_after_ms(connection->pinged_at, mq_min(connection->settings->keepalive_ms, PING_ANSWER_MS_MAX));
     if (now >= at) {
       mq_fail(&connection->error, MEMQ_ERROR_UNAVAILABLE, NULL, "the server gives no sign of life");
       return -2;

@@ -174,6 +174,9 @@ typedef struct mq_transport {
   /* NULL: plain. */
   SSL *ssl;
   bool wants_write, wants_read;
+  /* The server asked for a client's certificate, and there is none. */
+  bool lacks_certificate;
+  bool has_heard;
 } mq_transport;
 
 /* Something that ends a wait: an eventfd that another thread writes to, and whether it means the end. */

@@ -107,7 +107,8 @@ struct memq_producer {
   /* Open batches up to this number leave at once. */
   uint64_t flush_below;
   bool is_closing;
-  int64_t close_by;
+  /* Of the end of the stream. */
+  int64_t end_by;
   struct flush *flushes;
   /* First failure of a record without a callback, since the last flush. */
   memq_error *unheard;
@@ -862,7 +863,7 @@ static int64_t pump(memq_producer *producer, int64_t now) {
 static void *run(void *argument) {
   memq_producer *producer = argument;
   bool is_ending = false;
-  int64_t tick_at = 0, end_by = MQ_NEVER;
+  int64_t tick_at = 0;
   pthread_mutex_lock(&producer->lock);
   while (true) {
     int64_t now = mq_now();
@@ -873,7 +874,7 @@ static void *run(void *argument) {
       expire(producer, now);
       tick_at = now + TICK_MS * MQ_MS;
     }
-    if (producer->is_closing && now >= producer->close_by && producer->active != NULL) {
+    if (producer->is_closing && producer->active != NULL) {
       memq_error error;
       mq_fail(&error, MEMQ_ERROR_CANCELLED, NULL, "the producer was closed");
       fail_everything(producer, &error);
@@ -886,17 +887,16 @@ static void *run(void *argument) {
       if (producer->call == NULL) break;
       if (!is_ending) {
         is_ending = true;
-        end_by = mq_after_ms(now, CLOSE_MS);
         mq_call_half_close(producer->call);
         continue;
       }
-      if (now >= end_by) {
+      if (now >= producer->end_by) {
         mq_call_free(producer->call);
         producer->call = NULL;
         break;
       }
     }
-    if (producer->is_closing) wake_at = mq_min(wake_at, producer->active != NULL ? producer->close_by : end_by);
+    if (producer->is_closing) wake_at = mq_min(wake_at, producer->end_by);
     pthread_mutex_unlock(&producer->lock);
     mq_waker_wait(&producer->waker, wake_at);
     pthread_mutex_lock(&producer->lock);
@@ -971,7 +971,6 @@ static memq_code make(memq_client *client, const char *topic, const memq_produce
   producer->uses_sequences = options->idempotent && options->acks != MEMQ_ACKS_NONE;
   producer->in_flight_max = options->acks == MEMQ_ACKS_NONE ? INT32_MAX : options->idempotent ? IN_FLIGHT_MAX : 1;
   producer->next_id = producer->next_request = 1;
-  producer->close_by = MQ_NEVER;
   producer->sticky = (int32_t)(mq_random() % (uint32_t)partitions);
   for (int32_t i = 0; i < partitions; i++) {
     producer->lanes[i].partition = i;
@@ -1018,10 +1017,11 @@ memq_code memq_producer_open(memq_client *client, const char *topic, const memq_
 memq_code memq_producer_close(memq_producer *producer, int64_t timeout_ms, memq_error **error_out) {
   if (producer == NULL) return MEMQ_OK;
   memq_error error = {0};
-  memq_code code = flush_all(producer, timeout_ms < 0 ? MQ_NEVER : mq_after_ms(mq_now(), timeout_ms), &error);
+  int64_t deadline = timeout_ms < 0 ? MQ_NEVER : mq_after_ms(mq_now(), timeout_ms);
+  memq_code code = flush_all(producer, deadline, &error);
   pthread_mutex_lock(&producer->lock);
   producer->is_closing = true;
-  producer->close_by = mq_now();
+  producer->end_by = mq_min(deadline, mq_after_ms(mq_now(), CLOSE_MS));
   pthread_cond_broadcast(&producer->room);
   pthread_mutex_unlock(&producer->lock);
   mq_waker_signal(&producer->waker);

@@ -4,6 +4,7 @@
 #define PEER_H
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <nghttp2/nghttp2.h>
 #include <poll.h>
 #include <pthread.h>
@@ -32,6 +33,10 @@ typedef enum peer_manner {
   FORGETS_STATUS,
   CLOSES,
   RESETS,
+  /* Reads and writes no more. */
+  GOES_SILENT,
+  /* A message larger than every window. */
+  ANSWERS_AT_LENGTH,
 } peer_manner;
 
 typedef struct fake_server {
@@ -50,7 +55,7 @@ typedef struct fake_server {
 typedef struct peer_link {
   fake_server *peer;
   int fd;
-  bool is_closed;
+  bool is_closed, is_silent;
   pthread_t thread;
 } peer_link;
 
@@ -60,6 +65,8 @@ typedef struct peer_stream {
   bool has_te;
   uint8_t body[4096];
   size_t size, sent;
+  /* Zeros behind the body. */
+  size_t filler;
   bool has_trailers;
   peer_manner manner;
 } peer_stream;
@@ -78,6 +85,13 @@ static ssize_t peer_body(nghttp2_session *session, int32_t stream, uint8_t *buff
   memcpy(buffer, state->body + state->sent, count);
   state->sent += count;
   if (state->sent < state->size) return (ssize_t)count;
+  if (count < size && state->filler > 0) {
+    size_t zeros = state->filler < size - count ? state->filler : size - count;
+    memset(buffer + count, 0, zeros);
+    state->filler -= zeros;
+    count += zeros;
+  }
+  if (state->filler > 0) return (ssize_t)count;
   *flags |= NGHTTP2_DATA_FLAG_EOF;
   if (state->manner == FORGETS_STATUS) return (ssize_t)count;
   *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
@@ -123,11 +137,20 @@ static void peer_answer(nghttp2_session *session, peer_link *link, int32_t strea
       return;
     case NEVER_ANSWERS: return;
     case CLOSES: link->is_closed = true; return;
+    case GOES_SILENT: link->is_silent = true; return;
     case RESETS: nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream, NGHTTP2_INTERNAL_ERROR); return;
     default: break;
   }
   if (is_health) {
     peer_frame(state, 0, sizeof(serving), serving, sizeof(serving));
+  } else if (state->manner == ANSWERS_AT_LENGTH) {
+    /* The answer, and a field 1,000 that nobody knows. */
+    static const uint8_t unknown[] = {0xC2, 0x3E, 0x80, 0x80, 0x80, 0x0A};
+    uint8_t body[1024];
+    memcpy(body, peer->answer, peer->answer_size);
+    memcpy(body + peer->answer_size, unknown, sizeof(unknown));
+    state->filler = 20 << 20;
+    peer_frame(state, 0, peer->answer_size + sizeof(unknown) + state->filler, body, peer->answer_size + sizeof(unknown));
   } else if (state->manner == COMPRESSES) {
     peer_frame(state, 1, peer->answer_size, peer->answer, peer->answer_size);
   } else if (state->manner == ANNOUNCES_TOO_MUCH) {
@@ -195,8 +218,12 @@ static bool peer_pull(nghttp2_session *session, int fd) {
   return true;
 }
 
+/* Threads of a test's own always get memory. */
+static _Thread_local bool has_memory;
+
 static void *peer_serve(void *argument) {
   peer_link *link = argument;
+  has_memory = true;
   nghttp2_session_callbacks *callbacks;
   nghttp2_session *session;
   CHECK(nghttp2_session_callbacks_new(&callbacks) == 0);
@@ -208,9 +235,9 @@ static void *peer_serve(void *argument) {
   nghttp2_session_callbacks_del(callbacks);
   CHECK(nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, NULL, 0) == 0);
   uint8_t buffer[4096];
-  while (!link->is_closed && !link->peer->is_over && peer_pull(session, link->fd)) {
+  while (!link->is_closed && !link->peer->is_over && (link->is_silent || peer_pull(session, link->fd))) {
     struct pollfd polls = {.fd = link->fd, .events = POLLIN};
-    if (poll(&polls, 1, 20) <= 0) continue;
+    if (poll(&polls, link->is_silent ? 0 : 1, 20) <= 0) continue;
     ssize_t size = recv(link->fd, buffer, sizeof(buffer), 0);
     if (size <= 0 || nghttp2_session_mem_recv(session, buffer, (size_t)size) < 0) break;
   }
@@ -224,15 +251,18 @@ static void *peer_serve(void *argument) {
 }
 
 static void *peer_run(void *argument) {
+  has_memory = true;
   fake_server *peer = argument;
-  peer_link links[64];
+  peer_link links[128];
   int count = 0;
   while (!peer->is_over) {
     struct pollfd polls = {.fd = peer->listener, .events = POLLIN};
     if (poll(&polls, 1, 20) <= 0) continue;
     int fd = accept(peer->listener, NULL, NULL);
     if (fd < 0) continue;
-    CHECK(count < 64);
+    CHECK(count < 128);
+    int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     peer->connections++;
     links[count] = (peer_link){.peer = peer, .fd = fd};
     CHECK(pthread_create(&links[count].thread, NULL, peer_serve, &links[count]) == 0);
