@@ -621,8 +621,9 @@ static int receive(mq_connection *connection) {
   connection->heard_at = mq_now();
   connection->pinged_at = 0;
   ssize_t used = nghttp2_session_mem_recv(connection->session, connection->in, (size_t)count);
+  int pulled = used == count ? pull(connection) : 0;
   pthread_mutex_unlock(&connection->lock);
-  if (used == count) return 0;
+  if (used == count) return pulled;
   mq_fail(&connection->error, MEMQ_ERROR_UNAVAILABLE, NULL, "the server does not speak HTTP/2: %s", nghttp2_strerror((int)used));
   return -1;
 }
@@ -654,10 +655,14 @@ static int patience(mq_connection *connection) {
 static bool turn(mq_connection *connection) {
   pthread_mutex_lock(&connection->lock);
   connection->is_wake_pending = false;
-  look(connection);
+  /* After an offence against HTTP/2 the session says a last word, pulled where it was received, and nothing more; after a GOAWAY with its last
+     stream. */
+  bool is_dead = nghttp2_session_want_read(connection->session) == 0;
+  if (!is_dead) look(connection);
+  bool is_draining = connection->phase == DRAINING;
   bool is_over = connection->is_stopped;
   /* Drained: nobody is left. */
-  if (connection->phase == DRAINING && connection->calls == NULL) is_over = true;
+  if (is_draining && connection->calls == NULL) is_over = true;
   int wait_ms = 0;
   bool is_broken = pull(connection) < 0;
   if (!is_over && !is_broken) {
@@ -672,6 +677,11 @@ static bool turn(mq_connection *connection) {
     return false;
   }
   bool is_flushed = connection->out.length == 0;
+  if (is_dead) {
+    mq_fail(&connection->error, MEMQ_ERROR_UNAVAILABLE, NULL, "%s",
+            is_draining ? "the server takes no more calls on this connection" : "the server does not speak HTTP/2");
+    return false;
+  }
   struct pollfd polls[2] = {{.fd = connection->transport.fd, .events = POLLIN}, {.fd = connection->wake_fd, .events = POLLIN}};
   if (connection->transport.wants_write || (!is_flushed && !connection->transport.wants_read)) polls[0].events |= POLLOUT;
   bool is_pending = mq_transport_has_pending(&connection->transport);

@@ -30,6 +30,7 @@ enum {
   /* A server answers at its deadline; past it by so much the stream is dead. */
   SILENCE_MS = 5000,
   CLOSE_MS = 10000,
+  INIT_TIMEOUT_MS = 10000,
 };
 
 typedef struct record_end {
@@ -96,6 +97,8 @@ struct memq_producer {
   int in_flight_max;
   pthread_t thread;
   mq_waker waker;
+  /* For the thread's own calls. */
+  mq_stop stop;
   pthread_mutex_t lock;
   /* Under the lock. */
   pthread_cond_t room;
@@ -735,7 +738,7 @@ static void hear(memq_producer *producer, int64_t now) {
 /* A new epoch for the lanes that want one. Gives up the lock meanwhile. */
 static void renew(memq_producer *producer, int64_t now) {
   int64_t id = 0;
-  if (producer->epoch_retry_at > now) return;
+  if (producer->epoch_retry_at > now || producer->is_closing) return;
   for (struct lane *lane = producer->active; lane != NULL && id == 0; lane = lane->next_active) {
     if (lane->needs_epoch && lane->sent_count == 0) id = lane->producer_id;
   }
@@ -746,11 +749,12 @@ static void renew(memq_producer *producer, int64_t now) {
   memq_error error;
   pthread_mutex_unlock(&producer->lock);
   memq_code code = mq_client_unary(producer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/InitProducer", &request.base,
-                                   &memq__v1__init_producer_response__descriptor, mq_after_ms(mq_now(), 10000), MQ_RETRY_NEVER, &answer, &error);
+                                   &memq__v1__init_producer_response__descriptor, mq_after_ms(mq_now(), INIT_TIMEOUT_MS), MQ_RETRY_NEVER, &producer->stop, &answer,
+                                   &error);
   pthread_mutex_lock(&producer->lock);
   if (code != MEMQ_OK) {
     producer->epoch_retry_at = mq_now() + mq_backoff_step(&producer->epoch_backoff);
-    if (error.is_retriable || error.is_unprocessed) return;
+    if (error.is_retriable || error.is_unprocessed || error.code == MEMQ_ERROR_CANCELLED) return;
     if (producer->failure == NULL) producer->failure = keep(&error);
     fail_everything(producer, &error);
     return;
@@ -966,6 +970,7 @@ static memq_code make(memq_client *client, const char *topic, const memq_produce
   }
   producer->client = client;
   mq_client_retain(client);
+  producer->stop.waker = &producer->waker;
   producer->options = *options;
   producer->partition_count = partitions;
   producer->uses_sequences = options->idempotent && options->acks != MEMQ_ACKS_NONE;
@@ -1003,7 +1008,7 @@ memq_code memq_producer_open(memq_client *client, const char *topic, const memq_
     const Memq__V1__InitProducerRequest request = MEMQ__V1__INIT_PRODUCER_REQUEST__INIT;
     ProtobufCMessage *answer;
     code = mq_client_unary(client, MQ_LANE_CONTROL, "/memq.v1.IngestService/InitProducer", &request.base,
-                           &memq__v1__init_producer_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, &answer, &error);
+                           &memq__v1__init_producer_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, &error);
     if (code == MEMQ_OK) {
       id = ((const Memq__V1__InitProducerResponse *)answer)->producer_id;
       epoch = ((const Memq__V1__InitProducerResponse *)answer)->producer_epoch;
@@ -1021,6 +1026,7 @@ memq_code memq_producer_close(memq_producer *producer, int64_t timeout_ms, memq_
   memq_code code = flush_all(producer, deadline, &error);
   pthread_mutex_lock(&producer->lock);
   producer->is_closing = true;
+  producer->stop.is_set = true;
   producer->end_by = mq_min(deadline, mq_after_ms(mq_now(), CLOSE_MS));
   pthread_cond_broadcast(&producer->room);
   pthread_mutex_unlock(&producer->lock);

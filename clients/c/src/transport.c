@@ -262,6 +262,7 @@ static memq_code shake_hands(mq_transport *transport, SSL_CTX *tls, BIO_METHOD *
   bool is_ip = inet_pton(AF_INET, expected, number) == 1 || inet_pton(AF_INET6, expected, number) == 1;
   bool is_set = is_ip ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), expected) == 1
                       : SSL_set_tlsext_host_name(ssl, expected) == 1 && SSL_set1_host(ssl, expected) == 1;
+  SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
   if (!is_set) return mq_fail(error, MEMQ_ERROR_TLS, name, "%s is no name a certificate can have", expected);
   while (true) {
     ERR_clear_error();

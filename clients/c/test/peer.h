@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -37,12 +38,15 @@ typedef enum peer_manner {
   GOES_SILENT,
   /* A message larger than every window. */
   ANSWERS_AT_LENGTH,
+  SPEAKS_HTTP_1,
 } peer_manner;
 
 typedef struct fake_server {
   int listener;
-  char address[40];
+  char address[120];
   peer_manner manner;
+  /* NULL: a port of loopback. */
+  const char *path;
   /* What DescribeTopic answers. */
   const uint8_t *answer;
   size_t answer_size;
@@ -234,6 +238,11 @@ static void *peer_serve(void *argument) {
   CHECK(nghttp2_session_server_new(&session, callbacks, link) == 0);
   nghttp2_session_callbacks_del(callbacks);
   CHECK(nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, NULL, 0) == 0);
+  if (link->peer->manner == SPEAKS_HTTP_1) {
+    static const char page[] = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    CHECK(send(link->fd, page, sizeof(page) - 1, MSG_NOSIGNAL) == sizeof(page) - 1);
+    link->is_silent = true;
+  }
   uint8_t buffer[4096];
   while (!link->is_closed && !link->peer->is_over && (link->is_silent || peer_pull(session, link->fd))) {
     struct pollfd polls = {.fd = link->fd, .events = POLLIN};
@@ -272,13 +281,29 @@ static void *peer_run(void *argument) {
   return NULL;
 }
 
-static void peer_start(fake_server *peer) {
+static void peer_listen_at_path(fake_server *peer) {
+  struct sockaddr_un at = {.sun_family = AF_UNIX};
+  snprintf(at.sun_path, sizeof(at.sun_path), "%s", peer->path);
+  peer->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK(peer->listener >= 0 && bind(peer->listener, (struct sockaddr *)&at, sizeof(at)) == 0 && listen(peer->listener, 64) == 0);
+  snprintf(peer->address, sizeof(peer->address), "unix:%s", peer->path);
+}
+
+static void peer_listen(fake_server *peer) {
   struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
   socklen_t size = sizeof(at);
   peer->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   CHECK(peer->listener >= 0 && bind(peer->listener, (struct sockaddr *)&at, size) == 0 && listen(peer->listener, 64) == 0);
   CHECK(getsockname(peer->listener, (struct sockaddr *)&at, &size) == 0);
   snprintf(peer->address, sizeof(peer->address), "127.0.0.1:%d", ntohs(at.sin_port));
+}
+
+static void peer_start(fake_server *peer) {
+  if (peer->path != NULL) {
+    peer_listen_at_path(peer);
+  } else {
+    peer_listen(peer);
+  }
   CHECK(pthread_create(&peer->thread, NULL, peer_run, peer) == 0);
 }
 

@@ -448,6 +448,39 @@ static void every_allocation_may_fail(void) {
   peer_stop(&peer);
 }
 
+static void a_server_may_be_at_a_path(void) {
+  char folder[] = "/tmp/memq-unit-XXXXXX", path[100];
+  CHECK(mkdtemp(folder) != NULL);
+  snprintf(path, sizeof(path), "%s/socket", folder);
+  fake_server peer = {.manner = ANSWERS, .path = path, .answer = answer, .answer_size = answer_size};
+  peer_start(&peer);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = peer.address;
+  memq_client *client;
+  int32_t count;
+  WORKS(memq_client_open(&options, &client, &error));
+  WORKS(memq_topic_partitions(client, "topic", 5000, &count, &error));
+  memq_client_close(client);
+  peer_stop(&peer);
+  unlink(path);
+  rmdir(folder);
+}
+
+static void a_server_of_another_protocol_is_told(void) {
+  fake_server peer = {.manner = SPEAKS_HTTP_1};
+  peer_start(&peer);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = peer.address;
+  options.connect_timeout_ms = 0;
+  memq_client *client;
+  FAILS(MEMQ_ERROR_UNAVAILABLE, memq_client_open(&options, &client, &error));
+  if (strstr(text, "does not speak HTTP/2") == NULL) fprintf(stderr, "%s\n", text);
+  CHECK(strstr(text, "does not speak HTTP/2") != NULL);
+  peer_stop(&peer);
+}
+
 /* Many threads, one client, calls that are answered, cancelled and refused. */
 static memq_client *shared;
 
@@ -500,6 +533,8 @@ int main(void) {
   details_come_with_a_status();
   a_deadline_cancels_the_call();
   a_dead_server_is_passed_over();
+  a_server_may_be_at_a_path();
+  a_server_of_another_protocol_is_told();
   every_allocation_may_fail();
   threads_share_a_client();
   puts("unit tests passed");
