@@ -434,7 +434,7 @@ typedef struct memq_outgoing {
 } memq_outgoing;
 
 /**
- * Makes a producer for one topic.
+ * Makes a producer for one topic. It sends to the partitions there are now; those that are added later are for later producers.
  *
  * @param options NULL: the defaults.
  * @return MEMQ_ERROR_TOPIC_NOT_FOUND; MEMQ_ERROR_CONFIGURATION_INVALID, the subject names the option; MEMQ_ERROR_UNAVAILABLE.
@@ -530,7 +530,7 @@ MEMQ_API void memq_consumer_options_init_sized(memq_consumer_options *options, s
 
 /**
  * Makes a consumer of one topic; with a group it joins it. A group has one reading member, the one that joined last: earlier ones get
- * MEMQ_ERROR_GROUP_MEMBER_FENCED from their next poll or commit, close, and may join again.
+ * MEMQ_ERROR_GROUP_MEMBER_FENCED from their next poll or commit, close, and may join again. Partitions that are added later are for later consumers.
  *
  * @param options NULL: the defaults.
  * @return MEMQ_ERROR_TOPIC_NOT_FOUND, MEMQ_ERROR_PARTITION_NOT_FOUND, MEMQ_ERROR_GROUP_NAME_INVALID, MEMQ_ERROR_UNAVAILABLE.

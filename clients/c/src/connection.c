@@ -233,7 +233,9 @@ static void judge(mq_call *call) {
   }
   memq_code code = mq_code_of_status(call->grpc_status);
   if (code == MEMQ_ERROR_RESOURCE_EXHAUSTED && call->has_limit) code = MEMQ_ERROR_MESSAGE_TOO_LARGE;
-  mq_fail(error, code, NULL, "%s", call->status_message != NULL && call->status_message[0] != 0 ? call->status_message : memq_code_name(code));
+  const char *text = call->status_message != NULL && call->status_message[0] != 0 ? call->status_message : memq_code_name(code);
+  mq_fail(error, code, NULL, "%s", "");
+  mq_copy_text(error->message, text, strlen(text));
   error->grpc_status = call->grpc_status;
   error->has_limit = call->has_limit;
   error->limit = call->limit;

@@ -393,7 +393,8 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
     mq_backoff_reset(&consumer->backoff);
     int64_t next = response->next_offset;
     if (response->n_records > 0) {
-      next = mq_max(next, response->records[response->n_records - 1]->offset + 1);
+      int64_t last = response->records[response->n_records - 1]->offset;
+      next = mq_max(next, last < INT64_MAX ? last + 1 : last);
       response->next_offset = next;
       memq_batch *made = batch_make(response, at->offset);
       if (made == NULL) {

@@ -511,6 +511,7 @@ static memq_code learn(struct get *get, Memq__V1__GetResponse *response, memq_er
     return is_same ? MEMQ_OK : mq_fail(error, MEMQ_ERROR_FILE_NOT_FOUND, get->transfer.name, "this version is gone");
   }
   get->info = info;
+  if (info->size < 0) return mq_fail(error, MEMQ_ERROR_CORRUPT_MESSAGE, get->transfer.name, "the server told of a file of negative size");
   get->end = info->size;
   if (options->range_length > 0 && options->range_length < info->size - options->range_offset)
     get->end = options->range_offset + options->range_length;

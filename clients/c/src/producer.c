@@ -818,7 +818,7 @@ static void deliver(memq_producer *producer) {
       const memq_delivery delivery = {
           .code = is_failed ? failure->code : MEMQ_OK,
           .partition = batch->partition,
-          .offset = !is_failed && batch->offset >= 0 ? batch->offset + i : -1,
+          .offset = !is_failed && batch->offset >= 0 && batch->offset < INT64_MAX - i ? batch->offset + i : -1,
           .error = is_failed ? failure : NULL,
       };
       batch->ends[i].callback(batch->ends[i].user, &delivery);
