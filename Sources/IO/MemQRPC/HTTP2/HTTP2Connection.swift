@@ -430,7 +430,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     let isEnd = head.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
     switch UInt32(head.type) {
     case NGHTTP2_HEADERS.rawValue:
-      self.headersComplete(frame.pointee, isEnd: isEnd)
+      self.headersComplete(head.stream_id, isEnd: isEnd)
     case NGHTTP2_DATA.rawValue:
       if isEnd {
         self.stream(head.stream_id)?._withUnsafeGuaranteedRef { $0.receivedEnd() }
@@ -490,7 +490,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     nghttp2_session_set_stream_user_data(self.session, id, nil)
     self.unlink(stream)
     stream.closed(code)
-    if stream.connection === self { stream.connection = nil }
+    // A call that went out again may be on this very connection, under another id.
+    if stream.connection === self && stream.id == id { stream.connection = nil }
     return 0
   }
 
