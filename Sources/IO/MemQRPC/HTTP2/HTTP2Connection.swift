@@ -149,14 +149,23 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func begin(_ context: ChannelHandlerContext) {
     guard self.session == nil, self.phase == .opening else { return }
     self.peerName = context.channel.peerDescription
-    context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
-      timers.connection?.prefaceIsDue()
+    let loop = context.eventLoop
+    loop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
+      timers.connection?.prefaceIsDue(loop, isLast: false)
     }
     if !self.isServer { self.openSession() }
   }
 
-  private func prefaceIsDue() {
+  /// Looks twice: after a loop was busy for long its timers come before what waits in its sockets.
+  private func prefaceIsDue(_ loop: any EventLoop, isLast: Bool) {
     guard !self.settingsReceived else { return }
+    guard isLast else {
+      let wait = min(self.profile.prefaceTimeout, .seconds(1)).timeAmount
+      loop.scheduleTask(in: wait) { [timers] in
+        timers.connection?.prefaceIsDue(loop, isLast: true)
+      }
+      return
+    }
     if !self.isServer {
       self.farewell =
         "\(self.profile.target) does not speak HTTP/2: nothing came for \(self.profile.prefaceTimeout)"
