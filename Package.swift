@@ -148,6 +148,13 @@ let modules: [Module] = [
     "memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,
     uses: ["MemQModel", "MemQSimulation"], packages: ["ArgumentParser"]),
   Module(
+    "MemQFuzzing", .testing, "Sources/Testing/MemQFuzzing",
+    uses: ["MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
+    packages: ["NIOCore", "NIOEmbedded", "Logging", "SwiftProtobuf"]),
+  Module(
+    "memq-fuzz", .testing, "Sources/Testing/memq-fuzz", kind: .executable,
+    uses: ["MemQFuzzing"], packages: ["ArgumentParser"]),
+  Module(
     "memq-interop", .testing, "Sources/Testing/memq-interop", kind: .executable,
     uses: ["MemQModel", "MemQRPC", "MemQAPI"],
     packages: nio + ["ArgumentParser", "Logging", "SwiftProtobuf", "UnixSignals"]),
@@ -276,7 +283,7 @@ let modules: [Module] = [
     uses: ["MemQModel", "MemQPlacement", "MemQTestSupport"]),
   Module(
     "MemQRPCTests", .test, "Tests/MemQRPCTests", kind: .test,
-    uses: ["CNghttp2", "MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
+    uses: ["CNghttp2", "MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport", "MemQFuzzing"],
     packages: nio + ["NIOEmbedded", "NIOSSL", "Logging", "SwiftProtobuf"]),
   Module(
     "MemQRuntimeTests", .test, "Tests/MemQRuntimeTests", kind: .test,

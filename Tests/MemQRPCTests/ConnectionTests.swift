@@ -176,7 +176,9 @@ import Testing
   @Test func `a long silence of a living peer is no reason to hang up`() async throws {
     let started = Signal<Void>()
     let proceed = Signal<Void>()
-    let server = try await self.server(self.held(started, proceed))
+    var bearing = RPCServer.Configuration()
+    bearing.limits.pingIntervalMin = .zero
+    let server = try await self.server(self.held(started, proceed), on: "127.0.0.1:0", bearing)
     var configuration = RPCNetworkChannel.Configuration()
     configuration.connection.keepaliveInterval = .milliseconds(20)
     configuration.connection.keepaliveTimeout = .seconds(20)

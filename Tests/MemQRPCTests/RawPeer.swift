@@ -42,6 +42,37 @@ final class RawPeer: Sendable {
     return RawPeer(channel: channel, inbox: inbox)
   }
 
+  /// Listens, and waits for whoever comes first.
+  struct Listener: Sendable {
+    fileprivate let channel: any Channel
+    fileprivate let first: Signal<RawPeer>
+
+    var address: String { "127.0.0.1:\(self.channel.localAddress!.port!)" }
+    /// The first connection.
+    var peer: RawPeer { get async { await self.first.value } }
+    func close() async { try? await self.channel.close().get() }
+  }
+
+  static func listen(tls: TLSConfiguration? = nil) async throws -> Listener {
+    let first = Signal<RawPeer>()
+    let context = try tls.map { try NIOSSLContext(configuration: $0) }
+    let channel = try await ServerBootstrap(group: TestBed.group)
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          let pipeline = channel.pipeline.syncOperations
+          if let context { try pipeline.addHandler(NIOSSLServerHandler(context: context)) }
+          let inbox = Inbox()
+          try pipeline.addHandler(Collector(inbox))
+          first.fire(RawPeer(channel: channel, inbox: inbox))
+        }
+      }
+      .bind(host: "127.0.0.1", port: 0).get()
+    return Listener(channel: channel, first: first)
+  }
+
+  /// Passes over the preface of a client.
+  func skipPreface() async -> Bool { await self.bytes(Self.preface.count) == Self.preface }
+
   /// What the other side showed; call it once bytes came.
   var certificate: NIOSSLCertificate? {
     get async throws { try await self.channel.nioSSL_peerCertificate().get() }

@@ -286,7 +286,9 @@ import Testing
       let status = try await self.firstCall(to: server, nil)
       #expect(status.code == .unavailable)
       #expect(
-        status.message == "\(server.localAddress) ended the connection: this port speaks TLS")
+        status.message
+          == "\(server.localAddress) does not speak HTTP/2 like this; it answers: This port speaks gRPC over HTTP/2, with TLS. Use a gRPC client."
+      )
       let browser = try await RawPeer.connect(port: server.localPort)
       await browser.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
       let answer = String(decoding: await browser.rest(), as: UTF8.self)
@@ -326,6 +328,36 @@ import Testing
         #expect(answer.hasPrefix("HTTP/1.1 400"))
       }
     }
+  }
+
+  @Test func `a client names the scheme and the server as TLS has them`() async throws {
+    let pair = try self.certificates.make("scheme", names: "DNS:memq.example")
+    let listener = try await RawPeer.listen(tls: self.certificates.rawServer(pair))
+    let client = try self.clientTLS(serverName: "memq.example")
+    try await self.withChannel(to: listener.address, client) { channel in
+      let call = Task { try await channel.unary(.echo, RPCMessage()) }
+      let peer = await listener.peer
+      #expect(await peer.skipPreface())
+      let request = try #require(await peer.frame(ofType: 1))
+      let headers = RawPeer.decode(request.payload)
+      #expect(headers[":scheme"] == "https")
+      #expect(headers[":authority"] == "memq.example")
+      await peer.close()
+      _ = await call.result
+    }
+    await listener.close()
+  }
+
+  @Test func `a server that speaks TLS and not HTTP/2 is named as one`() async throws {
+    let pair = try self.certificates.make("no-alpn")
+    let listener = try await RawPeer.listen(
+      tls: self.certificates.rawServer(pair, protocols: ["http/1.1"]))
+    let status = try await self.withChannel(to: listener.address, self.clientTLS()) { channel in
+      await MemQRPCTests.status { _ = try await channel.unary(.echo, RPCMessage()) }
+    }
+    #expect(status.code == .unavailable)
+    #expect(status.message.hasPrefix("\(listener.address) speaks TLS, but not HTTP/2"))
+    await listener.close()
   }
 
   @Test func `TLS 1.2 is spoken only where it is allowed`() async throws {

@@ -103,6 +103,17 @@ final class TestCertificates: Sendable {
     let command: [String]
   }
 
+  /// Of a raw server.
+  func rawServer(_ pair: Pair, protocols: [String] = ["h2"]) throws -> TLSConfiguration {
+    var configuration = TLSConfiguration.makeServerConfiguration(
+      certificateChain: try NIOSSLCertificate.fromPEMFile(pair.certificate).map {
+        .certificate($0)
+      },
+      privateKey: .privateKey(try NIOSSLPrivateKey(file: pair.key, format: .pem)))
+    configuration.applicationProtocols = protocols
+    return configuration
+  }
+
   /// Of a raw client that trusts this authority.
   func rawClient(
     protocols: [String] = ["h2"], versionMax: TLSVersion = .tlsv13

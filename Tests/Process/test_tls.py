@@ -134,7 +134,7 @@ def test_new_certificates_serve_new_connections_while_an_open_stream_goes_on(fol
          "expired on 2020-02-01 00:00:00 UTC"),
         (dict(names="DNS:a.example,DNS:b.example"), None, "is for a.example, b.example, not for 127.0.0.1"),
         (dict(), ["--tls"], 'is of an unknown issuer, "authority"'),
-        (dict(), [], "this port speaks TLS"),
+        (dict(), [], "This port speaks gRPC over HTTP/2, with TLS"),
     ],
     ids=["expired", "another name", "unknown issuer", "no TLS"],
 )

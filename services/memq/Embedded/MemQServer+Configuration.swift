@@ -34,7 +34,7 @@ extension MemQServer {
         "scratch", .path,
         "Folder for bodies while they are scanned, emptied at the start; by default scratch in the data folder."
       ),
-    ] + CommonKeys.tls + CommonKeys.objectStore
+    ] + CommonKeys.connections + CommonKeys.tls + CommonKeys.objectStore
 
   /// A node in metadata's own process cannot be lost apart from it: a pause of the whole process must not fence it.
   private static let metadataKeys = MetadataNode.Configuration.keys.map { key in

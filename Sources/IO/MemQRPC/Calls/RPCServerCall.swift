@@ -98,10 +98,13 @@ public protocol RPCServerObserver: Sendable {
   func connectionsChanged(to count: Int)
   /// A connection stopped reading data: what all of them hold unconsumed is above the server's limit.
   func receivingPaused()
+  /// A connection was ended for what its peer did: `too_many_pings`, `control_frames`, `frame_timeout`.
+  func peerExpelled(_ why: String)
 }
 
 extension RPCServerObserver {
   public func receivingPaused() {}
+  public func peerExpelled(_ why: String) {}
 }
 
 /// What all calls of one server, or in-process channel, share.

@@ -24,6 +24,8 @@ public struct RPCConnectionSettings: Sendable {
   public var keepaliveInterval: Duration = .seconds(30)
   /// A connection that stays silent for this long after the PING is closed.
   public var keepaliveTimeout: Duration = .seconds(10)
+  /// The same as ``keepaliveInterval`` while no call is open; nil: nobody asks then. Servers bear one in 300 s from a client without calls.
+  public var keepaliveIdleInterval: Duration?
 
   public init() {}
 }
@@ -67,6 +69,10 @@ final class ConnectionProfile: Sendable {
   let logger: Logger
   /// Server: shared with all its connections.
   let budget: ReceiveBudget?
+  /// Server.
+  let limits: RPCConnectionLimits
+  /// A connection without a call for so long is closed.
+  let idleMax: Duration?
   /// Nil: no TLS.
   let tls: RPCTLS?
   /// Client: where it connects to, for people.
@@ -74,7 +80,9 @@ final class ConnectionProfile: Sendable {
 
   init(
     role: Role, settings: RPCConnectionSettings, maxMessageBytes: Int, maxConcurrentStreams: Int,
-    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil, tls: RPCTLS? = nil,
+    prefaceTimeout: Duration, logger: Logger, budget: ReceiveBudget? = nil,
+    limits: RPCConnectionLimits = RPCConnectionLimits(), idleMax: Duration? = nil,
+    tls: RPCTLS? = nil,
     target: String = ""
   ) {
     precondition(
@@ -91,6 +99,8 @@ final class ConnectionProfile: Sendable {
     self.prefaceTimeout = prefaceTimeout
     self.logger = logger
     self.budget = budget
+    self.limits = limits
+    self.idleMax = idleMax
     self.tls = tls
     self.target = target
   }

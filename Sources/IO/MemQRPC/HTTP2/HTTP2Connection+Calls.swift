@@ -13,6 +13,7 @@ extension HTTP2Connection {
     else { return 0 }
     let stream = NetStream(id: frame.hd.stream_id, on: self)
     self.link(stream)
+    self.controlFrames.streamBegan()
     nghttp2_session_set_stream_user_data(
       self.session, stream.id, Unmanaged.passUnretained(stream).toOpaque())
     return 0
@@ -41,7 +42,9 @@ extension HTTP2Connection {
     let stream = found.takeUnretainedValue()
     switch self.profile.role {
     case .server(_, let environment):
-      if let head = stream.requestHead.take() { self.beginCall(stream, head, environment) }
+      if let head = stream.requestHead.take() {
+        self.beginCall(stream, head, environment, isEnd: isEnd)
+      }
     case .client:
       if !isEnd && !stream.hasResponse { self.beginResponse(stream) }
     }
@@ -49,7 +52,7 @@ extension HTTP2Connection {
   }
 
   private func beginCall(
-    _ stream: NetStream, _ head: RequestHead, _ environment: ServerEnvironment
+    _ stream: NetStream, _ head: RequestHead, _ environment: ServerEnvironment, isEnd: Bool
   ) {
     if let refusal = head.refusal(listBytesMax: self.profile.settings.headerListBytesMax) {
       return self.refuse(stream, refusal)
@@ -72,6 +75,7 @@ extension HTTP2Connection {
     }
     self.driver.addDeadline(stream)
     self.watchPeer()
+    if !isEnd, route.method.hasOneRequest { stream.incompleteSince = self.readAt }
     let call = RPCServerCall(core: stream, context: context, environment: environment)
     stream.handler = .server(route.make(call))
   }
@@ -152,7 +156,14 @@ extension HTTP2Connection {
   }
 
   func frameSent(_ frame: nghttp2_frame) -> Int32 {
-    guard self.isServer, UInt32(frame.hd.type) == NGHTTP2_HEADERS.rawValue,
+    guard self.isServer else { return 0 }
+    let type = UInt32(frame.hd.type)
+    if type == NGHTTP2_HEADERS.rawValue || type == NGHTTP2_DATA.rawValue {
+      self.pings.sentSomething()
+    } else if type == NGHTTP2_GOAWAY.rawValue {
+      self.noticeSent()
+    }
+    guard type == NGHTTP2_HEADERS.rawValue,
       frame.hd.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
       let stream = self.stream(frame.hd.stream_id)
     else { return 0 }

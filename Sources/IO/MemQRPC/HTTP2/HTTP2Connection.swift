@@ -41,12 +41,12 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   var onGoAway: ((HTTP2Connection) -> Void)?
 
   @exclusivity(unchecked) var session: OpaquePointer?
-  private var context: ChannelHandlerContext?
-  @exclusivity(unchecked) private var firstStream: NetStream?
+  var context: ChannelHandlerContext?
+  @exclusivity(unchecked) var firstStream: NetStream?
   @exclusivity(unchecked) private(set) var openStreams = 0
   @exclusivity(unchecked) private var isInSession = false
   @exclusivity(unchecked) private var isDirty = false
-  @exclusivity(unchecked) private var mustClose: String?
+  @exclusivity(unchecked) var mustClose: String?
 
   // Input
   private var early = ByteBuffer()
@@ -57,8 +57,17 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   @exclusivity(unchecked) private var budgetedBytes = 0
   /// Of messages that are not whole yet, over all streams.
   @exclusivity(unchecked) var partialBytes = 0
-  @exclusivity(unchecked) private var withheldCredit = 0
+  @exclusivity(unchecked) private(set) var withheldCredit = 0
   @exclusivity(unchecked) private var emptyFrames = 0
+  /// When bytes were read last.
+  @exclusivity(unchecked) private(set) var readAt = NIODeadline.distantPast
+  @exclusivity(unchecked) private(set) var frames = FrameTracker(prefaceBytes: 24)
+  /// The frame that was not whole when `owedSince` was noted.
+  var owedFrame = -1
+  var owedSince = NIODeadline.distantPast
+  var owedIsWatched = false
+  @exclusivity(unchecked) var pings = PingPolice()
+  @exclusivity(unchecked) var controlFrames = ControlFrameBudget()
 
   // Output
   @exclusivity(unchecked) private var output = FrameOutput()
@@ -72,12 +81,19 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   @exclusivity(unchecked) var headerBlock = HeaderBlock()
 
   // Liveness
-  private let timers = Timers()
+  let timers = Timers()
   private(set) var settingsReceived = false
-  @exclusivity(unchecked) private var bytesReadSinceTick = false
-  private var isAwaitingPong = false
-  private var keepaliveIsRunning = false
+  @exclusivity(unchecked) var bytesReadSinceTick = false
+  var isAwaitingPong = false
+  var keepaliveIsRunning = false
+  var keepaliveIsIdle = false
+  var keepaliveGeneration = 0
+  var keepaliveFactor = 1
+  private(set) var wasToldTooManyPings = false
+  @exclusivity(unchecked) var idleSince = NIODeadline.distantPast
   private var drainTimer: Scheduled<Void>?
+  private var drainDeadline = NIODeadline.distantFuture
+  private var isLeaving = false
   private var finalGoAwaySent = false
   private(set) var peerName = ""
   /// What the peer's certificate says; nil: it showed none.
@@ -97,7 +113,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   /// What timers hold: cleared when the connection ends. A weak reference to the connection itself would make every
   /// retain of it slow.
-  private final class Timers: @unchecked Sendable {
+  final class Timers: @unchecked Sendable {
     var connection: HTTP2Connection?
   }
 
@@ -171,6 +187,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     nghttp2_session_set_local_window_size(
       session, 0, 0, Int32(max(settings.windowBytes, 1 << 20)))
     self.markDirty()
+    self.watchAge()
+    if settings.keepaliveIdleInterval != nil { self.watchPeer() }
   }
 
   func channelInactive(context: ChannelHandlerContext) {
@@ -276,6 +294,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     stream.next = nil
     stream.previous = nil
     self.openStreams -= 1
+    if self.openStreams == 0 { self.idleSince = max(self.idleSince, self.readAt) }
   }
 
   func stream(_ id: Int32) -> Unmanaged<NetStream>? {
@@ -291,6 +310,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     var bytes = self.unwrapInboundIn(data)
     self.driver.readBegan()
     self.bytesReadSinceTick = true
+    self.readAt = .now()
     if self.phase == .rejecting { return }
     if self.phase == .opening {
       self.early.writeBuffer(&bytes)
@@ -342,10 +362,16 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   private func feed(_ bytes: ByteBuffer) {
     guard let session = self.session, self.phase != .closed else { return }
+    if !self.isServer, !self.settingsReceived, let answer = Preface.http1Text(bytes) {
+      self.farewell =
+        "\(self.profile.target) does not speak HTTP/2 like this; it answers: \(answer)"
+      return self.close("the peer speaks HTTP/1")
+    }
     self.input = bytes
     self.isInSession = true
     let result = bytes.withUnsafeReadableBytes { pointer -> Int in
       self.inputBase = pointer.baseAddress
+      if self.isServer { self.frames.advance(pointer) }
       return nghttp2_session_mem_recv(
         session, pointer.baseAddress?.assumingMemoryBound(to: UInt8.self), pointer.count)
     }
@@ -364,6 +390,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       self.close("the peer broke the HTTP/2 protocol")
     }
     self.closeIfAsked()
+    if self.isServer { self.watchOwedFrame() }
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
@@ -411,9 +438,18 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
         self.countEmptyFrame()
       }
     case NGHTTP2_SETTINGS.rawValue:
-      if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 { self.receivedSettings() }
+      if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 {
+        self.receivedSettings()
+        self.countControlFrame()
+      }
     case NGHTTP2_PING.rawValue:
-      if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 { self.receivedPong() }
+      if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 {
+        self.receivedPong()
+      } else {
+        self.judgePing()
+      }
+    case NGHTTP2_WINDOW_UPDATE.rawValue, NGHTTP2_PRIORITY.rawValue:
+      self.countControlFrame()
     case NGHTTP2_GOAWAY.rawValue:
       if !self.isServer { self.farewell = self.farewellText(frame.pointee.goaway) }
       if self.phase == .open { self.phase = .draining }
@@ -435,6 +471,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func farewellText(_ frame: nghttp2_goaway) -> String? {
     guard frame.error_code != NGHTTP2_NO_ERROR.rawValue else { return self.farewell }
     let bytes = UnsafeBufferPointer(start: frame.opaque_data, count: frame.opaque_data_len)
+    self.wasToldTooManyPings = bytes.elementsEqual("too_many_pings".utf8)
     let isText = bytes.allSatisfy { $0 >= 0x20 && $0 <= 0x7e }
     let text = isText ? String(decoding: bytes.prefix(256), as: UTF8.self) : ""
     return "\(self.profile.target) ended the connection"
@@ -579,6 +616,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     guard let stream = self.stream(id) else {
       return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue
     }
+    self.controlFrames.sent(length)
     self.output.writeFrameHead(UnsafeRawBufferPointer(start: head, count: 9))
     stream._withUnsafeGuaranteedRef { $0.writeFrame(length, to: &self.output) }
     return 0
@@ -591,7 +629,10 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   }
 
   private func closeIfAsked() {
-    if !self.isInSession, let reason = self.mustClose.take() { self.close(reason) }
+    guard !self.isInSession, let reason = self.mustClose.take() else { return }
+    // A GOAWAY may say why.
+    self.drainOutput()
+    self.close(reason)
   }
 
   private func closeIfDrained() {
@@ -603,48 +644,11 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     }
   }
 
-  // MARK: Keepalive
-
-  /// Runs while calls are open: a peer, or a path, that is silently gone is noticed.
-  func watchPeer() {
-    guard !self.keepaliveIsRunning, let context = self.context else { return }
-    self.keepaliveIsRunning = true
-    self.bytesReadSinceTick = false
-    self.scheduleTick(context, self.profile.settings.keepaliveInterval)
-  }
-
-  private func scheduleTick(_ context: ChannelHandlerContext, _ wait: Duration) {
-    context.eventLoop.scheduleTask(in: wait.timeAmount) { [timers] in
-      timers.connection?.tick()
-    }
-  }
-
-  private func tick() {
-    guard self.phase == .open || self.phase == .draining, let context = self.context else { return }
-    let settings = self.profile.settings
-    let isAlive = self.bytesReadSinceTick
-    self.bytesReadSinceTick = false
-    if !isAlive && self.isAwaitingPong { return self.close("the peer does not answer") }
-    guard self.openStreams > 0 else {
-      self.isAwaitingPong = false
-      self.keepaliveIsRunning = false
-      return
-    }
-    self.isAwaitingPong = !isAlive
-    if isAlive {
-      self.scheduleTick(context, settings.keepaliveInterval)
-    } else {
-      nghttp2_submit_ping(self.session, 0, nil)
-      self.markDirty()
-      self.scheduleTick(context, settings.keepaliveTimeout)
-    }
-  }
+  // MARK: Draining
 
   private func receivedPong() {
-    if self.drainTimer != nil, self.isServer { self.sendFinalGoAway() }
+    if self.isLeaving, self.isServer { self.sendFinalGoAway() }
   }
-
-  // MARK: Draining
 
   /// Server: tells the peer to open no more streams, waits a round trip for those on their way, and closes when all
   /// have ended, or at `deadline`.
@@ -653,18 +657,25 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     guard self.session != nil, self.phase == .open || self.phase == .draining else {
       return self.close("the server is shutting down")
     }
-    if self.drainTimer == nil {
+    if deadline < self.drainDeadline {
+      self.drainDeadline = deadline
+      self.drainTimer?.cancel()
       self.drainTimer = context.eventLoop.scheduleTask(deadline: deadline) { [timers] in
         timers.connection?.close("the server is shutting down")
       }
     }
     guard self.phase == .open else { return }
     self.phase = .draining
+    self.isLeaving = true
     if self.isServer {
       nghttp2_submit_shutdown_notice(self.session)
-      nghttp2_submit_ping(self.session, 0, nil)
     }
     self.markDirty()
+  }
+
+  /// PINGs overtake GOAWAYs that wait: sent only now, its answer says that the peer has seen the notice.
+  func noticeSent() {
+    if self.isLeaving, !self.finalGoAwaySent { nghttp2_submit_ping(self.session, 0, nil) }
   }
 
   /// From here on nghttp2 refuses new streams, and wants nothing more once the open ones are done.

@@ -42,6 +42,9 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// Server: what waits for the call's end.
   var hooked: HookedCall?
+  /// Server: since when a message is on its way that is not whole.
+  @exclusivity(unchecked) var incompleteSince: NIODeadline?
+
 
   /// Parts of the connection's sums of received bytes.
   @exclusivity(unchecked) private var accountedUnconsumed = 0
@@ -308,12 +311,18 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     let partial = self.machine.partialBytes
     if partial != self.accountedPartial {
       self.connection?.partialBytes += partial - self.accountedPartial
+      if partial == 0 {
+        self.incompleteSince = nil
+      } else if self.accountedPartial == 0 && self.incompleteSince == nil {
+        self.incompleteSince = self.connection?.readAt
+      }
       self.accountedPartial = partial
     }
   }
 
   /// The peer will send no more data.
   func receivedEnd() {
+    self.incompleteSince = nil
     switch self.machine.remoteEnded() {
     case .ignored: break
     case .truncated(let status):
@@ -390,6 +399,17 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   private func tell(_ status: RPCStatus) {
     guard self.release() else { return }
     self.deliverEnd(status)
+  }
+
+  /// Server: ends the call when its message has been on its way for too long, and nothing of ours holds it up.
+  func giveUpIncomplete(at now: NIODeadline, after limit: Duration, isHeldUp: Bool) {
+    guard let since = self.incompleteSince, !self.machine.isOver else { return }
+    if isHeldUp || self.accountedUnconsumed > 0 {
+      self.incompleteSince = now
+    } else if now - since > limit.timeAmount {
+      self.abort(
+        RPCStatus(.deadlineExceeded, "a message of the request did not come whole within \(limit)"))
+    }
   }
 
   private func release() -> Bool {

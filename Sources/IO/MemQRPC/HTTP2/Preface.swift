@@ -35,6 +35,18 @@ enum Preface: Equatable {
       + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
   }
 
+  /// What a server says that answers HTTP/2 with HTTP/1: its last line, or its first when the rest is none; nil: it is no HTTP/1.
+  static func http1Text(_ bytes: ByteBuffer) -> String? {
+    guard bytes.readableBytesView.starts(with: "HTTP/1.".utf8) else { return nil }
+    let head = bytes.readableBytesView.prefix(1024)
+    guard head.allSatisfy({ $0 >= 0x20 && $0 <= 0x7e || $0 == 10 || $0 == 13 }) else {
+      return "HTTP/1"
+    }
+    let lines = String(decoding: head, as: UTF8.self).split { $0.isNewline }
+    let isText = lines.last.map { !$0.contains("<") && !$0.contains(": ") } ?? false
+    return (isText ? lines.last : lines.first).map(String.init)
+  }
+
   /// The shortest HTTP/2 that says why a connection cannot be: empty SETTINGS and a GOAWAY with INADEQUATE_SECURITY and `text`.
   ///
   /// It does not say that no stream was seen: clients would repeat their calls at once and for ever, and never tell anybody.

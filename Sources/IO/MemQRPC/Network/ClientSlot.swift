@@ -30,6 +30,8 @@ final class ClientSlot: @unchecked Sendable {
   /// Calls not yet attached, in order of arrival.
   private var pending: [NetStream] = []
   private var failedAttempts = 0
+  /// Doubled whenever a server says that we ask too often whether it lives.
+  private var keepaliveFactor = 1
   /// Connections that still end their calls: the ready one, and those that got a GOAWAY.
   private var connections: [ObjectIdentifier: HTTP2Connection] = [:]
   private var closeDeadline: NIODeadline?
@@ -181,6 +183,7 @@ final class ClientSlot: @unchecked Sendable {
   private func connected(_ channel: any Channel) {
     guard case .connecting = self.state else { return channel.close(promise: nil) }
     let connection = HTTP2Connection(profile: self.profile, lease: self.lease)
+    connection.keepaliveFactor = self.keepaliveFactor
     do {
       try channel.pipeline.syncOperations.addHandler(connection)
     } catch {
@@ -258,6 +261,7 @@ final class ClientSlot: @unchecked Sendable {
       self.reconnect()
       return
     }
+    if connection.wasToldTooManyPings { self.keepaliveFactor = min(self.keepaliveFactor * 2, 64) }
     // It has something against us, not only a leave of its own: no use in coming back at once.
     self.state = .connecting
     self.failed(RPCStatus(.unavailable, farewell))

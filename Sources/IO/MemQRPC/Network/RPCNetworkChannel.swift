@@ -22,6 +22,8 @@ public final class RPCNetworkChannel: RPCChannel {
     public var waitingCallsMax = 10_000
     /// From connecting to the server's first word of HTTP/2.
     public var prefaceTimeout: Duration = .seconds(10)
+    /// A connection without a call for so long is closed; the next call makes another. Nil: never.
+    public var connectionIdleMax: Duration? = .seconds(1800)
     public var connection = RPCConnectionSettings()
     /// `host:port` that requests name as `:authority`, and whose host a certificate is checked for; nil: the target.
     public var authority: String?
@@ -52,7 +54,7 @@ public final class RPCNetworkChannel: RPCChannel {
           ?? (target.hasPrefix("unix:") ? "localhost" : target)),
       settings: configuration.connection, maxMessageBytes: RPCLimits.messageBytesMax,
       maxConcurrentStreams: 0, prefaceTimeout: configuration.prefaceTimeout, logger: logger,
-      tls: configuration.tls, target: target)
+      idleMax: configuration.connectionIdleMax, tls: configuration.tls, target: target)
     self.slots = (0..<configuration.connections).map { _ in
       ClientSlot(
         target: target, lease: LoopDriver.lease(of: group.next()), profile: profile,

@@ -20,6 +20,8 @@ public final class RPCServer: Sendable {
     /// From accepting a connection to its HTTP/2 preface.
     public var prefaceTimeout: Duration = .seconds(10)
     public var connection = RPCConnectionSettings()
+    /// How long connections are borne, and what on them.
+    public var limits = RPCConnectionLimits()
     /// Received bytes that handlers have not consumed, over all connections. Above it every connection that has any stops reading
     /// data until some of its own are; the others, control among them, go on. 1 GiB: 128 stalled calls with full windows.
     public var unconsumedBytesMax = 1 << 30
@@ -46,7 +48,10 @@ public final class RPCServer: Sendable {
       set { self.connection.headerListBytesMax = newValue }
     }
 
-    public init() {}
+    public init() {
+      // Clients that are silently gone leave their connections behind.
+      self.connection.keepaliveIdleInterval = .seconds(7200)
+    }
   }
 
   /// What listens; never empty.
@@ -77,7 +82,8 @@ public final class RPCServer: Sendable {
       maxMessageBytes: configuration.maxMessageBytes,
       maxConcurrentStreams: configuration.maxConcurrentStreams,
       prefaceTimeout: configuration.prefaceTimeout, logger: logger,
-      budget: ReceiveBudget(bytesMax: configuration.unconsumedBytesMax), tls: configuration.tls)
+      budget: ReceiveBudget(bytesMax: configuration.unconsumedBytesMax),
+      limits: configuration.limits, idleMax: configuration.limits.idleMax, tls: configuration.tls)
     let connections = ConnectionSet(
       max: configuration.connectionsMax, observer: configuration.observer, logger: logger)
     let admit: Admit = { channel in try connections.admit(channel, profile) }

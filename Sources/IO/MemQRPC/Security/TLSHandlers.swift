@@ -42,8 +42,8 @@ final class PlaintextGuard: ChannelInboundHandler, RemovableChannelHandler {
       metadata: ["peer": "\(context.channel.peerDescription)"])
     let answer: ByteBuffer? =
       switch Preface.judge(bytes.readableBytesView) {
-      case .http1: ByteBuffer(string: Preface.http1Answer(isSecure: true))
-      case .http2, .tooShort: Preface.goAway("this port speaks TLS")
+      // To HTTP/2, too: gRPC's clients take a GOAWAY for a server on leave and come back at once, for ever; this they tell.
+      case .http1, .http2, .tooShort: ByteBuffer(string: Preface.http1Answer(isSecure: true))
       case .other, .tls: nil
       }
     guard let answer else { return context.close(promise: nil) }

@@ -33,3 +33,8 @@ public struct RPCMethod: Hashable, Sendable {
 extension RPCMethod: CustomStringConvertible {
   public var description: String { "\(self.service)/\(self.name)" }
 }
+
+extension RPCMethod {
+  /// The request is exactly one message.
+  var hasOneRequest: Bool { self.kind == .unary || self.kind == .serverStreaming }
+}

@@ -64,6 +64,10 @@ public enum MetricCatalogue {
       "memq_rpc_receive_pauses_total", .counter,
       "Times a connection stopped reading: 1 GiB received over all of them was not taken yet."),
     MetricDefinition(
+      "memq_rpc_peers_expelled_total", .counter, labels: ["why"],
+      "Connections ended for what the peer did: too_many_pings, control_frames (a flood of them), frame_timeout (begun and not ended)."
+    ),
+    MetricDefinition(
       "memq_rpc_tls_expiry_seconds", .gauge, labels: ["side"],
       "When the certificate in use expires, in seconds since 1970: the one of the port (server), the one shown to others (client)."
     ),

@@ -74,6 +74,7 @@ public enum CommonKeys {
     let listen = self.listen(default: "127.0.0.1:\(self.port(of: service))")
     let joins = service == .metadata ? [] : [self.metadata]
     let peers = service == .metadata ? [] : self.peersTLS
-    return [listen, self.adminListen, self.advertise] + joins + [self.rack] + self.tls + peers
+    return [listen, self.adminListen, self.advertise] + joins + [self.rack] + self.connections
+      + self.tls + peers
   }
 }

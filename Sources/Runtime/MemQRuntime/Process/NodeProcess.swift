@@ -175,14 +175,13 @@ public final class NodeProcess: ProcessBody {
     let health = router.addingHealth()
     if self.context.configuration.flag("reflection") { router.addReflection() }
     try await node.start()
-    var configuration = RPCServer.Configuration()
     let metrics = RPCMetrics()
-    configuration.observer = metrics
     router.intercept(metrics.serverInterceptor)
-    configuration.tls = tls
     let server = try await RPCServer.start(
       router: router, on: reservation.address.description, group: self.context.loops,
-      configuration: configuration, logger: self.context.logger)
+      configuration: RPCServer.Configuration(
+        self.context.configuration, metrics: metrics, tls: tls),
+      logger: self.context.logger)
     health?.set("", .serving)
     self.running.withLock {
       $0.server = server

@@ -12,9 +12,21 @@ public final class RPCMetrics: RPCServerObserver {
   private let client = CallMetrics.Family(.client)
   private let clientMethods = Mutex<[String: CallMetrics]>([:])
 
+  private let expelled = Mutex<[String: Counter]>([:])
+
   public init() {}
 
   public func receivingPaused() { self.pauses.increment() }
+
+  public func peerExpelled(_ why: String) {
+    let counter = self.expelled.withLock { counters in
+      if let known = counters[why] { return known }
+      let made = Counter(label: "memq_rpc_peers_expelled_total", dimensions: [("why", why)])
+      counters[why] = made
+      return made
+    }
+    counter.increment()
+  }
 
   public func connectionsChanged(to count: Int) { self.connections.record(count) }
 
