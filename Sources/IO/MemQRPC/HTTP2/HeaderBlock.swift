@@ -104,6 +104,9 @@ struct HeaderBlock {
   /// Larger details are left out: code and message tell without them.
   private static let detailsBytesMax = 6 << 10
 
+  /// Of custom metadata, counted as HTTP/2 does, beside a message and details of the largest kind. More is left out, with a note: it would
+  /// cost the peer the call, or the connection.
+  private static let trailersBytesMax = 6 << 10
   /// The trailers of a status other than a bare ok.
   mutating func add(_ status: RPCStatus) {
     self.add("grpc-status", String(status.code.rawValue))
@@ -111,11 +114,19 @@ struct HeaderBlock {
       let message = RPCStatus.shortened(status.message, toBytes: Self.messageBytesMax)
       self.add("grpc-message", PercentCoding.encode(message))
     }
-    if !status.details.isEmpty, status.details.count <= Self.detailsBytesMax {
+    if status.details.count > Self.detailsBytesMax {
+      self.add("memq-omitted-details", String(status.details.count))
+    } else if !status.details.isEmpty {
       self.add("grpc-status-details-bin", Base64.encode(status.details))
     }
     if let pushback = status.pushback { self.add("grpc-retry-pushback-ms", pushback.text) }
-    self.add(status.trailers)
+    if status.trailers.isEmpty { return }
+    let bytes = status.trailers.listBytes
+    if bytes > Self.trailersBytesMax {
+      self.add("memq-omitted-trailers", String(bytes))
+    } else {
+      self.add(status.trailers)
+    }
   }
 
   /// Calls `body` with the list; its pointers are good until it returns.

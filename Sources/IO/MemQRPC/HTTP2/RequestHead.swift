@@ -35,7 +35,8 @@ struct RequestHead {
     if name.first == UInt8(ascii: ":") {
       self.addPseudo(name, value, routes)
     } else if name.matches("content-type") {
-      self.isGRPC = Self.isGRPC(value)
+      // Of the formats behind a plus only protobuf is spoken here; a bare application/grpc means it, too.
+      self.isGRPC = Self.isGRPC(value) && !Self.isForeignFormat(value)
     } else if name.matches("te") || name.matches("user-agent") {
       return
     } else if name.starts(with: "grpc-".utf8) {
@@ -113,6 +114,13 @@ struct RequestHead {
     return nil
   }
 
+  private static func isForeignFormat(_ contentType: UnsafeBufferPointer<UInt8>) -> Bool {
+    let format = contentType.dropFirst("application/grpc".utf8.count)
+    guard format.first == UInt8(ascii: "+") else { return false }
+    return !format.dropFirst().prefix { $0 != UInt8(ascii: ";") && $0 != UInt8(ascii: " ") }
+      .elementsEqual("proto".utf8)
+  }
+
   static func isGRPC(_ contentType: UnsafeBufferPointer<UInt8>) -> Bool {
     if contentType.matches("application/grpc") { return true }
     let prefix = "application/grpc".utf8
@@ -135,7 +143,8 @@ extension RPCMetadata {
     }
     // Values of one name may come joined by commas.
     for part in value.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false) {
-      let trimmed = part.drop { $0 == UInt8(ascii: " ") }
+      let space = UInt8(ascii: " ")
+      let trimmed = part.drop { $0 == space }.prefix { $0 != space }
       guard let bytes = Base64.decode(trimmed) else { return false }
       self.appendReceived(text, .binary(bytes))
     }

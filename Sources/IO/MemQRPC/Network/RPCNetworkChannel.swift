@@ -87,6 +87,12 @@ public final class RPCNetworkChannel: RPCChannel {
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let options = options.inheriting()
+    let metadataBytes = options.metadata.isEmpty ? 0 : options.metadata.listBytes
+    if metadataBytes > RPCLimits.requestMetadataBytesMax {
+      let status = RPCStatus.overLimit(
+        "request metadata", limit: RPCLimits.requestMetadataBytesMax, actual: metadataBytes)
+      return FailedCall.start(status, on: self.slots[0].driver, make: make)
+    }
     let slot = self.pickSlot()
     if let policy = options.retry, !options.isAttempt, RetryingCall.covers(request, policy) {
       return RetryingCall.start(

@@ -46,6 +46,9 @@ public enum RPCLimits {
   /// A callback handler that goes on sending without room is stopped, and its call with it, when
   /// this much is queued beyond one largest message.
   public static let sendQueueMaxBytes = 32 << 20
+  /// Metadata of a request, as HTTP/2 counts it: beyond this the call fails before it is sent. Most servers take less (ours 16 KiB) and
+  /// say so; what is far beyond would cost the whole connection.
+  public static let requestMetadataBytesMax = 48 << 10
   /// A request that is kept for further attempts.
   public static let retriedRequestBytesMax = 1 << 20
   /// Received messages of one call that wait for an `async` handler. Flow control counts bytes, and an empty message has none:

@@ -79,6 +79,16 @@ public struct RPCMetadata: Sendable, Equatable {
     self.entries.append(contentsOf: other.entries)
   }
 
+  /// Bytes in a header list, as HTTP/2 counts them.
+  var listBytes: Int {
+    self.entries.reduce(0) { sum, entry in
+      switch entry.value {
+      case .text(let value): sum + entry.name.utf8.count + value.utf8.count + 32
+      case .binary(let value): sum + entry.name.utf8.count + value.count * 4 / 3 + 34
+      }
+    }
+  }
+
   /// For the wire: the name was checked by the HTTP/2 layer, binary values are decoded already.
   mutating func appendReceived(_ name: String, _ value: Value) {
     self.entries.append(Entry(name: name, value: value))

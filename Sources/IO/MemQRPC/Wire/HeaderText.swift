@@ -1,14 +1,17 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-/// `grpc-message`: UTF-8 with bytes outside printable ASCII, and `%`, written as %XX.
+/// `grpc-message`: UTF-8 with bytes outside printable ASCII, and `%`, written as %XX; spaces at the ends, too, which HTTP/2 forbids there.
 enum PercentCoding {
   static func encode(_ text: String) -> String {
     let plain = text.utf8.allSatisfy { $0 >= 0x20 && $0 <= 0x7e && $0 != UInt8(ascii: "%") }
-    if plain { return text }
+    let space = UInt8(ascii: " ")
+    if plain, text.utf8.first != space, text.utf8.last != space { return text }
     var bytes: [UInt8] = []
     bytes.reserveCapacity(text.utf8.count * 2)
-    for byte in text.utf8 {
-      if byte >= 0x20 && byte <= 0x7e && byte != UInt8(ascii: "%") {
+    let last = text.utf8.count - 1
+    for (index, byte) in text.utf8.enumerated() {
+      let isOuterSpace = byte == space && (index == 0 || index == last)
+      if byte >= 0x20 && byte <= 0x7e && byte != UInt8(ascii: "%") && !isOuterSpace {
         bytes.append(byte)
       } else {
         bytes.append(UInt8(ascii: "%"))

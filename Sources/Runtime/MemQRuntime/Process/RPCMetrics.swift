@@ -9,7 +9,7 @@ import Synchronization
 public final class RPCMetrics: RPCServerObserver {
   private let connections = Gauge(label: "memq_rpc_connections")
   private let pauses = Counter(label: "memq_rpc_receive_pauses_total")
-  private let client = CallMetrics.Family(prefix: "memq_rpc_client")
+  private let client = CallMetrics.Family(.client)
   private let clientMethods = Mutex<[String: CallMetrics]>([:])
 
   private let expelled = Mutex<[String: Counter]>([:])
@@ -32,7 +32,7 @@ public final class RPCMetrics: RPCServerObserver {
 
   /// For the router of a server.
   public var serverInterceptor: RPCServerInterceptor {
-    let family = CallMetrics.Family(prefix: "memq_rpc")
+    let family = CallMetrics.Family(.server)
     return RPCServerInterceptor { method in
       let metrics = CallMetrics(family, method)
       return RPCServerInterceptor.Hooks(
@@ -59,19 +59,37 @@ public final class RPCMetrics: RPCServerObserver {
 
 /// What is kept of one method, for one role. Made once, so that a call looks nothing up.
 private final class CallMetrics: Sendable {
+  struct Names: Sendable {
+    let calls: String
+    let duration: String
+    let inFlight: String
+    let messages: String
+    let bytes: String
+    let resets: String
+
+    static let server = Names(
+      calls: "memq_rpc_calls_total", duration: "memq_rpc_call_duration_seconds",
+      inFlight: "memq_rpc_calls_in_flight", messages: "memq_rpc_messages_total",
+      bytes: "memq_rpc_message_bytes_total", resets: "memq_rpc_resets_total")
+    static let client = Names(
+      calls: "memq_rpc_client_calls_total", duration: "memq_rpc_client_call_duration_seconds",
+      inFlight: "memq_rpc_client_calls_in_flight", messages: "memq_rpc_client_messages_total",
+      bytes: "memq_rpc_client_message_bytes_total", resets: "memq_rpc_client_resets_total")
+  }
+
   /// What all methods of a role share.
   final class Family: Sendable {
-    let prefix: String
+    let names: Names
     let inFlight: Meter
     /// By ``RPCCallEnd``; none for calls that were answered.
     let resets: [Counter?]
 
-    init(prefix: String) {
-      self.prefix = prefix
-      self.inFlight = Meter(label: "\(prefix)_calls_in_flight")
+    init(_ names: Names) {
+      self.names = names
+      self.inFlight = Meter(label: names.inFlight)
       self.resets = RPCCallEnd.allCases.map { end in
         guard end != .answered else { return nil }
-        return Counter(label: "\(prefix)_resets_total", dimensions: [("reason", end.label)])
+        return Counter(label: names.resets, dimensions: [("reason", end.label)])
       }
     }
   }
@@ -87,17 +105,16 @@ private final class CallMetrics: Sendable {
   init(_ family: Family, _ method: RPCMethod) {
     // "IngestService/Produce". Only methods of ours get here, so the set is bounded.
     let name = String(method.path.dropFirst(method.path.hasPrefix("/memq.v1.") ? 9 : 1))
-    func counter(_ what: String, _ direction: String) -> Counter {
-      Counter(
-        label: "\(family.prefix)_\(what)_total",
-        dimensions: [("direction", direction), ("method", name)])
+    func counter(_ label: String, _ direction: String) -> Counter {
+      Counter(label: label, dimensions: [("direction", direction), ("method", name)])
     }
+    let names = family.names
     self.family = family
     self.method = name
     self.duration = Timer(
-      label: "\(family.prefix)_call_duration_seconds", dimensions: [("method", name)])
-    self.messages = (counter("messages", "received"), counter("messages", "sent"))
-    self.bytes = (counter("message_bytes", "received"), counter("message_bytes", "sent"))
+      label: names.duration, dimensions: [("method", name)])
+    self.messages = (counter(names.messages, "received"), counter(names.messages, "sent"))
+    self.bytes = (counter(names.bytes, "received"), counter(names.bytes, "sent"))
   }
 
   func began() { self.family.inFlight.increment() }
@@ -118,7 +135,7 @@ private final class CallMetrics: Sendable {
     self.calls.withLock { calls in
       if let known = calls[code.rawValue] { return known }
       let made = Counter(
-        label: "\(self.family.prefix)_calls_total",
+        label: self.family.names.calls,
         dimensions: [("code", "\(code)"), ("method", self.method)])
       calls[code.rawValue] = made
       return made
