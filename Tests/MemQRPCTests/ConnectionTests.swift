@@ -282,4 +282,26 @@ import Testing
     }
     #expect(await observer.connections.value == 1)
   }
+
+  /// Its connection must stay known to it: without that neither credit nor a reset would reach the server.
+  @Test func `a call that was refused and went out again on its connection can be cancelled`()
+    async throws
+  {
+    let listener = try await RawPeer.listen()
+    let channel = RPCNetworkChannel(
+      target: listener.address, group: TestBed.group, logger: TestBed.quietLogger())
+    let call = Task { try await channel.unary(.echo, RPCMessage()) }
+    let peer = await listener.peer
+    #expect(await peer.skipPreface())
+    await peer.send(RawPeer.frame(4))
+    #expect(await peer.frame(ofType: 1)?.stream == 1)
+    let refused: [UInt8] = [0, 0, 0, 7]
+    await peer.send(RawPeer.frame(3, stream: 1, refused))
+    #expect(await peer.frame(ofType: 1)?.stream == 3)
+    call.cancel()
+    #expect(await peer.frame(ofType: 3)?.stream == 3)
+    #expect(await status { _ = try await call.value }.code == .cancelled)
+    await channel.close(deadline: .zero)
+    await listener.close()
+  }
 }

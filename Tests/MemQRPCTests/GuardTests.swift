@@ -157,16 +157,21 @@ import Testing
     async throws
   {
     try await self.withServer {
-      $0.connection.keepaliveIdleInterval = .milliseconds(50)
-      $0.connection.keepaliveTimeout = .seconds(3)
+      $0.connection.keepaliveIdleInterval = .milliseconds(20)
     } _: { server in
       let peer = try await RawPeer.connect(port: server.localPort)
       await peer.send(RawPeer.hello)
-      for _ in 0..<2 {
-        let ping = try #require(await peer.frame(ofType: 6))
-        await peer.send(RawPeer.frame(6, flags: 1, ping.payload))
-      }
-      _ = await peer.rest()
+      let ping = try #require(await peer.frame(ofType: 6))
+      await peer.send(RawPeer.frame(6, flags: 1, ping.payload))
+      await peer.close()
+    }
+    try await self.withServer {
+      $0.connection.keepaliveIdleInterval = .milliseconds(20)
+      $0.connection.keepaliveTimeout = .milliseconds(20)
+    } _: { server in
+      let silent = try await RawPeer.connect(port: server.localPort)
+      await silent.send(RawPeer.hello)
+      _ = await silent.rest()
     }
   }
 
@@ -236,29 +241,22 @@ import Testing
   }
 
   @Test func `a client that is told it pings too often pings half as often`() async throws {
-    let started = Signal<Void>()
-    try await self.withServer(self.held(started, Signal())) {
-      $0.limits.pingIntervalMin = .milliseconds(300)
-    } _: { server in
-      let channel = self.channel(to: server) {
-        $0.connection.keepaliveInterval = .milliseconds(10)
-        $0.connection.keepaliveTimeout = .milliseconds(50)
-        $0.backoffInitial = .milliseconds(1)
-      }
-      // Until it has doubled its interval often enough.
-      var told = 0
-      while true {
-        let status = await status {
-          _ = try await channel.unary(
-            .hang, RPCMessage(), RPCCallOptions(timeout: .seconds(2), waitForReady: true))
-        }
-        if status.code == .deadlineExceeded { break }
-        #expect(status.code == .unavailable)
-        if status.message.contains("too_many_pings") { told += 1 }
-      }
-      #expect(told >= 1)
-      await channel.close(deadline: .zero)
-    }
+    let listener = try await RawPeer.listen()
+    let channel = RPCNetworkChannel(
+      target: listener.address, group: TestBed.group, logger: TestBed.quietLogger())
+    let call = Task { try await channel.unary(.echo, RPCMessage()) }
+    let peer = await listener.peer
+    #expect(await peer.skipPreface())
+    let calm: [UInt8] = [0, 0, 0, 1, 0, 0, 0, 11]
+    await peer.send(RawPeer.frame(4) + RawPeer.frame(7, calm + Array("too_many_pings".utf8)))
+    await peer.close()
+    let status = await status { _ = try await call.value }
+    #expect(status.code == .unavailable)
+    #expect(status.message == "\(listener.address) ended the connection: too_many_pings")
+    let slot = channel.slots[0]
+    #expect(try await channel.eventLoop.submit { slot.keepaliveFactor }.get() == 2)
+    await channel.close(deadline: .zero)
+    await listener.close()
   }
 
   // MARK: Floods

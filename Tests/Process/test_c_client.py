@@ -84,10 +84,9 @@ def tool(prefix, name, *arguments, stdin=b"", environment=None):
 # --- what is installed
 
 
-def test_the_unit_tests_pass_plain_and_under_valgrind(build):
-    for under in ([], VALGRIND):
-        done = subprocess.run([*under, build / "test/unit"], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+def test_the_unit_tests_pass(build):
+    done = subprocess.run([build / "test/unit"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_library_is_versioned_linked_and_exports_only_its_own_names(prefix):
@@ -99,9 +98,8 @@ def test_the_library_is_versioned_linked_and_exports_only_its_own_names(prefix):
     assert needed == {"libnghttp2", "libssl", "libcrypto", "libprotobuf-c", "libc"}
     names = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
     exported = {line.split()[-1].split("@")[0] for line in names.stdout.splitlines()} - {"MEMQ_0"}
-    declared = set(re.findall(r"\b(memq_\w+)\(", re.sub(r"#define.*|/\*.*?\*/", "", (prefix / "include/memq.h").read_text(), flags=re.S | re.M)))
     documented = set(re.findall(r"MEMQ_API[^;]*?\b(memq_\w+)\(", (prefix / "include/memq.h").read_text()))
-    assert exported == documented and documented >= declared - {"memq_delivery_callback"} or exported == documented
+    assert exported == documented
 
 
 def test_the_library_s_codes_are_the_protocol_s(prefix):
@@ -115,17 +113,25 @@ def test_the_library_s_codes_are_the_protocol_s(prefix):
 def test_the_readme_s_example_compiles_and_runs(prefix, shared_server, tmp_path):
     (example,) = re.findall(r"```c\n(.*?)```", (SOURCE / "README.md").read_text(), re.S)
     (tmp_path / "example.c").write_text(example)
-    environment = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig"), "LD_LIBRARY_PATH": str(prefix / "lib")}
+    environment = {
+        **os.environ,
+        "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig"),
+        "LD_LIBRARY_PATH": str(prefix / "lib"),
+    }
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libmemq"], env=environment, capture_output=True, text=True, check=True
     ).stdout.split()
-    for compiler, language in (("cc", "c99"), ("c++", "c++17")):
+    strict = ["-Wall", "-Wextra", "-Werror", "-Wpedantic"]
+    for language, standard in (("c", "c99"), ("c++", "c++17")):
         subprocess.run(
-            [compiler, f"-std={language}", "-Wall", "-Wextra", "-Werror", "-Wpedantic", "-o", tmp_path / language, *(["-x", "c++"] if compiler == "c++" else []), tmp_path / "example.c", *(["-x", "none"] if compiler == "c++" else []), *flags],
+            ["cc", f"-std={standard}", *strict, "-x", language, tmp_path / "example.c", "-x", "none",
+             "-o", tmp_path / standard, *flags],
             check=True,
         )
     shared_server.cli("topic", "create", "events")
-    done = subprocess.run([tmp_path / "c99", shared_server.address], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [tmp_path / "c99", shared_server.address], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "0 0 event 0\n0 1 event 1\n0 2 event 2\n", done.stderr
 
 
@@ -159,7 +165,7 @@ def test_the_tools_say_what_is_wrong(prefix, shared_server):
         done = tool(prefix, name, "no-port", "topic", *rest)
         assert done.returncode == 1 and done.stderr.startswith(b"INVALID_ARGUMENT: no-port: ")
     assert tool(prefix, "memq-c-consume", dead, "topic", "many").returncode == 2
-    done = tool(prefix, "memq-c-produce", dead, "topic")
+    done = tool(prefix, "memq-c-produce", "--timeout", 0.2, dead, "topic")
     assert done.returncode == 1 and done.stderr.startswith(b"UNAVAILABLE: " + dead.encode())
 
 
@@ -220,9 +226,14 @@ def test_deadlines_hold_against_a_server_that_never_answers(live, build, topic, 
             assert process.returncode == 0, said.decode()
 
 
-def test_nothing_is_lost_or_doubled_when_the_server_is_killed(build, folder):
+def test_nothing_is_lost_or_doubled_when_the_server_is_killed(build, prefix, folder):
     with Server(folder / "data") as server:
         server.cli("topic", "create", "numbers", "--partitions", "3")
+        # Reads all the while.
+        reading = subprocess.Popen(
+            [prefix / "bin/memq-c-consume", "--timeout", "60", server.address, "numbers", "9000"],
+            stdout=subprocess.PIPE,
+        )
         acked: list[int] = []
         stopping = threading.Event()
         process = subprocess.Popen(
@@ -241,13 +252,10 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed(build, folder):
             process.stdin.close()
 
         def read():
-            acked.extend(int(line) for line in process.stdout)
-
-        def read_each():
             for line in process.stdout:
                 acked.append(int(line))
 
-        writer, reader = threading.Thread(target=write), threading.Thread(target=read_each)
+        writer, reader = threading.Thread(target=write), threading.Thread(target=read)
         writer.start()
         reader.start()
         try:
@@ -267,7 +275,13 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed(build, folder):
         out = server.cli("consume", "numbers", "--from", "beginning", "--until-end", "--format", "%p %v").stdout
         found = [tuple(map(int, line.split())) for line in out.splitlines()]
         assert sorted(value for _, value in found) == list(range(sent))
+        out, _ = reading.communicate(timeout=60)
+        consumed = list(map(int, out.split()))
+        assert reading.returncode == 0 and len(set(consumed)) == len(consumed) == 9_000
+        place_of = {value: place for place, value in found}
         for partition in range(3):
+            seen = [value for value in consumed if place_of[value] == partition]
+            assert seen == sorted(seen)
             values = [value for place, value in found if place == partition]
             assert values == sorted(values)
 
@@ -336,6 +350,89 @@ def test_files_survive_kills_of_the_server_and_of_the_client(build, folder):
         assert server.json("file", "stat", "files", "big")["sha256"] == digest
 
 
+class Door:
+    """A port that passes bytes on to a server, until it is shut: then its connections break and nobody listens."""
+
+    def __init__(self, target: str):
+        host, port = target.split(":")
+        self.target = (host, int(port))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.sockets: list[socket.socket] = []
+        self.passed = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        try:
+            while True:
+                inside, _ = self.listener.accept()
+                outside = socket.create_connection(self.target)
+                self.sockets += [inside, outside]
+                for source, sink in ((inside, outside), (outside, inside)):
+                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+        except OSError:
+            pass
+
+    def _pass(self, source, sink):
+        try:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+                self.passed += len(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def shut(self):
+        # Wakes who accepts.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for end in self.sockets:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def test_another_ingest_takes_over_when_one_goes_away_in_the_middle(build, shared_server, topic, folder):
+    name = topic("--partitions", 3)
+    doors = [Door(shared_server.address) for _ in range(3)]
+    process = subprocess.Popen(
+        [build / "test/live", "numbers", ",".join(door.address for door in doors), name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    acked = 0
+    for door in doors:
+        process.stdin.write(b"".join(b"%d\n" % n for n in range(acked, acked + 5_000)))
+        process.stdin.flush()
+        assert int(process.stdout.readline()) >= 0
+        # Cut with records on their way, but for the last.
+        if door is not doors[-1]:
+            door.shut()
+        for _ in range(4_999):
+            assert process.stdout.readline()
+        acked += 5_000
+    process.stdin.close()
+    assert process.wait(60) == 0, process.stderr.read().decode()
+    assert sorted(map(int, shared_server.values(name))) == list(range(acked))
+    assert doors[-1].passed > 0
+
+    # A put and a get, cut as well.
+    data = os.urandom(1 << 20) * 60
+    (folder / "file").write_bytes(data)
+    for case, path in (("put", "file"), ("get", "got")):
+        doors = [Door(shared_server.address) for _ in range(2)]
+        transfer = Transfer(build, case, ",".join(door.address for door in doors), name, "cut", folder / path)
+        transfer.until(40 << 20)
+        doors[0].shut()
+        transfer.end()
+        assert doors[1].passed > 1 << 20
+    assert (folder / "got").read_bytes() == data
+
+
 # --- sanitizers and valgrind
 
 
@@ -345,7 +442,7 @@ def test_nothing_is_leaked_overrun_or_raced_for(live, build, shared_server, topi
     if kind == "valgrind":
         under = VALGRIND
     else:
-        folder = make(tmp_path_factory.mktemp("sanitized") / "build", "programs", "CFLAGS=-O1 -g", sanitize=kind)
+        folder = make(tmp_path_factory.mktemp("sanitized") / "build", "programs", "CFLAGS=-O0 -g", sanitize=kind)
     if kind == "thread" and subprocess.run(["setarch", "-R", "true"], stderr=subprocess.DEVNULL).returncode == 0:
         # Its shadow memory has no room beside addresses that are drawn from 32 bits.
         under = ["setarch", "-R"]
@@ -353,12 +450,12 @@ def test_nothing_is_leaked_overrun_or_raced_for(live, build, shared_server, topi
     subprocess.run([*under, folder / "test/unit"], check=True, timeout=120, stdout=subprocess.DEVNULL)
     few = kind == "valgrind"
     roomy = ("--set", "max.message.bytes=4194304")
-    live("round-trip", server, topic("--partitions", 4, *roomy), 600 if few else 3_000, 1 << 20, 4, under=under, folder=folder)
-    live("threads", server, topic("--partitions", 4), 2_000 if few else 10_000, under=under, folder=folder)
-    live("files", server, topic(), 900_001, under=under, folder=folder)
-    live("errors", server, topic(), under=under, folder=folder)
-    if kind != "thread":
-        live("group", server, topic("--partitions", 4), "members", under=under, folder=folder)
+    how = {"under": under, "folder": folder}
+    live("round-trip", server, topic("--partitions", 4, *roomy), 600 if few else 3_000, 1 << 20, 4, **how)
+    live("threads", server, topic("--partitions", 4), 2_000 if few else 10_000, **how)
+    live("files", server, topic(), 900_001, **how)
+    live("errors", server, topic(), **how)
+    live("group", server, topic("--partitions", 4), "members", **how)
 
 
 # --- TLS: against grpcio
@@ -369,7 +466,7 @@ def stubs(tmp_path_factory):
     """The generated modules, by name."""
     out = tmp_path_factory.mktemp("stubs")
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={out}", f"--grpc_python_out={out}",
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={out}",
          *sorted((ROOT / "proto/memq/v1").glob("*.proto"))],
         check=True,
     )
@@ -390,7 +487,8 @@ def certificates(tmp_path_factory):
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     for authority in ("ca", "stranger"):
-        openssl("req", "-x509", *key, "-keyout", f"{authority}.key", "-out", f"{authority}.pem", "-subj", f"/CN={authority}", "-days", 2)
+        openssl("req", "-x509", *key, "-keyout", f"{authority}.key", "-out", f"{authority}.pem",
+                "-subj", f"/CN={authority}", "-days", 2)
 
     def issue(name, alternatives, days=2):
         (folder / f"{name}.ext").write_text(f"subjectAltName={alternatives}\n")
@@ -421,7 +519,9 @@ def tls_server(stubs, certificates):
         for request in requests:
             base = len(log)
             log.extend(request.records)
-            yield ingest.ProduceResponse(request_id=request.request_id, base_offset=base, record_count=len(request.records))
+            yield ingest.ProduceResponse(
+                request_id=request.request_id, base_offset=base, record_count=len(request.records)
+            )
 
     def fetch(request, context):
         offset = request.positions[0].offset
@@ -530,7 +630,7 @@ def test_a_client_without_its_certificate_is_told_so(prefix, certificates, tls_s
     server = f"127.0.0.1:{tls_server(client_authority='ca')}"
     done = tool(prefix, "memq-c-produce", "--tls-ca", certificates / "ca.pem", server, "tls", stdin=b"x\n")
     assert done.returncode == 1 and done.stderr.startswith(b"TLS: " + server.encode()), done.stderr
-    assert b"certificate required" in done.stderr
+    assert b"wants a client's certificate" in done.stderr or b"certificate required" in done.stderr
     done = tool(prefix, "memq-c-produce", "--tls-cert", certificates / "client.pem", server, "tls")
     assert done.returncode == 1 and done.stderr.startswith(b"INVALID_ARGUMENT: tls_key_file: ")
     done = tool(

@@ -283,7 +283,10 @@ typedef struct memq_client_options {
   int64_t connect_timeout_ms;
   /** Deadline of a control call, repetitions included. Default: 30,000. */
   int64_t request_timeout_ms;
-  /** With calls open and nothing heard for so long the server is asked for a sign of life, 10 s later the connection counts as broken. Default: 30,000. */
+  /**
+   * With calls open and nothing heard for so long the server is asked for a sign of life; without one for so long again, at most 10 s, the
+   * connection counts as broken. Default: 30,000.
+   */
   int64_t keepalive_ms;
   /** The largest message that is taken from a server. Default: 64 MiB. */
   size_t message_bytes_max;
@@ -307,7 +310,8 @@ MEMQ_API void memq_client_options_init_sized(memq_client_options *options, size_
  *
  * @param options NULL: the defaults.
  * @param[out] client the client; close it with memq_client_close().
- * @return MEMQ_ERROR_UNAVAILABLE when nobody answers for `connect_timeout_ms`; MEMQ_ERROR_TLS; MEMQ_ERROR_INVALID_ARGUMENT for an address
+ * @return MEMQ_ERROR_UNAVAILABLE when nobody answers for `connect_timeout_ms`, MEMQ_ERROR_DEADLINE_EXCEEDED when somebody takes the connection and
+ *   says nothing; MEMQ_ERROR_TLS; MEMQ_ERROR_INVALID_ARGUMENT for an address
  *   that is none; MEMQ_ERROR_LOCAL_FILE for a certificate that cannot be read.
  */
 MEMQ_API MEMQ_MUST_CHECK memq_code memq_client_open(const memq_client_options *options, memq_client **client, memq_error **error);
@@ -430,7 +434,7 @@ typedef struct memq_outgoing {
 } memq_outgoing;
 
 /**
- * Makes a producer for one topic.
+ * Makes a producer for one topic. It sends to the partitions there are now; those that are added later are for later producers.
  *
  * @param options NULL: the defaults.
  * @return MEMQ_ERROR_TOPIC_NOT_FOUND; MEMQ_ERROR_CONFIGURATION_INVALID, the subject names the option; MEMQ_ERROR_UNAVAILABLE.
@@ -526,7 +530,7 @@ MEMQ_API void memq_consumer_options_init_sized(memq_consumer_options *options, s
 
 /**
  * Makes a consumer of one topic; with a group it joins it. A group has one reading member, the one that joined last: earlier ones get
- * MEMQ_ERROR_GROUP_MEMBER_FENCED from their next poll or commit, close, and may join again.
+ * MEMQ_ERROR_GROUP_MEMBER_FENCED from their next poll or commit, close, and may join again. Partitions that are added later are for later consumers.
  *
  * @param options NULL: the defaults.
  * @return MEMQ_ERROR_TOPIC_NOT_FOUND, MEMQ_ERROR_PARTITION_NOT_FOUND, MEMQ_ERROR_GROUP_NAME_INVALID, MEMQ_ERROR_UNAVAILABLE.

@@ -219,55 +219,65 @@ int64_t mq_client_deadline(const memq_client *client, int64_t timeout_ms) {
 
 /* --- unary calls */
 
-/* One attempt; the answer's bytes. */
-static memq_code attempt(memq_client *client, mq_lane lane, const char *path, const ProtobufCMessage *request, int64_t deadline, mq_msg **answer,
-                         int *server, memq_error *error) {
-  *answer = NULL;
-  mq_waker waker;
-  if (mq_waker_init(&waker) != 0) return mq_fail_memory(error);
-  mq_call *call = mq_client_call(client, lane, path, deadline, &waker, server, error);
-  if (call == NULL) {
-    mq_waker_destroy(&waker);
-    return error->code;
+static bool is_stopped(mq_stop *stop) { return stop != NULL && stop->is_set; }
+
+/* Hears a call to its end: the last message, which is the only one. */
+static void hear(mq_call *call, mq_waker *waker, int64_t deadline, mq_stop *stop, mq_msg **answer, memq_error *error) {
+  while (true) {
+    mq_msg *message;
+    mq_next next = mq_call_next(call, &message, error);
+    if (next == MQ_NEXT_MESSAGE) {
+      free(*answer);
+      *answer = message;
+    } else if (next == MQ_NEXT_END) {
+      break;
+    } else if (is_stopped(stop)) {
+      mq_fail(error, MEMQ_ERROR_CANCELLED, NULL, "closed meanwhile");
+      break;
+    } else if (mq_now() >= deadline) {
+      mq_fail(error, MEMQ_ERROR_DEADLINE_EXCEEDED, NULL, "no answer in time");
+      break;
+    } else {
+      mq_waker_wait(waker, deadline);
+    }
   }
+  if (error->code == MEMQ_OK && *answer == NULL) mq_fail(error, MEMQ_ERROR_INTERNAL_ERROR, NULL, "the server ended the call without an answer");
+}
+
+/* One attempt; the answer's bytes. */
+static memq_code attempt(memq_client *client, mq_lane lane, const char *path, const ProtobufCMessage *request, int64_t deadline, mq_waker *waker,
+                         mq_stop *stop, mq_msg **answer, int *server, memq_error *error) {
+  *answer = NULL;
+  mq_call *call = mq_client_call(client, lane, path, deadline, waker, server, error);
+  if (call == NULL) return error->code;
   mq_msg *message = request != NULL ? mq_msg_pack(request) : mq_msg_make(0);
   if (message == NULL) {
     mq_fail_memory(error);
   } else {
     mq_call_send(call, message);
     mq_call_half_close(call);
-    mq_msg *next;
-    while (mq_call_wait(call, &waker, deadline, &next, error) == MQ_NEXT_MESSAGE) {
-      free(*answer);
-      *answer = next;
-    }
-    if (error->code == MEMQ_OK && *answer == NULL) mq_fail(error, MEMQ_ERROR_INTERNAL_ERROR, NULL, "the server ended the call without an answer");
+    hear(call, waker, deadline, stop, answer, error);
   }
   mq_call_free(call);
-  mq_waker_destroy(&waker);
   if (error->code == MEMQ_OK) return MEMQ_OK;
   free(*answer);
   *answer = NULL;
   return error->code;
 }
 
-/* Nobody to wake: only time ends the wait. */
-static void pause_until(int64_t deadline) {
-  mq_waker waker;
-  if (mq_waker_init(&waker) != 0) return;
-  mq_waker_wait(&waker, deadline);
-  mq_waker_destroy(&waker);
+static void pause_until(mq_waker *waker, int64_t at, mq_stop *stop) {
+  while (mq_now() < at && !is_stopped(stop)) mq_waker_wait(waker, at);
 }
 
-memq_code mq_client_unary(memq_client *client, mq_lane lane, const char *path, const ProtobufCMessage *request,
-                          const ProtobufCMessageDescriptor *response_type, int64_t deadline, mq_retry retry, ProtobufCMessage **response,
-                          memq_error *error) {
+static memq_code repeat(memq_client *client, mq_lane lane, const char *path, const ProtobufCMessage *request,
+                        const ProtobufCMessageDescriptor *response_type, int64_t deadline, mq_retry retry, mq_waker *waker, mq_stop *stop,
+                        ProtobufCMessage **response, memq_error *error) {
   mq_backoff backoff = {0};
   memq_error before = {0};
   for (int count = 0;; count++) {
     int server;
     mq_msg *answer;
-    if (attempt(client, lane, path, request, deadline, &answer, &server, error) == MEMQ_OK) {
+    if (attempt(client, lane, path, request, deadline, waker, stop, &answer, &server, error) == MEMQ_OK) {
       ProtobufCMessage *unpacked = protobuf_c_message_unpack(response_type, NULL, answer->size, answer->data);
       free(answer);
       if (unpacked == NULL) return mq_fail(error, MEMQ_ERROR_CORRUPT_MESSAGE, path, "the server's answer cannot be read");
@@ -287,12 +297,26 @@ memq_code mq_client_unary(memq_client *client, mq_lane lane, const char *path, c
       return error->code;
     }
     before = *error;
+    /* Memory is the application's business. */
+    if (error->code == MEMQ_ERROR_OUT_OF_MEMORY) return error->code;
     bool is_again = (retry == MQ_RETRY_UNTIL_DEADLINE && error->is_retriable) || (error->is_unprocessed && error->is_retriable && count < 2);
     if (!is_again) return error->code;
     int64_t at = now + mq_backoff_step(&backoff);
     if (at >= deadline) return error->code;
-    pause_until(at);
+    pause_until(waker, at, stop);
+    if (is_stopped(stop)) return error->code;
   }
+}
+
+memq_code mq_client_unary(memq_client *client, mq_lane lane, const char *path, const ProtobufCMessage *request,
+                          const ProtobufCMessageDescriptor *response_type, int64_t deadline, mq_retry retry, mq_stop *stop,
+                          ProtobufCMessage **response, memq_error *error) {
+  if (stop != NULL) return repeat(client, lane, path, request, response_type, deadline, retry, stop->waker, stop, response, error);
+  mq_waker waker;
+  if (mq_waker_init(&waker) != 0) return mq_fail_memory(error);
+  memq_code code = repeat(client, lane, path, request, response_type, deadline, retry, &waker, NULL, response, error);
+  mq_waker_destroy(&waker);
+  return code;
 }
 
 memq_code mq_client_describe_topic(memq_client *client, const char *topic, int64_t deadline, Memq__V1__DescribeTopicResponse **response,
@@ -302,7 +326,7 @@ memq_code mq_client_describe_topic(memq_client *client, const char *topic, int64
   request.name = (char *)(uintptr_t)topic;
   ProtobufCMessage *answer;
   memq_code code = mq_client_unary(client, MQ_LANE_CONTROL, "/memq.v1.MetadataService/DescribeTopic", &request.base,
-                                   &memq__v1__describe_topic_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, &answer, error);
+                                   &memq__v1__describe_topic_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
   if (code != MEMQ_OK) return code;
   Memq__V1__DescribeTopicResponse *described = (Memq__V1__DescribeTopicResponse *)answer;
   if (described->topic == NULL || described->topic->partition_count <= 0 || described->topic->topic_id.len != 16) {
@@ -329,15 +353,19 @@ memq_code memq_topic_partitions(memq_client *client, const char *topic, int64_t 
 static bool says_serving(const mq_msg *answer) { return answer->size >= 2 && answer->data[0] == 0x08 && answer->data[1] == 1; }
 
 /* Waits for a server that answers and serves. */
-static memq_code reach(memq_client *client, int64_t timeout_ms, memq_error *error) {
+static memq_code reach(memq_client *client, int64_t timeout_ms, mq_waker *waker, memq_error *error) {
   int64_t deadline = mq_after_ms(mq_now(), timeout_ms);
   mq_backoff backoff = {0};
   int refused_count = 0;
+  memq_error cause = {0};
+  /* One that takes connections and says nothing leaves time for the others. */
+  int64_t attempt_ms = mq_max(mq_min(timeout_ms / client->place_count, CONNECT_ATTEMPT_MS), 1000);
   for (int count = 1;; count++) {
     int server;
     mq_msg *answer;
-    int64_t end = mq_min(mq_now() + CONNECT_ATTEMPT_MS * MQ_MS, mq_max(deadline, mq_now() + 1000 * MQ_MS));
-    memq_code code = attempt(client, MQ_LANE_CONTROL, "/grpc.health.v1.Health/Check", NULL, end, &answer, &server, error);
+    int64_t now = mq_now();
+    int64_t end = mq_after_ms(now, count <= client->place_count ? attempt_ms : mq_min(attempt_ms, (deadline - now) / MQ_MS + 1));
+    memq_code code = attempt(client, MQ_LANE_CONTROL, "/grpc.health.v1.Health/Check", NULL, end, waker, NULL, &answer, &server, error);
     bool is_serving = code == MEMQ_OK && says_serving(answer);
     free(answer);
     bool is_over = mq_now() >= deadline && count >= client->place_count;
@@ -349,10 +377,15 @@ static memq_code reach(memq_client *client, int64_t timeout_ms, memq_error *erro
       /* A certificate does not get better by waiting. */
       refused_count = error->code == MEMQ_ERROR_TLS ? refused_count + 1 : 0;
       mq_client_failed(client, server);
-      if (is_over || refused_count >= client->place_count) return error->code;
+      if (error->code != MEMQ_ERROR_DEADLINE_EXCEEDED) cause = *error;
+      if (is_over || refused_count >= client->place_count) {
+        /* Why it did not work out says more than that time is over. */
+        if (cause.code != MEMQ_OK) *error = cause;
+        return error->code;
+      }
     }
     /* Each address once without a pause. */
-    if (count >= client->place_count) pause_until(mq_min(mq_now() + mq_backoff_step(&backoff), deadline));
+    if (count >= client->place_count) pause_until(waker, mq_min(mq_now() + mq_backoff_step(&backoff), deadline), NULL);
   }
 }
 
@@ -363,7 +396,12 @@ memq_code memq_client_open(const memq_client_options *given, memq_client **out, 
   memq_client *client = NULL;
   memq_code code = check_options(&options, &error);
   if (code == MEMQ_OK) code = make(&options, &client, &error);
-  if (code == MEMQ_OK) code = reach(client, options.connect_timeout_ms, &error);
+  mq_waker waker;
+  if (code == MEMQ_OK && mq_waker_init(&waker) != 0) code = mq_fail_memory(&error);
+  if (code == MEMQ_OK) {
+    code = reach(client, options.connect_timeout_ms, &waker, &error);
+    mq_waker_destroy(&waker);
+  }
   if (code == MEMQ_OK) {
     *out = client;
     return MEMQ_OK;

@@ -32,7 +32,10 @@ enum {
   CALL_IN_MESSAGES_MAX = 262144,
 };
 
-#define PING_ANSWER_NS (10 * MQ_SECOND)
+enum {
+  /* Or as long as the silence before, where that is shorter. */
+  PING_ANSWER_MS_MAX = 10000,
+};
 
 typedef enum phase { CONNECTING, OPEN, DRAINING, LOST } phase;
 
@@ -230,7 +233,9 @@ static void judge(mq_call *call) {
   }
   memq_code code = mq_code_of_status(call->grpc_status);
   if (code == MEMQ_ERROR_RESOURCE_EXHAUSTED && call->has_limit) code = MEMQ_ERROR_MESSAGE_TOO_LARGE;
-  mq_fail(error, code, NULL, "%s", call->status_message != NULL && call->status_message[0] != 0 ? call->status_message : memq_code_name(code));
+  const char *text = call->status_message != NULL && call->status_message[0] != 0 ? call->status_message : memq_code_name(code);
+  mq_fail(error, code, NULL, "%s", "");
+  mq_copy_text(error->message, text, strlen(text));
   error->grpc_status = call->grpc_status;
   error->has_limit = call->has_limit;
   error->limit = call->limit;
@@ -618,8 +623,9 @@ static int receive(mq_connection *connection) {
   connection->heard_at = mq_now();
   connection->pinged_at = 0;
   ssize_t used = nghttp2_session_mem_recv(connection->session, connection->in, (size_t)count);
+  int pulled = used == count ? pull(connection) : 0;
   pthread_mutex_unlock(&connection->lock);
-  if (used == count) return 0;
+  if (used == count) return pulled;
   mq_fail(&connection->error, MEMQ_ERROR_UNAVAILABLE, NULL, "the server does not speak HTTP/2: %s", nghttp2_strerror((int)used));
   return -1;
 }
@@ -630,7 +636,7 @@ static int patience(mq_connection *connection) {
   int64_t now = mq_now();
   int64_t at;
   if (connection->pinged_at != 0) {
-    at = connection->pinged_at + PING_ANSWER_NS;
+    at = mq_after_ms(connection->pinged_at, mq_min(connection->settings->keepalive_ms, PING_ANSWER_MS_MAX));
     if (now >= at) {
       mq_fail(&connection->error, MEMQ_ERROR_UNAVAILABLE, NULL, "the server gives no sign of life");
       return -2;
@@ -651,10 +657,14 @@ static int patience(mq_connection *connection) {
 static bool turn(mq_connection *connection) {
   pthread_mutex_lock(&connection->lock);
   connection->is_wake_pending = false;
-  look(connection);
+  /* After an offence against HTTP/2 the session says a last word, pulled where it was received, and nothing more; after a GOAWAY with its last
+     stream. */
+  bool is_dead = nghttp2_session_want_read(connection->session) == 0;
+  if (!is_dead) look(connection);
+  bool is_draining = connection->phase == DRAINING;
   bool is_over = connection->is_stopped;
   /* Drained: nobody is left. */
-  if (connection->phase == DRAINING && connection->calls == NULL) is_over = true;
+  if (is_draining && connection->calls == NULL) is_over = true;
   int wait_ms = 0;
   bool is_broken = pull(connection) < 0;
   if (!is_over && !is_broken) {
@@ -669,6 +679,11 @@ static bool turn(mq_connection *connection) {
     return false;
   }
   bool is_flushed = connection->out.length == 0;
+  if (is_dead) {
+    mq_fail(&connection->error, MEMQ_ERROR_UNAVAILABLE, NULL, "%s",
+            is_draining ? "the server takes no more calls on this connection" : "the server does not speak HTTP/2");
+    return false;
+  }
   struct pollfd polls[2] = {{.fd = connection->transport.fd, .events = POLLIN}, {.fd = connection->wake_fd, .events = POLLIN}};
   if (connection->transport.wants_write || (!is_flushed && !connection->transport.wants_read)) polls[0].events |= POLLOUT;
   bool is_pending = mq_transport_has_pending(&connection->transport);

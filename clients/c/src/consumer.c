@@ -48,6 +48,9 @@ struct memq_consumer {
   size_t count;
   mq_waker waker;
   pthread_t thread;
+  /* For the calls of that thread. */
+  mq_waker thread_waker;
+  mq_stop stop;
   bool has_thread;
   pthread_mutex_t lock;
   pthread_cond_t changed;
@@ -164,11 +167,11 @@ static void fail_for_good(memq_consumer *consumer, const memq_error *error) {
 }
 
 static memq_code group_call(memq_consumer *consumer, const char *path, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *type,
-                            int64_t deadline, mq_retry retry, memq_error *error) {
-  return mq_client_unary(consumer->client, MQ_LANE_CONTROL, path, request, type, deadline, retry, NULL, error);
+                            int64_t deadline, mq_retry retry, mq_stop *stop, memq_error *error) {
+  return mq_client_unary(consumer->client, MQ_LANE_CONTROL, path, request, type, deadline, retry, stop, NULL, error);
 }
 
-static memq_code send_commit(memq_consumer *consumer, const position *offsets, size_t count, int64_t deadline, memq_error *error) {
+static memq_code send_commit(memq_consumer *consumer, const position *offsets, size_t count, int64_t deadline, mq_stop *stop, memq_error *error) {
   Memq__V1__CommitOffsetsRequest request = MEMQ__V1__COMMIT_OFFSETS_REQUEST__INIT;
   Memq__V1__GroupOffset *wire = calloc(count, sizeof(*wire));
   Memq__V1__TopicPartition *places = calloc(count, sizeof(*places));
@@ -190,7 +193,7 @@ static memq_code send_commit(memq_consumer *consumer, const position *offsets, s
     request.n_offsets = count;
     request.offsets = pointers;
     code = group_call(consumer, "/memq.v1.IngestService/CommitOffsets", &request.base, &memq__v1__commit_offsets_response__descriptor, deadline,
-                      MQ_RETRY_UNTIL_DEADLINE, error);
+                      MQ_RETRY_UNTIL_DEADLINE, stop, error);
   }
   free(wire);
   free(places);
@@ -201,7 +204,7 @@ static memq_code send_commit(memq_consumer *consumer, const position *offsets, s
 typedef enum commit_kind { COMMIT_CONSUMED, COMMIT_DELIVERED } commit_kind;
 
 /* Commits what has changed. */
-static memq_code commit(memq_consumer *consumer, commit_kind kind, int64_t deadline, memq_error *error) {
+static memq_code commit(memq_consumer *consumer, commit_kind kind, int64_t deadline, mq_stop *stop, memq_error *error) {
   if (consumer->group == NULL)
     return mq_fail(error, MEMQ_ERROR_INVALID_ARGUMENT, consumer->topic, "a consumer without a group has nothing to commit to");
   memq_code code = MEMQ_OK;
@@ -225,7 +228,7 @@ static memq_code commit(memq_consumer *consumer, commit_kind kind, int64_t deadl
   }
   pthread_mutex_unlock(&consumer->lock);
   if (count > 0) {
-    code = send_commit(consumer, changed, count, deadline, error);
+    code = send_commit(consumer, changed, count, deadline, stop, error);
     pthread_mutex_lock(&consumer->lock);
     for (size_t i = 0, j = 0; code == MEMQ_OK && i < consumer->count && j < count; i++) {
       if (consumer->positions[i].partition != changed[j].partition) continue;
@@ -241,7 +244,7 @@ static memq_code commit(memq_consumer *consumer, commit_kind kind, int64_t deadl
 
 memq_code memq_consumer_commit(memq_consumer *consumer, int64_t timeout_ms, memq_error **error_out) {
   memq_error error = {0};
-  memq_code code = commit(consumer, COMMIT_DELIVERED, mq_client_deadline(consumer->client, timeout_ms), &error);
+  memq_code code = commit(consumer, COMMIT_DELIVERED, mq_client_deadline(consumer->client, timeout_ms), NULL, &error);
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
 }
 
@@ -262,7 +265,7 @@ memq_code memq_consumer_commit_offset(memq_consumer *consumer, int32_t partition
     code = mq_fail(&error, MEMQ_ERROR_INVALID_ARGUMENT, consumer->topic, "an offset is not negative");
   } else {
     const position one = {.partition = partition, .committed = offset};
-    code = send_commit(consumer, &one, 1, deadline, &error);
+    code = send_commit(consumer, &one, 1, deadline, NULL, &error);
     pthread_mutex_lock(&consumer->lock);
     position *at = find(consumer, partition);
     if (code == MEMQ_OK && at != NULL) at->committed = at->consumed = offset;
@@ -277,7 +280,7 @@ static memq_code heartbeat(memq_consumer *consumer, memq_error *error) {
   request.member_id = consumer->member_id;
   request.group_epoch = consumer->group_epoch;
   return group_call(consumer, "/memq.v1.IngestService/HeartbeatGroup", &request.base, &memq__v1__heartbeat_group_response__descriptor,
-                    mq_after_ms(mq_now(), HEARTBEAT_TIMEOUT_MS), MQ_RETRY_NEVER, error);
+                    mq_after_ms(mq_now(), HEARTBEAT_TIMEOUT_MS), MQ_RETRY_NEVER, &consumer->stop, error);
 }
 
 static void *run_group(void *argument) {
@@ -299,7 +302,7 @@ static void *run_group(void *argument) {
       code = heartbeat(consumer, &error);
       beat_at = mq_after_ms(mq_now(), beat);
     } else {
-      code = commit(consumer, COMMIT_CONSUMED, mq_after_ms(now, beat), &error);
+      code = commit(consumer, COMMIT_CONSUMED, mq_after_ms(now, beat), &consumer->stop, &error);
       commit_at = mq_after_ms(mq_now(), interval);
     }
     pthread_mutex_lock(&consumer->lock);
@@ -390,7 +393,8 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
     mq_backoff_reset(&consumer->backoff);
     int64_t next = response->next_offset;
     if (response->n_records > 0) {
-      next = mq_max(next, response->records[response->n_records - 1]->offset + 1);
+      int64_t last = response->records[response->n_records - 1]->offset;
+      next = mq_max(next, last < INT64_MAX ? last + 1 : last);
       response->next_offset = next;
       memq_batch *made = batch_make(response, at->offset);
       if (made == NULL) {
@@ -537,6 +541,7 @@ static void destroy(memq_consumer *consumer) {
   pthread_cond_destroy(&consumer->changed);
   pthread_mutex_destroy(&consumer->lock);
   mq_waker_destroy(&consumer->waker);
+  mq_waker_destroy(&consumer->thread_waker);
   mq_client_release(consumer->client);
   free(consumer->topic);
   free(consumer->group);
@@ -549,23 +554,26 @@ static void destroy(memq_consumer *consumer) {
 static memq_code make(memq_client *client, const char *topic, const memq_consumer_options *options, memq_consumer **out, memq_error *error) {
   memq_consumer *consumer = calloc(1, sizeof(*consumer));
   if (consumer == NULL) return mq_fail_memory(error);
-  if (mq_waker_init(&consumer->waker) != 0) {
-    free(consumer);
-    return mq_fail_memory(error);
+  int number = mq_waker_init(&consumer->waker);
+  if (number == 0) {
+    number = mq_waker_init(&consumer->thread_waker);
+    if (number == 0) {
+      number = mq_mutex_init(&consumer->lock);
+      if (number == 0) {
+        number = mq_cond_init(&consumer->changed);
+        if (number != 0) pthread_mutex_destroy(&consumer->lock);
+      }
+      if (number != 0) mq_waker_destroy(&consumer->thread_waker);
+    }
+    if (number != 0) mq_waker_destroy(&consumer->waker);
   }
-  if (mq_mutex_init(&consumer->lock) != 0) {
-    mq_waker_destroy(&consumer->waker);
-    free(consumer);
-    return mq_fail_memory(error);
-  }
-  if (mq_cond_init(&consumer->changed) != 0) {
-    pthread_mutex_destroy(&consumer->lock);
-    mq_waker_destroy(&consumer->waker);
+  if (number != 0) {
     free(consumer);
     return mq_fail_memory(error);
   }
   consumer->client = client;
   mq_client_retain(client);
+  consumer->stop.waker = &consumer->thread_waker;
   consumer->options = *options;
   consumer->options.partitions = NULL;
   consumer->options.group = NULL;
@@ -618,7 +626,7 @@ static memq_code join(memq_consumer *consumer, int64_t deadline, Memq__V1__JoinG
   request.client_id = (char *)(uintptr_t)mq_client_id(consumer->client);
   request.session_timeout_ms = (int32_t)consumer->options.session_timeout_ms;
   memq_code code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/JoinGroup", &request.base,
-                                   &memq__v1__join_group_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, &answer, error);
+                                   &memq__v1__join_group_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
   if (code != MEMQ_OK) return code;
   *joined = (Memq__V1__JoinGroupResponse *)answer;
   consumer->member_id = strdup((*joined)->member_id);
@@ -669,7 +677,7 @@ static memq_code fetch_committed(memq_consumer *consumer, int64_t deadline, memq
     request.n_partitions = consumer->count;
     request.partitions = pointers;
     code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/FetchOffsets", &request.base,
-                           &memq__v1__fetch_offsets_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, &answer, error);
+                           &memq__v1__fetch_offsets_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
   }
   free(wire);
   free(pointers);
@@ -705,7 +713,7 @@ static memq_code ask_offsets(memq_consumer *consumer, Memq__V1__OffsetSpec spec,
     request.spec = spec;
     request.timestamp_ms = consumer->options.start_timestamp_ms;
     code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/Offsets", &request.base,
-                           &memq__v1__list_offsets_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, &answer, error);
+                           &memq__v1__list_offsets_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
   }
   free(open);
   if (count == 0 || code != MEMQ_OK) return code;
@@ -760,7 +768,7 @@ static memq_code leave(memq_consumer *consumer, int64_t deadline, memq_error *er
   request.member_id = consumer->member_id;
   request.group_epoch = consumer->group_epoch;
   return group_call(consumer, "/memq.v1.IngestService/LeaveGroup", &request.base, &memq__v1__leave_group_response__descriptor, deadline,
-                    MQ_RETRY_NEVER, error);
+                    MQ_RETRY_NEVER, NULL, error);
 }
 
 static memq_code check(const memq_consumer_options *options, memq_error *error) {
@@ -832,14 +840,16 @@ memq_code memq_consumer_close(memq_consumer *consumer, int64_t timeout_ms, memq_
   int64_t deadline = mq_client_deadline(consumer->client, timeout_ms);
   pthread_mutex_lock(&consumer->lock);
   consumer->is_closing = true;
+  consumer->stop.is_set = true;
   bool is_fenced = consumer->failure != NULL && consumer->failure->code == MEMQ_ERROR_GROUP_MEMBER_FENCED;
   pthread_cond_broadcast(&consumer->changed);
   mq_waker_signal(&consumer->waker);
+  mq_waker_signal(&consumer->thread_waker);
   while (consumer->is_polling) mq_cond_wait(&consumer->changed, &consumer->lock, MQ_NEVER);
   pthread_mutex_unlock(&consumer->lock);
   if (consumer->has_thread) pthread_join(consumer->thread, NULL);
   if (consumer->group != NULL && !is_fenced) {
-    if (consumer->options.commit_interval_ms > 0) code = commit(consumer, COMMIT_DELIVERED, deadline, &error);
+    if (consumer->options.commit_interval_ms > 0) code = commit(consumer, COMMIT_DELIVERED, deadline, NULL, &error);
     /* When it does not arrive, the session runs out by itself. */
     int64_t now = mq_now();
     leave(consumer, mq_min(mq_max(deadline, mq_after_ms(now, 100)), mq_after_ms(now, LEAVE_TIMEOUT_MS)), &ignored);

@@ -511,6 +511,7 @@ static memq_code learn(struct get *get, Memq__V1__GetResponse *response, memq_er
     return is_same ? MEMQ_OK : mq_fail(error, MEMQ_ERROR_FILE_NOT_FOUND, get->transfer.name, "this version is gone");
   }
   get->info = info;
+  if (info->size < 0) return mq_fail(error, MEMQ_ERROR_CORRUPT_MESSAGE, get->transfer.name, "the server told of a file of negative size");
   get->end = info->size;
   if (options->range_length > 0 && options->range_length < info->size - options->range_offset)
     get->end = options->range_offset + options->range_length;
@@ -696,7 +697,7 @@ memq_code memq_file_stat(memq_client *client, const char *topic, const char *nam
   request.name = (char *)(uintptr_t)(name != NULL ? name : "");
   request.version = version;
   memq_code code = mq_client_unary(client, MQ_LANE_CONTROL, "/memq.v1.FileService/Stat", &request.base, &memq__v1__file_info__descriptor,
-                                   mq_client_deadline(client, timeout_ms), MQ_RETRY_UNTIL_DEADLINE, &answer, &error);
+                                   mq_client_deadline(client, timeout_ms), MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, &error);
   if (code == MEMQ_OK) code = hand_out((Memq__V1__FileInfo *)answer, request.name, info, &error);
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
 }
@@ -707,6 +708,6 @@ memq_code memq_file_delete(memq_client *client, const char *topic, const char *n
   request.topic = (char *)(uintptr_t)(topic != NULL ? topic : "");
   request.name = (char *)(uintptr_t)(name != NULL ? name : "");
   memq_code code = mq_client_unary(client, MQ_LANE_CONTROL, "/memq.v1.FileService/Delete", &request.base, &memq__v1__delete_response__descriptor,
-                                   mq_client_deadline(client, timeout_ms), MQ_RETRY_NEVER, NULL, &error);
+                                   mq_client_deadline(client, timeout_ms), MQ_RETRY_NEVER, NULL, NULL, &error);
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
 }

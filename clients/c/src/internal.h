@@ -174,6 +174,9 @@ typedef struct mq_transport {
   /* NULL: plain. */
   SSL *ssl;
   bool wants_write, wants_read;
+  /* The server asked for a client's certificate, and there is none. */
+  bool lacks_certificate;
+  bool has_heard;
 } mq_transport;
 
 /* Something that ends a wait: an eventfd that another thread writes to, and whether it means the end. */
@@ -256,9 +259,16 @@ typedef enum mq_retry {
   MQ_RETRY_UNTIL_DEADLINE,
 } mq_retry;
 
+/* Cuts calls short, from another thread: set it, then signal the waker. Whoever makes the call owns the waker's wait. */
+typedef struct mq_stop {
+  mq_waker *waker;
+  atomic_bool is_set;
+} mq_stop;
+
+/* `stop` NULL: only the deadline ends it. `response` NULL: not wanted. */
 memq_code mq_client_unary(memq_client *client, mq_lane lane, const char *path, const ProtobufCMessage *request,
-                          const ProtobufCMessageDescriptor *response_type, int64_t deadline, mq_retry retry, ProtobufCMessage **response,
-                          memq_error *error);
+                          const ProtobufCMessageDescriptor *response_type, int64_t deadline, mq_retry retry, mq_stop *stop,
+                          ProtobufCMessage **response, memq_error *error);
 
 struct Memq__V1__DescribeTopicResponse;
 memq_code mq_client_describe_topic(memq_client *client, const char *topic, int64_t deadline, struct Memq__V1__DescribeTopicResponse **response,

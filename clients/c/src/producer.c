@@ -30,6 +30,7 @@ enum {
   /* A server answers at its deadline; past it by so much the stream is dead. */
   SILENCE_MS = 5000,
   CLOSE_MS = 10000,
+  INIT_TIMEOUT_MS = 10000,
 };
 
 typedef struct record_end {
@@ -96,6 +97,8 @@ struct memq_producer {
   int in_flight_max;
   pthread_t thread;
   mq_waker waker;
+  /* For the thread's own calls. */
+  mq_stop stop;
   pthread_mutex_t lock;
   /* Under the lock. */
   pthread_cond_t room;
@@ -107,7 +110,8 @@ struct memq_producer {
   /* Open batches up to this number leave at once. */
   uint64_t flush_below;
   bool is_closing;
-  int64_t close_by;
+  /* Of the end of the stream. */
+  int64_t end_by;
   struct flush *flushes;
   /* First failure of a record without a callback, since the last flush. */
   memq_error *unheard;
@@ -734,7 +738,7 @@ static void hear(memq_producer *producer, int64_t now) {
 /* A new epoch for the lanes that want one. Gives up the lock meanwhile. */
 static void renew(memq_producer *producer, int64_t now) {
   int64_t id = 0;
-  if (producer->epoch_retry_at > now) return;
+  if (producer->epoch_retry_at > now || producer->is_closing) return;
   for (struct lane *lane = producer->active; lane != NULL && id == 0; lane = lane->next_active) {
     if (lane->needs_epoch && lane->sent_count == 0) id = lane->producer_id;
   }
@@ -745,11 +749,12 @@ static void renew(memq_producer *producer, int64_t now) {
   memq_error error;
   pthread_mutex_unlock(&producer->lock);
   memq_code code = mq_client_unary(producer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/InitProducer", &request.base,
-                                   &memq__v1__init_producer_response__descriptor, mq_after_ms(mq_now(), 10000), MQ_RETRY_NEVER, &answer, &error);
+                                   &memq__v1__init_producer_response__descriptor, mq_after_ms(mq_now(), INIT_TIMEOUT_MS), MQ_RETRY_NEVER, &producer->stop, &answer,
+                                   &error);
   pthread_mutex_lock(&producer->lock);
   if (code != MEMQ_OK) {
     producer->epoch_retry_at = mq_now() + mq_backoff_step(&producer->epoch_backoff);
-    if (error.is_retriable || error.is_unprocessed) return;
+    if (error.is_retriable || error.is_unprocessed || error.code == MEMQ_ERROR_CANCELLED) return;
     if (producer->failure == NULL) producer->failure = keep(&error);
     fail_everything(producer, &error);
     return;
@@ -813,7 +818,7 @@ static void deliver(memq_producer *producer) {
       const memq_delivery delivery = {
           .code = is_failed ? failure->code : MEMQ_OK,
           .partition = batch->partition,
-          .offset = !is_failed && batch->offset >= 0 ? batch->offset + i : -1,
+          .offset = !is_failed && batch->offset >= 0 && batch->offset < INT64_MAX - i ? batch->offset + i : -1,
           .error = is_failed ? failure : NULL,
       };
       batch->ends[i].callback(batch->ends[i].user, &delivery);
@@ -862,7 +867,7 @@ static int64_t pump(memq_producer *producer, int64_t now) {
 static void *run(void *argument) {
   memq_producer *producer = argument;
   bool is_ending = false;
-  int64_t tick_at = 0, end_by = MQ_NEVER;
+  int64_t tick_at = 0;
   pthread_mutex_lock(&producer->lock);
   while (true) {
     int64_t now = mq_now();
@@ -873,7 +878,7 @@ static void *run(void *argument) {
       expire(producer, now);
       tick_at = now + TICK_MS * MQ_MS;
     }
-    if (producer->is_closing && now >= producer->close_by && producer->active != NULL) {
+    if (producer->is_closing && producer->active != NULL) {
       memq_error error;
       mq_fail(&error, MEMQ_ERROR_CANCELLED, NULL, "the producer was closed");
       fail_everything(producer, &error);
@@ -886,17 +891,16 @@ static void *run(void *argument) {
       if (producer->call == NULL) break;
       if (!is_ending) {
         is_ending = true;
-        end_by = mq_after_ms(now, CLOSE_MS);
         mq_call_half_close(producer->call);
         continue;
       }
-      if (now >= end_by) {
+      if (now >= producer->end_by) {
         mq_call_free(producer->call);
         producer->call = NULL;
         break;
       }
     }
-    if (producer->is_closing) wake_at = mq_min(wake_at, producer->active != NULL ? producer->close_by : end_by);
+    if (producer->is_closing) wake_at = mq_min(wake_at, producer->end_by);
     pthread_mutex_unlock(&producer->lock);
     mq_waker_wait(&producer->waker, wake_at);
     pthread_mutex_lock(&producer->lock);
@@ -966,12 +970,12 @@ static memq_code make(memq_client *client, const char *topic, const memq_produce
   }
   producer->client = client;
   mq_client_retain(client);
+  producer->stop.waker = &producer->waker;
   producer->options = *options;
   producer->partition_count = partitions;
   producer->uses_sequences = options->idempotent && options->acks != MEMQ_ACKS_NONE;
   producer->in_flight_max = options->acks == MEMQ_ACKS_NONE ? INT32_MAX : options->idempotent ? IN_FLIGHT_MAX : 1;
   producer->next_id = producer->next_request = 1;
-  producer->close_by = MQ_NEVER;
   producer->sticky = (int32_t)(mq_random() % (uint32_t)partitions);
   for (int32_t i = 0; i < partitions; i++) {
     producer->lanes[i].partition = i;
@@ -1004,7 +1008,7 @@ memq_code memq_producer_open(memq_client *client, const char *topic, const memq_
     const Memq__V1__InitProducerRequest request = MEMQ__V1__INIT_PRODUCER_REQUEST__INIT;
     ProtobufCMessage *answer;
     code = mq_client_unary(client, MQ_LANE_CONTROL, "/memq.v1.IngestService/InitProducer", &request.base,
-                           &memq__v1__init_producer_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, &answer, &error);
+                           &memq__v1__init_producer_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, &error);
     if (code == MEMQ_OK) {
       id = ((const Memq__V1__InitProducerResponse *)answer)->producer_id;
       epoch = ((const Memq__V1__InitProducerResponse *)answer)->producer_epoch;
@@ -1018,10 +1022,12 @@ memq_code memq_producer_open(memq_client *client, const char *topic, const memq_
 memq_code memq_producer_close(memq_producer *producer, int64_t timeout_ms, memq_error **error_out) {
   if (producer == NULL) return MEMQ_OK;
   memq_error error = {0};
-  memq_code code = flush_all(producer, timeout_ms < 0 ? MQ_NEVER : mq_after_ms(mq_now(), timeout_ms), &error);
+  int64_t deadline = timeout_ms < 0 ? MQ_NEVER : mq_after_ms(mq_now(), timeout_ms);
+  memq_code code = flush_all(producer, deadline, &error);
   pthread_mutex_lock(&producer->lock);
   producer->is_closing = true;
-  producer->close_by = mq_now();
+  producer->stop.is_set = true;
+  producer->end_by = mq_min(deadline, mq_after_ms(mq_now(), CLOSE_MS));
   pthread_cond_broadcast(&producer->room);
   pthread_mutex_unlock(&producer->lock);
   mq_waker_signal(&producer->waker);

@@ -128,6 +128,15 @@ static const char *tls_reason(char *text, size_t size) {
   return text;
 }
 
+/* Called when a server asks for a certificate and none was given. */
+static int on_certificate_wanted(SSL *ssl, X509 **certificate, EVP_PKEY **key) {
+  (void)certificate;
+  (void)key;
+  mq_transport *transport = SSL_get_app_data(ssl);
+  transport->lacks_certificate = true;
+  return 0;
+}
+
 static memq_code load_tls(SSL_CTX *context, const memq_client_options *options, memq_error *error) {
   char reason[200];
   if (options->tls_ca_file != NULL) {
@@ -166,6 +175,7 @@ memq_code mq_tls_context(const memq_client_options *options, SSL_CTX **out, BIO_
     BIO_meth_set_ctrl(*method, bio_control);
     SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_client_cert_cb(context, on_certificate_wanted);
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
     code = SSL_CTX_set_alpn_protos(context, protocols, sizeof(protocols)) == 0 ? load_tls(context, options, error) : mq_fail_memory(error);
@@ -247,10 +257,12 @@ static memq_code shake_hands(mq_transport *transport, SSL_CTX *tls, BIO_METHOD *
   BIO_set_data(bio, (void *)(intptr_t)transport->fd);
   BIO_set_init(bio, 1);
   SSL_set_bio(ssl, bio, bio);
+  SSL_set_app_data(ssl, transport);
   unsigned char number[sizeof(struct in6_addr)];
   bool is_ip = inet_pton(AF_INET, expected, number) == 1 || inet_pton(AF_INET6, expected, number) == 1;
   bool is_set = is_ip ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), expected) == 1
                       : SSL_set_tlsext_host_name(ssl, expected) == 1 && SSL_set1_host(ssl, expected) == 1;
+  SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
   if (!is_set) return mq_fail(error, MEMQ_ERROR_TLS, name, "%s is no name a certificate can have", expected);
   while (true) {
     ERR_clear_error();
@@ -328,6 +340,9 @@ static ssize_t tls_result(mq_transport *transport, int result, memq_error *error
     }
   }
   ERR_clear_error();
+  /* With TLS 1.3 a server judges the client's certificate after the handshake; some say nothing then and close. */
+  if (!transport->has_heard && transport->lacks_certificate)
+    mq_fail(error, MEMQ_ERROR_TLS, NULL, "the server wants a client's certificate, and none was given");
   return -1;
 }
 
@@ -337,6 +352,7 @@ ssize_t mq_transport_read(mq_transport *transport, void *buffer, size_t size, me
   if (transport->ssl != NULL) {
     ERR_clear_error();
     int count = SSL_read(transport->ssl, buffer, size > INT32_MAX ? INT32_MAX : (int)size);
+    if (count > 0) transport->has_heard = true;
     return count > 0 ? count : tls_result(transport, count, error);
   }
   ssize_t count = recv(transport->fd, buffer, size, 0);

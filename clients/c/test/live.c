@@ -390,7 +390,7 @@ static void deadlines(const char *silent) {
 static void stopped(const char *servers, const char *topic) {
   memq_client *client = open_client(servers);
   memq_producer *producer;
-  memq_consumer *consumer;
+  memq_consumer *consumer, *member;
   memq_producer_options options;
   memq_producer_options_init(&options);
   options.delivery_timeout_ms = 600;
@@ -400,6 +400,7 @@ static void stopped(const char *servers, const char *topic) {
   WORKS(memq_consumer_open(client, topic, NULL, &consumer, &error));
   WORKS(memq_producer_send_value(producer, "a", 1, 0, &error));
   WORKS(memq_producer_flush(producer, MEMQ_DEFAULT_TIMEOUT, &error));
+  member = join(client, topic, "stopped", 50);
   puts("stop");
   fflush(stdout);
   getchar();
@@ -430,6 +431,9 @@ static void stopped(const char *servers, const char *topic) {
   for (int i = 0; i < 3; i++) CHECK(codes[i] == MEMQ_ERROR_OUTCOME_UNKNOWN || codes[i] == MEMQ_ERROR_DEADLINE_EXCEEDED);
   CHECK(memq_producer_close(producer, 0, NULL) == MEMQ_OK);
   CHECK(memq_consumer_close(consumer, 0, NULL) == MEMQ_OK);
+  /* Its heartbeat has no answer either, and holds nobody up. */
+  FAILS(MEMQ_ERROR_DEADLINE_EXCEEDED, memq_consumer_commit_offset(member, 0, 1, 100, &error));
+  memq_consumer_close(member, 100, NULL);
   memq_client_close(client);
 }
 

@@ -4,6 +4,7 @@
 #define PEER_H
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <nghttp2/nghttp2.h>
 #include <poll.h>
 #include <pthread.h>
@@ -11,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -32,12 +34,19 @@ typedef enum peer_manner {
   FORGETS_STATUS,
   CLOSES,
   RESETS,
+  /* Reads and writes no more. */
+  GOES_SILENT,
+  /* A message larger than every window. */
+  ANSWERS_AT_LENGTH,
+  SPEAKS_HTTP_1,
 } peer_manner;
 
 typedef struct fake_server {
   int listener;
-  char address[40];
+  char address[120];
   peer_manner manner;
+  /* NULL: a port of loopback. */
+  const char *path;
   /* What DescribeTopic answers. */
   const uint8_t *answer;
   size_t answer_size;
@@ -50,7 +59,7 @@ typedef struct fake_server {
 typedef struct peer_link {
   fake_server *peer;
   int fd;
-  bool is_closed;
+  bool is_closed, is_silent;
   pthread_t thread;
 } peer_link;
 
@@ -60,6 +69,8 @@ typedef struct peer_stream {
   bool has_te;
   uint8_t body[4096];
   size_t size, sent;
+  /* Zeros behind the body. */
+  size_t filler;
   bool has_trailers;
   peer_manner manner;
 } peer_stream;
@@ -78,6 +89,13 @@ static ssize_t peer_body(nghttp2_session *session, int32_t stream, uint8_t *buff
   memcpy(buffer, state->body + state->sent, count);
   state->sent += count;
   if (state->sent < state->size) return (ssize_t)count;
+  if (count < size && state->filler > 0) {
+    size_t zeros = state->filler < size - count ? state->filler : size - count;
+    memset(buffer + count, 0, zeros);
+    state->filler -= zeros;
+    count += zeros;
+  }
+  if (state->filler > 0) return (ssize_t)count;
   *flags |= NGHTTP2_DATA_FLAG_EOF;
   if (state->manner == FORGETS_STATUS) return (ssize_t)count;
   *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
@@ -123,11 +141,20 @@ static void peer_answer(nghttp2_session *session, peer_link *link, int32_t strea
       return;
     case NEVER_ANSWERS: return;
     case CLOSES: link->is_closed = true; return;
+    case GOES_SILENT: link->is_silent = true; return;
     case RESETS: nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream, NGHTTP2_INTERNAL_ERROR); return;
     default: break;
   }
   if (is_health) {
     peer_frame(state, 0, sizeof(serving), serving, sizeof(serving));
+  } else if (state->manner == ANSWERS_AT_LENGTH) {
+    /* The answer, and a field 1,000 that nobody knows. */
+    static const uint8_t unknown[] = {0xC2, 0x3E, 0x80, 0x80, 0x80, 0x0A};
+    uint8_t body[1024];
+    memcpy(body, peer->answer, peer->answer_size);
+    memcpy(body + peer->answer_size, unknown, sizeof(unknown));
+    state->filler = 20 << 20;
+    peer_frame(state, 0, peer->answer_size + sizeof(unknown) + state->filler, body, peer->answer_size + sizeof(unknown));
   } else if (state->manner == COMPRESSES) {
     peer_frame(state, 1, peer->answer_size, peer->answer, peer->answer_size);
   } else if (state->manner == ANNOUNCES_TOO_MUCH) {
@@ -195,8 +222,12 @@ static bool peer_pull(nghttp2_session *session, int fd) {
   return true;
 }
 
+/* Threads of a test's own always get memory. */
+static _Thread_local bool has_memory;
+
 static void *peer_serve(void *argument) {
   peer_link *link = argument;
+  has_memory = true;
   nghttp2_session_callbacks *callbacks;
   nghttp2_session *session;
   CHECK(nghttp2_session_callbacks_new(&callbacks) == 0);
@@ -207,10 +238,15 @@ static void *peer_serve(void *argument) {
   CHECK(nghttp2_session_server_new(&session, callbacks, link) == 0);
   nghttp2_session_callbacks_del(callbacks);
   CHECK(nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, NULL, 0) == 0);
+  if (link->peer->manner == SPEAKS_HTTP_1) {
+    static const char page[] = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    CHECK(send(link->fd, page, sizeof(page) - 1, MSG_NOSIGNAL) == sizeof(page) - 1);
+    link->is_silent = true;
+  }
   uint8_t buffer[4096];
-  while (!link->is_closed && !link->peer->is_over && peer_pull(session, link->fd)) {
+  while (!link->is_closed && !link->peer->is_over && (link->is_silent || peer_pull(session, link->fd))) {
     struct pollfd polls = {.fd = link->fd, .events = POLLIN};
-    if (poll(&polls, 1, 20) <= 0) continue;
+    if (poll(&polls, link->is_silent ? 0 : 1, 20) <= 0) continue;
     ssize_t size = recv(link->fd, buffer, sizeof(buffer), 0);
     if (size <= 0 || nghttp2_session_mem_recv(session, buffer, (size_t)size) < 0) break;
   }
@@ -224,15 +260,18 @@ static void *peer_serve(void *argument) {
 }
 
 static void *peer_run(void *argument) {
+  has_memory = true;
   fake_server *peer = argument;
-  peer_link links[64];
+  peer_link links[128];
   int count = 0;
   while (!peer->is_over) {
     struct pollfd polls = {.fd = peer->listener, .events = POLLIN};
     if (poll(&polls, 1, 20) <= 0) continue;
     int fd = accept(peer->listener, NULL, NULL);
     if (fd < 0) continue;
-    CHECK(count < 64);
+    CHECK(count < 128);
+    int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     peer->connections++;
     links[count] = (peer_link){.peer = peer, .fd = fd};
     CHECK(pthread_create(&links[count].thread, NULL, peer_serve, &links[count]) == 0);
@@ -242,13 +281,29 @@ static void *peer_run(void *argument) {
   return NULL;
 }
 
-static void peer_start(fake_server *peer) {
+static void peer_listen_at_path(fake_server *peer) {
+  struct sockaddr_un at = {.sun_family = AF_UNIX};
+  snprintf(at.sun_path, sizeof(at.sun_path), "%s", peer->path);
+  peer->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK(peer->listener >= 0 && bind(peer->listener, (struct sockaddr *)&at, sizeof(at)) == 0 && listen(peer->listener, 64) == 0);
+  snprintf(peer->address, sizeof(peer->address), "unix:%s", peer->path);
+}
+
+static void peer_listen(fake_server *peer) {
   struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
   socklen_t size = sizeof(at);
   peer->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   CHECK(peer->listener >= 0 && bind(peer->listener, (struct sockaddr *)&at, size) == 0 && listen(peer->listener, 64) == 0);
   CHECK(getsockname(peer->listener, (struct sockaddr *)&at, &size) == 0);
   snprintf(peer->address, sizeof(peer->address), "127.0.0.1:%d", ntohs(at.sin_port));
+}
+
+static void peer_start(fake_server *peer) {
+  if (peer->path != NULL) {
+    peer_listen_at_path(peer);
+  } else {
+    peer_listen(peer);
+  }
   CHECK(pthread_create(&peer->thread, NULL, peer_run, peer) == 0);
 }
 

@@ -272,6 +272,33 @@ static void calls_without_sense_are_refused(void) {
   memq_file_info_free(NULL);
 }
 
+/* --- memory that is not to be had: the library's own calls come here */
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *block, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *block, size_t size);
+
+/* Allocations until one fails; below 0: none does. */
+static atomic_int until_failure = -1;
+static atomic_bool fails_from_then_on;
+
+static bool is_refused(void) {
+  if (has_memory || until_failure < 0) return false;
+  if (until_failure == 0) return true;
+  if (atomic_fetch_sub(&until_failure, 1) > 1) return false;
+  if (!fails_from_then_on) until_failure = -1;
+  return true;
+}
+
+void *__wrap_malloc(size_t size) { return is_refused() ? NULL : __real_malloc(size); }
+
+void *__wrap_calloc(size_t count, size_t size) { return is_refused() ? NULL : __real_calloc(count, size); }
+
+void *__wrap_realloc(void *block, size_t size) { return is_refused() ? NULL : __real_realloc(block, size); }
+
 /* --- peers */
 
 static uint8_t answer[256];
@@ -283,6 +310,7 @@ static void peer_open(fake_server *peer, peer_manner manner, memq_client **clien
   memq_client_options options;
   memq_client_options_init(&options);
   options.servers = peer->address;
+  if (manner == GOES_SILENT) options.keepalive_ms = 50;
   WORKS(memq_client_open(&options, client, &error));
 }
 
@@ -294,6 +322,7 @@ static void a_peer_s_manners_become_typed_errors(void) {
   } cases[] = {
       {ANSWERS, MEMQ_OK, NULL},
       {ANSWERS_BYTE_BY_BYTE, MEMQ_OK, NULL},
+      {ANSWERS_AT_LENGTH, MEMQ_OK, NULL},
       {REFUSES_ONCE, MEMQ_OK, NULL},
       {LEAVES_ONCE, MEMQ_OK, NULL},
       {HAS_STATUS, MEMQ_ERROR_UNAUTHENTICATED, "who are you? \xe2\x82\xac%zz"},
@@ -304,6 +333,7 @@ static void a_peer_s_manners_become_typed_errors(void) {
       {IS_NO_GRPC, MEMQ_ERROR_UNAVAILABLE, "HTTP status 503"},
       {CLOSES, MEMQ_ERROR_UNAVAILABLE, "the connection broke"},
       {RESETS, MEMQ_ERROR_UNAVAILABLE, "reset the call"},
+      {GOES_SILENT, MEMQ_ERROR_UNAVAILABLE, "no sign of life"},
   };
   for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
     fake_server peer;
@@ -389,6 +419,68 @@ static void a_dead_server_is_passed_over(void) {
   peer_stop(&peer);
 }
 
+static void every_allocation_may_fail(void) {
+  fake_server peer = {.manner = ANSWERS, .answer = answer, .answer_size = answer_size};
+  peer_start(&peer);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = peer.address;
+  options.connect_timeout_ms = 0;
+  int failures = 0;
+  for (int mode = 0; mode < 2; mode++) {
+    for (int nth = 1; nth <= 25; nth++) {
+      memq_client *client = NULL;
+      memq_error *error = NULL;
+      int32_t count = 0;
+      fails_from_then_on = mode == 1;
+      until_failure = nth;
+      memq_code code = memq_client_open(&options, &client, &error);
+      if (code == MEMQ_OK) code = memq_topic_partitions(client, "topic", 5000, &count, &error);
+      until_failure = -1;
+      CHECK(code == MEMQ_OK || code == MEMQ_ERROR_OUT_OF_MEMORY);
+      CHECK((code == MEMQ_OK ? count == 3 : true) && (code == MEMQ_OK) == (error == NULL) && memq_error_code(error) == code);
+      failures += code != MEMQ_OK;
+      memq_error_free(error);
+      memq_client_close(client);
+    }
+  }
+  CHECK(failures > 20);
+  peer_stop(&peer);
+}
+
+static void a_server_may_be_at_a_path(void) {
+  char folder[] = "/tmp/memq-unit-XXXXXX", path[100];
+  CHECK(mkdtemp(folder) != NULL);
+  snprintf(path, sizeof(path), "%s/socket", folder);
+  fake_server peer = {.manner = ANSWERS, .path = path, .answer = answer, .answer_size = answer_size};
+  peer_start(&peer);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = peer.address;
+  memq_client *client;
+  int32_t count;
+  WORKS(memq_client_open(&options, &client, &error));
+  WORKS(memq_topic_partitions(client, "topic", 5000, &count, &error));
+  memq_client_close(client);
+  peer_stop(&peer);
+  unlink(path);
+  rmdir(folder);
+}
+
+static void a_server_of_another_protocol_is_told(void) {
+  fake_server peer = {.manner = SPEAKS_HTTP_1};
+  peer_start(&peer);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = peer.address;
+  options.connect_timeout_ms = 0;
+  memq_client *client;
+  FAILS(MEMQ_ERROR_UNAVAILABLE, memq_client_open(&options, &client, &error));
+  if (strstr(text, "does not speak HTTP/2") == NULL) fprintf(stderr, "%s\n", text);
+  CHECK(strstr(text, "does not speak HTTP/2") != NULL);
+  peer_stop(&peer);
+}
+
 /* Many threads, one client, calls that are answered, cancelled and refused. */
 static memq_client *shared;
 
@@ -441,6 +533,9 @@ int main(void) {
   details_come_with_a_status();
   a_deadline_cancels_the_call();
   a_dead_server_is_passed_over();
+  a_server_may_be_at_a_path();
+  a_server_of_another_protocol_is_told();
+  every_allocation_may_fail();
   threads_share_a_client();
   puts("unit tests passed");
   return 0;

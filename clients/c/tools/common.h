@@ -61,6 +61,7 @@ static inline int parse(int count, char **arguments, const char *usage, int want
           return -1;
         }
         options->timeout_ms = (int64_t)(seconds * 1000);
+        if (options->client.connect_timeout_ms > options->timeout_ms) options->client.connect_timeout_ms = options->timeout_ms;
         continue;
       }
       case 'h': fputs(usage, stdout); return count + 1;

@@ -22,8 +22,8 @@ struct FrameOutput {
   mutating func writePrefix(bits: UInt64, count: Int) {
     self.byteCount += count
     self.reserve(count)
-    for index in stride(from: count - 1, through: 0, by: -1) {
-      self.tail.writeInteger(UInt8(truncatingIfNeeded: bits >> UInt64(8 * index)))
+    withUnsafeBytes(of: bits.bigEndian) { bytes in
+      _ = self.tail.writeBytes(UnsafeRawBufferPointer(rebasing: bytes.suffix(count)))
     }
   }
 

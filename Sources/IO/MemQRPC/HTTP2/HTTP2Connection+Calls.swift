@@ -7,11 +7,14 @@ import NIOCore
 extension HTTP2Connection {
   // MARK: Headers in
 
-  func beginHeaders(_ frame: nghttp2_frame) -> Int32 {
-    guard self.isServer, UInt32(frame.hd.type) == NGHTTP2_HEADERS.rawValue,
-      frame.headers.cat == NGHTTP2_HCAT_REQUEST
+  // Frames stay where they are: the union is large, and these are called for every header.
+
+  func beginHeaders(_ frame: UnsafePointer<nghttp2_frame>) -> Int32 {
+    let head = frame.pointee.hd
+    guard self.isServer, UInt32(head.type) == NGHTTP2_HEADERS.rawValue,
+      frame.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
     else { return 0 }
-    let stream = NetStream(id: frame.hd.stream_id, on: self)
+    let stream = NetStream(id: head.stream_id, on: self)
     self.link(stream)
     self.controlFrames.streamBegan()
     nghttp2_session_set_stream_user_data(
@@ -20,10 +23,10 @@ extension HTTP2Connection {
   }
 
   func header(
-    _ frame: nghttp2_frame, _ name: UnsafeBufferPointer<UInt8>,
+    _ frame: UnsafePointer<nghttp2_frame>, _ name: UnsafeBufferPointer<UInt8>,
     _ value: UnsafeBufferPointer<UInt8>
   ) -> Int32 {
-    guard let stream = self.stream(frame.hd.stream_id) else { return 0 }
+    guard let stream = self.stream(frame.pointee.hd.stream_id) else { return 0 }
     let profile = self.profile
     let listBytesMax = profile.settings.headerListBytesMax
     stream._withUnsafeGuaranteedRef { stream in
@@ -37,8 +40,8 @@ extension HTTP2Connection {
     return 0
   }
 
-  func headersComplete(_ frame: nghttp2_frame, isEnd: Bool) {
-    guard let found = self.stream(frame.hd.stream_id) else { return }
+  func headersComplete(_ id: Int32, isEnd: Bool) {
+    guard let found = self.stream(id) else { return }
     let stream = found.takeUnretainedValue()
     switch self.profile.role {
     case .server(_, let environment):
@@ -155,22 +158,23 @@ extension HTTP2Connection {
     }
   }
 
-  func frameSent(_ frame: nghttp2_frame) -> Int32 {
+  func frameSent(_ frame: UnsafePointer<nghttp2_frame>) -> Int32 {
     guard self.isServer else { return 0 }
-    let type = UInt32(frame.hd.type)
+    let head = frame.pointee.hd
+    let type = UInt32(head.type)
     if type == NGHTTP2_HEADERS.rawValue || type == NGHTTP2_DATA.rawValue {
       self.pings.sentSomething()
     } else if type == NGHTTP2_GOAWAY.rawValue {
       self.noticeSent()
     }
     guard type == NGHTTP2_HEADERS.rawValue,
-      frame.hd.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
-      let stream = self.stream(frame.hd.stream_id)
+      head.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0,
+      let stream = self.stream(head.stream_id)
     else { return 0 }
     let remoteClosed = stream._withUnsafeGuaranteedRef { $0.remoteClosed }
     if !remoteClosed {
       // The rest of the request is of no use; without this the stream would live until the client ends it.
-      nghttp2_submit_rst_stream(self.session, 0, frame.hd.stream_id, NGHTTP2_NO_ERROR.rawValue)
+      nghttp2_submit_rst_stream(self.session, 0, head.stream_id, NGHTTP2_NO_ERROR.rawValue)
     }
     return 0
   }

@@ -149,14 +149,23 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func begin(_ context: ChannelHandlerContext) {
     guard self.session == nil, self.phase == .opening else { return }
     self.peerName = context.channel.peerDescription
-    context.eventLoop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
-      timers.connection?.prefaceIsDue()
+    let loop = context.eventLoop
+    loop.scheduleTask(in: self.profile.prefaceTimeout.timeAmount) { [timers] in
+      timers.connection?.prefaceIsDue(loop, isLast: false)
     }
     if !self.isServer { self.openSession() }
   }
 
-  private func prefaceIsDue() {
+  /// Looks twice: after a loop was busy for long its timers come before what waits in its sockets.
+  private func prefaceIsDue(_ loop: any EventLoop, isLast: Bool) {
     guard !self.settingsReceived else { return }
+    guard isLast else {
+      let wait = min(self.profile.prefaceTimeout, .seconds(1)).timeAmount
+      loop.scheduleTask(in: wait) { [timers] in
+        timers.connection?.prefaceIsDue(loop, isLast: true)
+      }
+      return
+    }
     if !self.isServer {
       self.farewell =
         "\(self.profile.target) does not speak HTTP/2: nothing came for \(self.profile.prefaceTimeout)"
@@ -430,7 +439,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     let isEnd = head.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
     switch UInt32(head.type) {
     case NGHTTP2_HEADERS.rawValue:
-      self.headersComplete(frame.pointee, isEnd: isEnd)
+      self.headersComplete(head.stream_id, isEnd: isEnd)
     case NGHTTP2_DATA.rawValue:
       if isEnd {
         self.stream(head.stream_id)?._withUnsafeGuaranteedRef { $0.receivedEnd() }
@@ -490,7 +499,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     nghttp2_session_set_stream_user_data(self.session, id, nil)
     self.unlink(stream)
     stream.closed(code)
-    if stream.connection === self { stream.connection = nil }
+    // A call that went out again may be on this very connection, under another id.
+    if stream.connection === self && stream.id == id { stream.connection = nil }
     return 0
   }
 

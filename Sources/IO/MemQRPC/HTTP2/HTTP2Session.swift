@@ -46,13 +46,13 @@ enum HTTP2Session {
     precondition(nghttp2_session_callbacks_new(&table) == 0, "out of memory")
     let all = table!
     nghttp2_session_callbacks_set_on_begin_headers_callback(all) { _, frame, owner in
-      HTTP2Connection.with(owner) { $0.beginHeaders(frame!.pointee) }
+      HTTP2Connection.with(owner) { $0.beginHeaders(frame!) }
     }
     nghttp2_session_callbacks_set_on_header_callback(all) {
       _, frame, name, nameLength, value, valueLength, _, owner in
       HTTP2Connection.with(owner) {
         $0.header(
-          frame!.pointee, UnsafeBufferPointer(start: name, count: nameLength),
+          frame!, UnsafeBufferPointer(start: name, count: nameLength),
           UnsafeBufferPointer(start: value, count: valueLength))
       }
     }
@@ -67,7 +67,7 @@ enum HTTP2Session {
       HTTP2Connection.with(owner) { $0.streamClosed(id, code) }
     }
     nghttp2_session_callbacks_set_on_frame_send_callback(all) { _, frame, owner in
-      HTTP2Connection.with(owner) { $0.frameSent(frame!.pointee) }
+      HTTP2Connection.with(owner) { $0.frameSent(frame!) }
     }
     nghttp2_session_callbacks_set_send_data_callback(all) { _, frame, head, length, _, owner in
       HTTP2Connection.with(owner) { $0.sendData(frame!.pointee.hd.stream_id, head!, length) }

@@ -45,7 +45,6 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// Server: since when a message is on its way that is not whole.
   @exclusivity(unchecked) var incompleteSince: NIODeadline?
 
-
   /// Parts of the connection's sums of received bytes.
   @exclusivity(unchecked) private var accountedUnconsumed = 0
   @exclusivity(unchecked) private var accountedPartial = 0

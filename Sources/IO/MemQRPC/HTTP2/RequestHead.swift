@@ -122,6 +122,7 @@ struct RequestHead {
   }
 
   static func isGRPC(_ contentType: UnsafeBufferPointer<UInt8>) -> Bool {
+    if contentType.matches("application/grpc") { return true }
     let prefix = "application/grpc".utf8
     guard contentType.starts(with: prefix) else { return false }
     guard contentType.count > prefix.count else { return true }

@@ -31,7 +31,7 @@ final class ClientSlot: @unchecked Sendable {
   private var pending: [NetStream] = []
   private var failedAttempts = 0
   /// Doubled whenever a server says that we ask too often whether it lives.
-  private var keepaliveFactor = 1
+  private(set) var keepaliveFactor = 1
   /// Connections that still end their calls: the ready one, and those that got a GOAWAY.
   private var connections: [ObjectIdentifier: HTTP2Connection] = [:]
   private var closeDeadline: NIODeadline?

@@ -113,7 +113,7 @@ struct UnixSocketFile: Sendable {
     unlink(path)
   }
 
-  /// Removes the file, unless it is another one by now. Call it once nobody listens any more.
+  /// Removes the file, unless it is another one by now. Call it before the socket is closed.
   func remove() {
     guard let lock = try? FolderLock(of: self.path) else { return }
     defer { lock.release() }

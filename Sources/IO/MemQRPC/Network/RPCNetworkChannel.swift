@@ -21,7 +21,7 @@ public final class RPCNetworkChannel: RPCChannel {
     /// Calls that may wait for a connection; more fail at once.
     public var waitingCallsMax = 10_000
     /// From connecting to the server's first word of HTTP/2.
-    public var prefaceTimeout: Duration = .seconds(10)
+    public var prefaceTimeout: Duration = .seconds(20)
     /// A connection without a call for so long is closed; the next call makes another. Nil: never.
     public var connectionIdleMax: Duration? = .seconds(1800)
     public var connection = RPCConnectionSettings()
@@ -36,7 +36,7 @@ public final class RPCNetworkChannel: RPCChannel {
   }
 
   public let target: String
-  private let slots: [ClientSlot]
+  let slots: [ClientSlot]
   private let nextSlot = Atomic<Int>(0)
   private let wasClosed = Atomic<Bool>(false)
   private let retryBudget = RetryBudget()

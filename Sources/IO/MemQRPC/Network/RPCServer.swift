@@ -174,8 +174,9 @@ public final class RPCServer: Sendable {
 
   /// Stops listening, lets calls in flight end, and closes their connections; what still runs at `deadline` is cut off.
   public func shutdown(deadline: Duration) async {
-    for channel in self.channels { try? await channel.close().get() }
+    // First the file: while our socket lives, no other file can have its number.
     self.socketFile?.remove()
+    for channel in self.channels { try? await channel.close().get() }
     await self.connections.drain(until: .after(deadline), on: self.channels[0].eventLoop)
   }
 }
