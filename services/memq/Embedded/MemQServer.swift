@@ -85,7 +85,8 @@ public final class MemQServer: ProcessBody {
     let folder = try DataFolder.open(configuration.text("data"))
     self.running.withLock { $0.folder = folder }
     let admin = try await self.startAdmin(reservation.address)
-    let pool = ChannelPool(group: self.context.loops, logger: self.context.logger)
+    let pool = ChannelPool(
+      group: self.context.loops, logger: self.context.logger, metrics: RPCMetrics())
     self.running.withLock { $0.pool = pool }
     let builder = EmbeddedBuilder(
       context: self.context, folder: folder, pool: pool,

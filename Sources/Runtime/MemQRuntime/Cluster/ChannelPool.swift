@@ -31,7 +31,7 @@ public final class ChannelPool: Sendable {
 
   private struct State {
     var registered: [String: any RPCChannel] = [:]
-    var network: [Key: RPCNetworkChannel] = [:]
+    var network: [Key: any RPCChannel] = [:]
     /// Keys of `network`, oldest first.
     var order: [Key] = []
     var isClosed = false
@@ -45,10 +45,16 @@ public final class ChannelPool: Sendable {
   private let group: any EventLoopGroup
   private let logger: Logger
   private let tls: RPCTLS?
+  private let metrics: RPCMetrics?
   private let state = Mutex(State())
 
-  /// - Parameter tls: for all network channels; nil: they go without.
-  public init(group: any EventLoopGroup, logger: Logger, tls: RPCTLS? = nil) {
+  /// - Parameters:
+  ///   - tls: for all network channels; nil: they go without.
+  ///   - metrics: counts the calls of network channels.
+  public init(
+    group: any EventLoopGroup, logger: Logger, tls: RPCTLS? = nil, metrics: RPCMetrics? = nil
+  ) {
+    self.metrics = metrics
     self.group = group
     self.tls = tls
     self.logger = logger
@@ -68,9 +74,11 @@ public final class ChannelPool: Sendable {
       if let registered = state.registered[address] { return registered }
       let key = Key(address: address, lane: lane)
       if let known = state.network[key] { return known }
-      let made = RPCNetworkChannel(
+      let network = RPCNetworkChannel(
         target: address, group: self.group, configuration: self.configuration(lane),
         logger: self.logger)
+      let made: any RPCChannel =
+        self.metrics.map { RPCInterceptedChannel(network, [$0.clientInterceptor]) } ?? network
       state.network[key] = made
       state.order.append(key)
       if state.order.count > Self.channelsMax { state.network[state.order.removeFirst()] = nil }

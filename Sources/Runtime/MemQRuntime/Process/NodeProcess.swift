@@ -121,7 +121,7 @@ public final class NodeProcess: ProcessBody {
       try self.service == .metadata
       ? nil : RPCTLS.peers(self.context.configuration, logger: self.context.logger)
     let pool = ChannelPool(
-      group: self.context.loops, logger: self.context.logger, tls: peersTLS)
+      group: self.context.loops, logger: self.context.logger, tls: peersTLS, metrics: RPCMetrics())
     self.running.withLock { $0.pool = pool }
     let address = try Self.advertised(configuration, reservation.address)
     let session = try await self.join(identity, pool, folder, address, admin)

@@ -2,26 +2,34 @@
 
 import MemQModel
 public import MemQRPC
-import Metrics
+public import Metrics
 import Synchronization
 
 /// Counts and times calls: those of the gRPC port, and those made to other nodes.
 public final class RPCMetrics: RPCServerObserver {
-  private let connections = Gauge(label: "memq_rpc_connections")
-  private let pauses = Counter(label: "memq_rpc_receive_pauses_total")
-  private let client = CallMetrics.Family(.client)
+  private let factory: any MetricsFactory
+  private let connections: Gauge
+  private let pauses: Counter
+  private let client: CallMetrics.Family
   private let clientMethods = Mutex<[String: CallMetrics]>([:])
 
   private let expelled = Mutex<[String: Counter]>([:])
 
-  public init() {}
+  /// - Parameter factory: keeps the metrics.
+  public init(factory: any MetricsFactory = MetricsSystem.factory) {
+    self.factory = factory
+    self.connections = Gauge(label: "memq_rpc_connections", factory: factory)
+    self.pauses = Counter(label: "memq_rpc_receive_pauses_total", factory: factory)
+    self.client = CallMetrics.Family(.client, factory)
+  }
 
   public func receivingPaused() { self.pauses.increment() }
 
   public func peerExpelled(_ why: String) {
     let counter = self.expelled.withLock { counters in
       if let known = counters[why] { return known }
-      let made = Counter(label: "memq_rpc_peers_expelled_total", dimensions: [("why", why)])
+      let made = Counter(
+        label: "memq_rpc_peers_expelled_total", dimensions: [("why", why)], factory: self.factory)
       counters[why] = made
       return made
     }
@@ -32,7 +40,7 @@ public final class RPCMetrics: RPCServerObserver {
 
   /// For the router of a server.
   public var serverInterceptor: RPCServerInterceptor {
-    let family = CallMetrics.Family(.server)
+    let family = CallMetrics.Family(.server, self.factory)
     return RPCServerInterceptor { method in
       let metrics = CallMetrics(family, method)
       return RPCServerInterceptor.Hooks(
@@ -80,65 +88,78 @@ private final class CallMetrics: Sendable {
   /// What all methods of a role share.
   final class Family: Sendable {
     let names: Names
+    let factory: any MetricsFactory
     let inFlight: Meter
     /// By ``RPCCallEnd``; none for calls that were answered.
     let resets: [Counter?]
 
-    init(_ names: Names) {
+    init(_ names: Names, _ factory: any MetricsFactory) {
       self.names = names
-      self.inFlight = Meter(label: names.inFlight)
+      self.factory = factory
+      self.inFlight = Meter(label: names.inFlight, factory: factory)
       self.resets = RPCCallEnd.allCases.map { end in
         guard end != .answered else { return nil }
-        return Counter(label: names.resets, dimensions: [("reason", end.label)])
+        return Counter(
+          label: names.resets, dimensions: [("reason", end.label)], factory: factory)
       }
+    }
+  }
+
+  /// Made at the first call that ends: most methods of a node are never called.
+  private struct Series {
+    let duration: Timer
+    let messages: (received: Counter, sent: Counter)
+    let bytes: (received: Counter, sent: Counter)
+    /// By code, each made when it first comes: of most methods most codes never come.
+    var calls: [Counter?]
+
+    init(_ family: Family, _ method: String) {
+      func counter(_ label: String, _ direction: String) -> Counter {
+        Counter(
+          label: label, dimensions: [("direction", direction), ("method", method)],
+          factory: family.factory)
+      }
+      let names = family.names
+      self.duration = Timer(
+        label: names.duration, dimensions: [("method", method)], factory: family.factory)
+      self.messages = (counter(names.messages, "received"), counter(names.messages, "sent"))
+      self.bytes = (counter(names.bytes, "received"), counter(names.bytes, "sent"))
+      self.calls = Array(repeating: nil, count: RPCCode.allCases.count)
     }
   }
 
   private let family: Family
   private let method: String
-  private let duration: Timer
-  private let messages: (received: Counter, sent: Counter)
-  private let bytes: (received: Counter, sent: Counter)
-  /// By code, each made when it first comes: of most methods most codes never come.
-  private let calls = Mutex<[Counter?]>(Array(repeating: nil, count: RPCCode.allCases.count))
+  private let series = Mutex<Series?>(nil)
 
   init(_ family: Family, _ method: RPCMethod) {
-    // "IngestService/Produce". Only methods of ours get here, so the set is bounded.
-    let name = String(method.path.dropFirst(method.path.hasPrefix("/memq.v1.") ? 9 : 1))
-    func counter(_ label: String, _ direction: String) -> Counter {
-      Counter(label: label, dimensions: [("direction", direction), ("method", name)])
-    }
-    let names = family.names
     self.family = family
-    self.method = name
-    self.duration = Timer(
-      label: names.duration, dimensions: [("method", name)])
-    self.messages = (counter(names.messages, "received"), counter(names.messages, "sent"))
-    self.bytes = (counter(names.bytes, "received"), counter(names.bytes, "sent"))
+    // "IngestService/Produce". Only methods of ours get here, so the set is bounded.
+    self.method = String(method.path.dropFirst(method.path.hasPrefix("/memq.v1.") ? 9 : 1))
   }
 
   func began() { self.family.inFlight.increment() }
 
   func ended(_ report: RPCCallReport) {
     self.family.inFlight.decrement()
-    self.counter(report.code).increment()
-    self.duration.recordNanoseconds(report.duration.nanoseconds)
-    let counts = report.counts
-    self.messages.received.increment(by: counts.messagesReceived)
-    self.messages.sent.increment(by: counts.messagesSent)
-    self.bytes.received.increment(by: counts.bytesReceived)
-    self.bytes.sent.increment(by: counts.bytesSent)
     self.family.resets[report.end.rawValue]?.increment()
-  }
-
-  private func counter(_ code: RPCCode) -> Counter {
-    self.calls.withLock { calls in
-      if let known = calls[code.rawValue] { return known }
-      let made = Counter(
-        label: self.family.names.calls,
-        dimensions: [("code", "\(code)"), ("method", self.method)])
-      calls[code.rawValue] = made
-      return made
+    let counts = report.counts
+    self.series.withLock { held in
+      var series = held.take() ?? Series(self.family, self.method)
+      series.duration.recordNanoseconds(report.duration.nanoseconds)
+      series.messages.received.increment(by: counts.messagesReceived)
+      series.messages.sent.increment(by: counts.messagesSent)
+      series.bytes.received.increment(by: counts.bytesReceived)
+      series.bytes.sent.increment(by: counts.bytesSent)
+      let code = report.code.rawValue
+      if series.calls[code] == nil {
+        series.calls[code] = Counter(
+          label: self.family.names.calls,
+          dimensions: [("code", "\(report.code)"), ("method", self.method)],
+          factory: self.family.factory)
+      }
+      series.calls[code]?.increment()
+      held = series
     }
   }
 }
