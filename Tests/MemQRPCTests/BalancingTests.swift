@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 import MemQTestSupport
 import NIOCore
 import Synchronization
@@ -34,7 +35,11 @@ import Testing
     #expect(self.pick(&choice, [.unknown, .connected, .connected]) == 0)
     #expect(self.pick(&choice, [.failing, .unknown, .connected]) == 1)
     #expect(self.pick(&choice, [.connected, .connected, .connected]) == 1)
-    #expect(self.pick(&choice, [.connected]) == 0)
+    // The list changes: the member in use is elsewhere now, or gone.
+    choice.moved(to: 2)
+    #expect(self.pick(&choice, [.connected, .connected, .connected]) == 2)
+    choice.moved(to: nil)
+    #expect(self.pick(&choice, [.connected, .connected, .connected]) == 0)
   }
 
   @Test func `only the keys of a member that is gone move, and they come back`() {
@@ -203,6 +208,42 @@ import Testing
     await back.shutdown(deadline: .seconds(1))
   }
 
+  @Test func `calls wait for a member together, and not without limit`() async throws {
+    let channel = self.channel([]) { $0.channel.waitingCallsMax = 2 }
+    let options = RPCCallOptions(timeout: .seconds(60), waitForReady: true)
+    let waiting = (0..<2).map { _ in
+      Task { try await channel.unary(.echo, RPCMessage(), options).text }
+    }
+    while channel.waitingCount < 2 { await Task.yield() }
+    let third = await status { _ = try await channel.unary(.echo, RPCMessage(), options) }
+    #expect(third.code == .resourceExhausted)
+    let server = try await self.server("here")
+    channel.update(targets: [server.localAddress])
+    for call in waiting { #expect(try await call.value == "here") }
+    // Who waits when the channel is closed hears so.
+    channel.update(targets: [])
+    let last = Task { try await channel.unary(.echo, RPCMessage(), options).text }
+    while channel.waitingCount < 1 { await Task.yield() }
+    await channel.close(deadline: .seconds(1))
+    #expect(await status { _ = try await last.value }.code == .unavailable)
+    await server.shutdown(deadline: .seconds(1))
+  }
+
+  @Test func `a socket is a member like any other`() async throws {
+    let server = try await self.server("socket", on: "unix:/tmp/memq-rpc-balanced-\(getpid()).sock")
+    let channel = self.channel([server.localAddress])
+    #expect(try await self.ask(channel) == "socket")
+    await channel.close(deadline: .seconds(1))
+    await server.shutdown(deadline: .seconds(1))
+  }
+
+  @Test func `what a closed channel refuses may go elsewhere`() async throws {
+    let channel = RPCNetworkChannel(
+      target: "127.0.0.1:1", group: TestBed.group, logger: TestBed.quietLogger())
+    await channel.close(deadline: .zero)
+    #expect(await status { _ = try await channel.unary(.echo, RPCMessage()) }.isUnsent)
+  }
+
   @Test func `a name is as many members as it has addresses, and follows them`() async throws {
     let servers = try await self.servers(3)
     let addresses = servers.map(\.localAddress)
@@ -215,10 +256,11 @@ import Testing
         asked.withLock { $0 += 1 }
         return book.withLock { $0[target] ?? [] }
       },
-      connect: { address, target in
+      connect: { address, target, onConnected in
         var settings = RPCNetworkChannel.Configuration()
         settings.keepsConnected = true
         settings.authority = target
+        settings.onConnected = onConnected
         return RPCNetworkChannel(
           target: address, group: TestBed.group, configuration: settings,
           logger: TestBed.quietLogger())

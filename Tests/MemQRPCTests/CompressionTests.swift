@@ -241,6 +241,106 @@ import Testing
     }
   }
 
+  @Test func `all calls of a connection together hold a bounded number of unpacked bytes`()
+    async throws
+  {
+    let hoard = Hoard()
+    var router = RPCRouter()
+    router.callback(.sum) { hoard.handler($0) }
+    var configuration = RPCServer.Configuration()
+    configuration.connection.unconsumedBytesMax = 4 << 20
+    try await withBed(.network, router, server: configuration) {
+      (bed: TestBed) async throws -> Void in
+      var options = RPCCallOptions(timeout: .seconds(60))
+      options.compression = .gzip
+      // 64 MiB in 300 KiB, one message for each call, and nobody takes any.
+      let calls = (0..<64).map { _ in
+        Task { [options] in
+          let stream = try await bed.channel.bidirectional(.sum, options)
+          try await stream.send(Self.zeros(1 << 20))
+          try await stream.halfClose()
+          for try await _ in stream.responses {}
+        }
+      }
+      // All of it has come, and more than the limit was not unpacked.
+      while hoard.begun < 64 || hoard.heldBytes < 4 << 20 { await Task.yield() }
+      #expect(hoard.heldBytes <= 5 << 20)
+      hoard.open()
+      for call in calls { try await call.value }
+      #expect(hoard.total == 64 << 20 && hoard.peak <= 5 << 20)
+    }
+  }
+
+  /// Handlers that take nothing until told.
+  private final class Hoard: Sendable {
+    private struct State {
+      var begun = 0
+      var isOpen = false
+      var held: [(RPCServerCall, Int)] = []
+      /// Their answer would let go of what they hold.
+      var ended: [RPCServerCall] = []
+      var heldBytes = 0
+      var peak = 0
+      var total = 0
+    }
+
+    private let state = Mutex(State())
+
+    var begun: Int { self.state.withLock { $0.begun } }
+    var heldBytes: Int { self.state.withLock { $0.heldBytes } }
+    var peak: Int { self.state.withLock { $0.peak } }
+    var total: Int { self.state.withLock { $0.total } }
+
+    func handler(_ call: RPCServerCall) -> any RPCServerHandler {
+      self.state.withLock { $0.begun += 1 }
+      return Handler(self, call)
+    }
+
+    func open() {
+      let held = self.state.withLock { state in
+        state.isOpen = true
+        state.heldBytes = 0
+        defer { state.held = [] }
+        return state.held
+      }
+      for (call, bytes) in held { call.consumed(bytes) }
+      for call in self.state.withLock({ $0.ended }) { call.finish(.ok) }
+    }
+
+    private final class Handler: RPCServerHandler {
+      let hoard: Hoard
+      let call: RPCServerCall
+
+      init(_ hoard: Hoard, _ call: RPCServerCall) {
+        self.hoard = hoard
+        self.call = call
+      }
+
+      func received(_ message: RPCMessage) {
+        let isOpen = self.hoard.state.withLock { state in
+          state.total += message.byteCount
+          guard !state.isOpen else { return true }
+          state.held.append((self.call, message.byteCount))
+          state.heldBytes += message.byteCount
+          state.peak = max(state.peak, state.heldBytes)
+          return false
+        }
+        if isOpen { self.call.consumed(message.byteCount) }
+      }
+
+      func halfClosed() {
+        let isOpen = self.hoard.state.withLock { state in
+          if !state.isOpen { state.ended.append(self.call) }
+          return state.isOpen
+        }
+        if isOpen { self.call.finish(.ok) }
+      }
+
+      func writable() {}
+      func ended(_ status: RPCStatus) {}
+    }
+  }
+
   @Test func `a slow reader gets all of a compressed stream, and then its status`() async throws {
     let sent = Signal<Void>()
     var router = RPCRouter()

@@ -172,6 +172,43 @@ import Testing
     await server.stop()
   }
 
+  @Test func `a status in the middle of a message is the status`() async throws {
+    let head = RawPeer.headers([(":status", "200"), ("content-type", "application/grpc")])
+    for (code, expected) in [("8", RPCCode.resourceExhausted), ("0", .internal)] {
+      let answer =
+        RawServer.settings + RawPeer.frame(1, flags: 4, stream: 1, head)
+        + RawPeer.frame(0, stream: 1, [0, 0, 0, 0, 100, 1, 2, 3])
+        + RawServer.trailers([("grpc-status", code)])
+      let server = try await RawServer.start { _ in answer }
+      let channel = RPCNetworkChannel(
+        target: server.address, group: TestBed.group, logger: TestBed.quietLogger())
+      #expect(await status { _ = try await channel.unary(.echo, RPCMessage()) }.code == expected)
+      await channel.close(deadline: .zero)
+      await server.stop()
+    }
+  }
+
+  @Test func `a channel that is closed again, sooner, does not wait for the first time`()
+    async throws
+  {
+    let began = Signal<Void>()
+    var router = RPCRouter()
+    router.unary(.hang) { _, _ in
+      began.fire(())
+      try await Task.sleep(for: .seconds(1000))
+      return RPCMessage()
+    }
+    try await withBed(.network, router) { (bed: TestBed) async throws -> Void in
+      let channel = bed.channel
+      let call = Task { await status { _ = try await channel.unary(.hang, RPCMessage()) } }
+      await began.value
+      let first = Task { await channel.close(deadline: .seconds(1000)) }
+      await channel.close(deadline: .milliseconds(100))
+      await first.value
+      #expect(await call.value.code == .unavailable)
+    }
+  }
+
   @Test(arguments: [Transport.inProcess, .network])
   func `a writer whose call is over says how it ended`(transport: Transport) async throws {
     let began = Signal<Void>()

@@ -79,6 +79,9 @@ import Testing
     #expect(self.fail(&plan) == 100)
     #expect(self.fail(&plan, asked) == 7)
     #expect(self.fail(&plan) == 100)
+    asked.pushback = .after(milliseconds: RetryPlan.pushbackMillisecondsMax + 1)
+    var patient = RetryPlan(self.policy(), deadline: nil)
+    #expect(self.fail(&patient, asked) == nil)
     asked.pushback = .never
     #expect(self.fail(&plan, asked) == nil)
     #expect(plan.drains(asked))

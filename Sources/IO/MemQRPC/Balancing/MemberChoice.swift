@@ -24,12 +24,17 @@ struct MemberChoice: Sendable {
   let balancing: RPCBalancing
   private var turn: UInt64
   /// Pick first: the place of the member in use.
-  private var current = 0
+  private(set) var current = 0
 
   /// - Parameter start: where going round begins, so that many clients do not begin with the same member.
   init(_ balancing: RPCBalancing, start: UInt64) {
     self.balancing = balancing
     self.turn = start
+  }
+
+  /// The list has changed: the member in use is there now; nil: it is gone.
+  mutating func moved(to place: Int?) {
+    self.current = place ?? 0
   }
 
   /// Nil only when there are no members. A member that fails is chosen only when all do.

@@ -30,7 +30,9 @@ public final class RPCBalancedChannel: RPCChannel {
   /// What makes a name addresses, and an address a channel; tests bring their own.
   struct Hooks: Sendable {
     var resolve: @Sendable (_ target: String) async -> [String]
-    var connect: @Sendable (_ address: String, _ target: String) -> any RPCChannel
+    var connect:
+      @Sendable (_ address: String, _ target: String, _ onConnected: @escaping @Sendable () -> Void)
+        -> any RPCChannel
   }
 
   private struct Member {
@@ -68,16 +70,20 @@ public final class RPCBalancedChannel: RPCChannel {
   private let state: Mutex<State>
   private let retryBudget = RetryBudget()
   private let timer: Mutex<RepeatedTask?>
+  private let waiters: ReadyWaiters
 
   /// - Parameter targets: `host:port`, `[v6]:port` or `unix:/path`; may be empty at first.
   public convenience init(
     targets: [String], group: any EventLoopGroup, configuration: Configuration = Configuration(),
     logger: Logger
   ) {
-    let hooks = Hooks(resolve: { await NameResolution.addresses(of: $0) }) { address, target in
+    let hooks = Hooks(resolve: { await NameResolution.addresses(of: $0) }) {
+      address, target, onConnected in
       var settings = configuration.channel
       settings.keepsConnected = configuration.balancing != .pickFirst
-      settings.authority = settings.authority ?? target
+      // Addresses of a name speak for the name.
+      if address != target { settings.authority = settings.authority ?? target }
+      settings.onConnected = onConnected
       return RPCNetworkChannel(
         target: address, group: group, configuration: settings, logger: logger)
     }
@@ -98,6 +104,8 @@ public final class RPCBalancedChannel: RPCChannel {
         targets: targets,
         choice: MemberChoice(configuration.balancing, start: .random(in: 0...UInt64.max))))
     self.timer = Mutex(nil)
+    self.waiters = ReadyWaiters(
+      loop: loop, max: configuration.channel.waitingCallsMax)
     self.rebuild()
     self.resolve()
     let interval = configuration.resolveInterval.timeAmount
@@ -125,6 +133,9 @@ public final class RPCBalancedChannel: RPCChannel {
   /// The addresses in use, in order.
   public var addresses: [String] { self.state.withLock { $0.members.map(\.address) } }
 
+  /// Calls that wait for a member.
+  var waitingCount: Int { self.waiters.count }
+
   /// Members with a connection.
   public var connectedCount: Int {
     self.state.withLock { state in state.members.count { $0.health == .connected } }
@@ -145,7 +156,11 @@ public final class RPCBalancedChannel: RPCChannel {
           members.append(known.removeValue(forKey: address) ?? self.member(address, target))
         }
       }
+      let current =
+        state.choice.current < state.members.count
+        ? state.members[state.choice.current].address : nil
       state.members = members
+      state.choice.moved(to: members.firstIndex { $0.address == current })
       var gone: [Int: any RPCChannel] = [:]
       for member in known.values {
         state.lastLeaving += 1
@@ -155,6 +170,7 @@ public final class RPCBalancedChannel: RPCChannel {
       return gone
     }
     for (number, channel) in gone { self.drain(channel, number) }
+    self.waiters.wakeAll()
   }
 
   /// A name with one address, or none yet, is left to its channel, which looks it up whenever it connects.
@@ -164,7 +180,7 @@ public final class RPCBalancedChannel: RPCChannel {
   }
 
   private func member(_ address: String, _ target: String) -> Member {
-    let channel = self.hooks.connect(address, target)
+    let channel = self.hooks.connect(address, target) { [waiters] in waiters.wakeAll() }
     let network = channel as? RPCNetworkChannel
     if self.configuration.balancing != .pickFirst { network?.prepare() }
     return Member(
@@ -186,15 +202,13 @@ public final class RPCBalancedChannel: RPCChannel {
 
   /// One look-up at a time.
   private func resolve() {
-    let targets: [String] = self.state.withLock { state in
-      guard !state.isResolving, !state.isClosed else { return [] }
+    let begun: [String]? = self.state.withLock { state in
+      guard !state.isResolving, !state.isClosed, !state.targets.isEmpty else { return nil }
       state.isResolving = true
       state.resolvedAt = .now()
       return state.targets
     }
-    guard !targets.isEmpty else {
-      return self.state.withLock { $0.isResolving = false }
-    }
+    guard let targets = begun else { return }
     Task { [weak self, resolve = self.hooks.resolve] in
       var found: [String: [String]] = [:]
       for target in targets { found[target] = await resolve(target) }
@@ -226,20 +240,20 @@ public final class RPCBalancedChannel: RPCChannel {
     let options = options.inheriting()
     let (picked, count, failing) = self.pick(options.affinity)
     if failing { self.resolveSoon() }
-    guard let picked else {
-      let status =
-        self.state.withLock { $0.isClosed } ? "the channel is closed" : "there is no server to call"
-      return FailedCall.start(RPCStatus(.unavailable, status), on: self.lease.driver, make: make)
-    }
-    if options.isAttempt {
-      return picked.channel.start(method, options, request: request, make: make)
-    }
-    if let request, request.byteCount <= RPCLimits.retriedRequestBytesMax {
+    if !options.isAttempt, let request, request.byteCount <= RPCLimits.retriedRequestBytesMax {
       return RetryingCall.start(
         method, options, options.retry ?? .never, request, on: self, driver: self.lease.driver,
-        budget: self.retryBudget, moves: count, make: make)
+        budget: self.retryBudget, moves: count, waiters: self.waiters, make: make)
     }
-    return picked.channel.start(method, options, request: request, make: make)
+    if let picked {
+      return picked.channel.start(method, options, request: request, make: make)
+    }
+    var status = RPCStatus(.unavailable, "the channel is closed")
+    if !self.state.withLock({ $0.isClosed }) {
+      status.message = "there is no server to call"
+      status.isUnsent = true
+    }
+    return FailedCall.start(status, on: self.lease.driver, make: make)
   }
 
   private func pick(_ affinity: UInt64?) -> (Member?, count: Int, failing: Bool) {
@@ -273,9 +287,75 @@ public final class RPCBalancedChannel: RPCChannel {
       defer { state.members = [] }
       return state.members.map(\.channel) + state.leaving.values
     }
+    // Those that wait hear that the channel is closed.
+    self.waiters.wakeAll()
     await withTaskGroup(of: Void.self) { group in
       for channel in channels { group.addTask { await channel.close(deadline: deadline) } }
     }
+  }
+}
+
+/// Calls of a balanced channel that wait until a server can be reached. All begin again when a member has connected or the list of members
+/// has changed; meanwhile one of them asks from time to time, for members that connect only when they are used.
+final class ReadyWaiters: Sendable {
+  private struct State {
+    var calls: [RetryingCall] = []
+    var isProbing = false
+  }
+
+  private static let probe: ClosedRange<Int64> = 80_000_000...120_000_000
+
+  private let loop: any EventLoop
+  private let max: Int
+  private let state = Mutex(State())
+
+  init(loop: any EventLoop, max: Int) {
+    self.loop = loop
+    self.max = max
+  }
+
+  var count: Int { self.state.withLock { $0.calls.count } }
+
+  /// False: too many wait already.
+  func add(_ call: RetryingCall) -> Bool {
+    let (isIn, probes): (Bool, Bool) = self.state.withLock { state in
+      guard state.calls.count < self.max else { return (false, false) }
+      state.calls.append(call)
+      defer { state.isProbing = true }
+      return (true, !state.isProbing)
+    }
+    if probes { self.scheduleProbe() }
+    return isIn
+  }
+
+  /// Its call is over.
+  func remove(_ call: RetryingCall) {
+    self.state.withLock { $0.calls.removeAll { $0 === call } }
+  }
+
+  func wakeAll() {
+    let calls = self.state.withLock { state in
+      defer { state.calls = [] }
+      return state.calls
+    }
+    for call in calls { call.wake() }
+  }
+
+  private func scheduleProbe() {
+    self.loop.scheduleTask(in: .nanoseconds(.random(in: Self.probe))) { self.probeOne() }
+  }
+
+  private func probeOne() {
+    let first: RetryingCall? = self.state.withLock { state in
+      guard !state.calls.isEmpty else {
+        state.isProbing = false
+        return nil
+      }
+      return state.calls.removeFirst()
+    }
+    guard let first else { return }
+    first.wake()
+    self.scheduleProbe()
   }
 }
 

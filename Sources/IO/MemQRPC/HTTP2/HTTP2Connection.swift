@@ -60,6 +60,10 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   /// Of messages that are not whole yet, over all streams.
   @exclusivity(unchecked) var partialBytes = 0
   @exclusivity(unchecked) private(set) var withheldCredit = 0
+  /// Of those not consumed: packed ones, which no handler has.
+  @exclusivity(unchecked) var heldBytes = 0
+  /// Calls whose packed messages wait until handlers have taken what is unpacked.
+  private var waitingToUnpack: [NetStream] = []
   @exclusivity(unchecked) private var emptyFrames = 0
   /// When bytes were read last.
   @exclusivity(unchecked) private(set) var readAt = NIODeadline.distantPast
@@ -275,6 +279,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       stream.lost(reason)
       if stream.connection === self { stream.connection = nil }
     }
+    self.resumeUnpacking()
     if let session = self.session { nghttp2_session_del(session) }
     self.session = nil
     let onClose = self.onClose
@@ -523,6 +528,20 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       self.withheldCredit = 0
       self.markDirty()
     }
+    if delta < 0, !self.waitingToUnpack.isEmpty, self.mayUnpack { self.resumeUnpacking() }
+  }
+
+  /// Packed messages may become unpacked ones. With nothing delivered always: no handler would make room.
+  var mayUnpack: Bool { self.unconsumedBytes == self.heldBytes || !self.holdsBack }
+
+  func unpackWhenRoom(_ stream: NetStream) {
+    self.waitingToUnpack.append(stream)
+  }
+
+  private func resumeUnpacking() {
+    let waiting = self.waitingToUnpack
+    self.waitingToUnpack = []
+    for stream in waiting { stream.unpackSoon() }
   }
 
   /// No more data for now. One with nothing unconsumed always goes on: nobody would tell it that others have made room.

@@ -55,6 +55,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   private var heldEnd: RPCStatus?
   private var heldIsDue = false
   private var isWaitingToUnpack = false
+  private var accountedHeld = 0
   /// What to tell the handler at the end of the turn.
   private var pendingEnd: RPCStatus?
   private var roomIsDue = false
@@ -266,7 +267,10 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// Gives the handler messages that came before, as far as it, and this turn, have room.
   private func unpack() {
     do throws(RPCStatus) {
-      while let message = try self.machine.nextHeld(by: self.driver.gzip) {
+      self.account()
+      while self.connection?.mayUnpack ?? true,
+        let message = try self.machine.nextHeld(by: self.driver.gzip)
+      {
         self.account()
         self.counts.messagesReceived += 1
         self.counts.bytesReceived += message.byteCount
@@ -279,11 +283,17 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     } catch {
       return self.abort(error)
     }
+    guard !self.machine.isOver else { return }
     self.account()
     self.payCredit()
-    if self.machine.heldIsReady, !self.isWaitingToUnpack {
+    if self.machine.heldIsReady {
+      guard !self.isWaitingToUnpack else { return }
       self.isWaitingToUnpack = true
-      self.driver.unpackLater(self)
+      if let connection = self.connection, !connection.mayUnpack {
+        connection.unpackWhenRoom(self)
+      } else {
+        self.driver.unpackLater(self)
+      }
     } else if !self.machine.holdsMessages, let status = self.heldEnd.take() {
       self.completed(status)
     }
@@ -292,7 +302,15 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   /// In a later turn.
   func unpackMore() {
     self.isWaitingToUnpack = false
+    guard !self.machine.isOver else { return }
     self.unpack()
+  }
+
+  /// The connection has room again.
+  func unpackSoon() {
+    self.isWaitingToUnpack = false
+    self.heldIsDue = true
+    self.askForTurnEnd()
   }
 
   private func payCredit() {
@@ -302,6 +320,11 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// Keeps the connection's sums right.
   private func account() {
+    let held = self.machine.heldBytes
+    if held != self.accountedHeld {
+      self.connection?.heldBytes += held - self.accountedHeld
+      self.accountedHeld = held
+    }
     let unconsumed = self.machine.unconsumedBytes
     if unconsumed != self.accountedUnconsumed {
       self.connection?.unconsumedBytesChanged(by: unconsumed - self.accountedUnconsumed)
@@ -325,7 +348,11 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     switch self.machine.remoteEnded() {
     case .ignored: break
     case .truncated(let status):
-      if self.isServer { self.abort(status) } else { self.receivedStatus(status) }
+      if self.isServer { return self.abort(status) }
+      // A server that gives up in the middle of a message says why.
+      let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
+      let told = self.responseHead.status(listBytesMax: headerMax)
+      self.receivedStatus(told.isOK ? status : told)
     case .complete:
       let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
       let status = self.isServer ? .ok : self.responseHead.status(listBytesMax: headerMax)
@@ -339,6 +366,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// All the peer sent is with the handler.
   private func completed(_ status: RPCStatus) {
+    guard !self.machine.isOver else { return }
     if case .server(let handler) = self.handler {
       handler.halfClosed()
     } else {
@@ -413,6 +441,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   private func release() -> Bool {
     guard self.machine.end() else { return false }
+    self.heldEnd = nil
     self.driver.removeDeadline(self)
     self.account()
     if !self.machine.remoteClosed { self.payCredit() }
@@ -470,9 +499,12 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
 
   /// Client: the connection has no more part in a call whose response is whole and waits for its handler.
   private func leave() {
+    self.connection?.heldBytes -= self.accountedHeld
     self.connection?.unconsumedBytesChanged(by: -self.accountedUnconsumed)
     self.connection = nil
+    self.accountedHeld = 0
     self.accountedUnconsumed = 0
+    self.unpackSoon()
   }
 
   private static func status(forReset errorCode: UInt32) -> RPCStatus {
@@ -499,7 +531,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     if let status = self.pendingEnd.take() { return self.deliverEnd(status) }
     if self.heldIsDue {
       self.heldIsDue = false
-      self.unpack()
+      if !self.machine.isOver { self.unpack() }
     }
     guard self.roomIsDue else { return }
     self.roomIsDue = false

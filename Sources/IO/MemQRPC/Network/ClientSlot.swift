@@ -74,9 +74,15 @@ final class ClientSlot: @unchecked Sendable {
     case .connecting: self.wait(stream)
     case .waiting(let status):
       if start.waitForReady { self.wait(stream) } else { stream.end(with: status) }
-    case .closed: stream.end(with: RPCStatus(.unavailable, "the channel is closed"))
+    case .closed: stream.end(with: Self.isClosed)
     }
   }
+
+  private static let isClosed: RPCStatus = {
+    var status = RPCStatus(.unavailable, "the channel is closed")
+    status.isUnsent = true
+    return status
+  }()
 
   private func wait(_ stream: NetStream) {
     guard self.pending.count < self.configuration.waitingCallsMax else {
@@ -205,6 +211,7 @@ final class ClientSlot: @unchecked Sendable {
     let waiting = self.pending
     self.pending = []
     for stream in waiting { self.begin(stream) }
+    self.configuration.onConnected?()
   }
 
   /// An attempt failed, or the connection ended before the server's settings came.
@@ -292,14 +299,15 @@ final class ClientSlot: @unchecked Sendable {
   func close(until deadline: NIODeadline, _ promise: EventLoopPromise<Void>? = nil) {
     if let promise { self.closed.append(promise) }
     let isFirst = self.closeDeadline == nil
+    let isSooner = deadline < self.closeDeadline ?? .distantFuture
     self.closeDeadline = min(deadline, self.closeDeadline ?? .distantFuture)
     self.state = .closed
     self.connectedFlag.store(false, ordering: .relaxed)
     for stream in self.pending {
-      stream.end(with: RPCStatus(.unavailable, "the channel is closed"))
+      stream.end(with: Self.isClosed)
     }
     self.pending = []
-    if isFirst || deadline <= .now() {
+    if isFirst || isSooner {
       for connection in self.connections.values { connection.drain(deadline: deadline) }
     }
     self.driver.turn()

@@ -29,6 +29,8 @@ public final class RPCNetworkChannel: RPCChannel {
     public var authority: String?
     /// Connects before it is used, and again after each loss.
     var keepsConnected = false
+    /// Called on a loop whenever a connection stands.
+    var onConnected: (@Sendable () -> Void)?
     /// Nil: no TLS.
     public var tls: RPCTLS?
 

@@ -10,6 +10,8 @@ struct RetryPlan: Sendable {
   }
 
   static let attemptsMax = 5
+  /// A call that is to wait longer had better fail: its caller may know something better to do.
+  static let pushbackMillisecondsMax = 60_000
 
   let policy: RPCRetryPolicy
   let deadline: NIODeadline?
@@ -50,6 +52,7 @@ struct RetryPlan: Sendable {
     switch status.pushback {
     case .never: return .giveUp
     case .after(let milliseconds):
+      guard milliseconds <= Self.pushbackMillisecondsMax else { return .giveUp }
       // The server sets the pace; from there it begins anew.
       wait = Int64(milliseconds) * 1_000_000
       self.backoff = self.policy.backoffInitial.nanosecondsClamped

@@ -18,13 +18,13 @@ final class RetryingCall: CallCore, @unchecked Sendable {
   private var isOver = false
   /// Over several servers: how many may still be asked because one could not be reached.
   private var moves: Int
-  /// Over several servers: as long as none can be reached, the call waits.
-  private let waitsForReady: Bool
-  private static let waitForReady: ClosedRange<Int64> = 50_000_000...100_000_000
+  /// Over several servers: where the call waits as long as none can be reached; nil: it does not.
+  private let waiters: ReadyWaiters?
 
   private init(
     _ method: RPCMethod, _ options: RPCCallOptions, _ policy: RPCRetryPolicy, _ request: RPCMessage,
-    on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget, moves: Int
+    on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget, moves: Int,
+    waiters: ReadyWaiters?
   ) {
     self.channel = channel
     self.method = method
@@ -32,9 +32,9 @@ final class RetryingCall: CallCore, @unchecked Sendable {
     self.options.retry = nil
     self.options.isAttempt = true
     self.moves = moves
-    self.waitsForReady = moves > 0 && options.waitForReady
+    self.waiters = options.waitForReady ? waiters : nil
     // One member must not keep a call that others could take.
-    if self.waitsForReady { self.options.waitForReady = false }
+    if self.waiters != nil { self.options.waitForReady = false }
     self.request = request
     self.budget = budget
     self.plan = RetryPlan(policy, deadline: options.timeout.map { .after($0) })
@@ -50,10 +50,12 @@ final class RetryingCall: CallCore, @unchecked Sendable {
   static func start(
     _ method: RPCMethod, _ options: RPCCallOptions, _ policy: RPCRetryPolicy, _ request: RPCMessage,
     on channel: any RPCChannel, driver: LoopDriver, budget: RetryBudget, moves: Int = 0,
+    waiters: ReadyWaiters? = nil,
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let core = RetryingCall(
-      method, options, policy, request, on: channel, driver: driver, budget: budget, moves: moves)
+      method, options, policy, request, on: channel, driver: driver, budget: budget, moves: moves,
+      waiters: waiters)
     let call = RPCClientCall(core: core)
     core.handler = make(call)
     core.onLoop { core.begin(counts: true) }
@@ -124,13 +126,30 @@ final class RetryingCall: CallCore, @unchecked Sendable {
       self.driver.loop.execute { self.begin(counts: false) }
       return true
     }
-    guard self.waitsForReady else { return false }
+    guard let waiters = self.waiters else { return false }
     self.attempt = nil
-    let next = NIODeadline.now() + .nanoseconds(.random(in: Self.waitForReady))
-    self.waiting = self.driver.loop.scheduleTask(
-      deadline: min(next, self.plan.deadline ?? .distantFuture)
-    ) { self.begin(counts: false) }
+    guard waiters.add(self) else {
+      self.finish(
+        RPCStatus(.resourceExhausted, "too many calls wait for a server already"), RPCMetadata())
+      return true
+    }
+    if let deadline = self.plan.deadline {
+      self.waiting = self.driver.loop.scheduleTask(deadline: deadline) {
+        guard !self.isOver else { return }
+        waiters.remove(self)
+        self.finish(.deadlineExceeded, RPCMetadata())
+      }
+    }
     return true
+  }
+
+  /// It may be worth trying again. From any thread.
+  func wake() {
+    self.driver.loop.execute {
+      self.waiting?.cancel()
+      self.waiting = nil
+      self.begin(counts: false)
+    }
   }
 
   private func finish(_ status: RPCStatus, _ trailers: RPCMetadata) {
@@ -145,7 +164,8 @@ final class RetryingCall: CallCore, @unchecked Sendable {
   override func enqueue(_ message: RPCMessage) -> Bool { false }
   override func halfClose() {}
   override func callWritableSoon() {}
-  override var queuedBytes: Int { self.attempt?.core.queuedBytes ?? 0 }
+  /// The request is its attempt's affair, which may run on another loop.
+  override var queuedBytes: Int { 0 }
 
   override func consume(_ bytes: Int) {
     self.attempt?.consumed(bytes)
@@ -158,6 +178,7 @@ final class RetryingCall: CallCore, @unchecked Sendable {
     self.end = RPCCallEnd(abortedWith: status)
     self.waiting?.cancel()
     self.waiting = nil
+    self.waiters?.remove(self)
     self.attempt.take()?.cancel()
     self.driver.loop.execute { self.finish(status, RPCMetadata()) }
   }

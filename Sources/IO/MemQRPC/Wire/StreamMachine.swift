@@ -267,6 +267,9 @@ struct StreamMachine: Sendable {
     return message
   }
 
+  /// Wire bytes of messages that wait to be unpacked; part of `unconsumedBytes`.
+  var heldBytes: Int { self.isOver ? 0 : self.inflow?.heldBytes ?? 0 }
+
   /// Messages wait to be unpacked.
   var holdsMessages: Bool { self.inflow.map { !$0.isEmpty } ?? false }
   /// One could be now, were it not for the turn's limit.
