@@ -115,6 +115,37 @@ import Testing
     #expect(error?.code == .offsetOutOfRange && error?.limit == 100)
   }
 
+  @Test(arguments: [true, false], [0, 1_000_000_000])
+  func `an offset that does not exist leads to the beginning or the end`(
+    hidesMarks: Bool, start: Int64
+  ) async throws {
+    let server = FakeServer()
+    let client = try await Self.filled(server, 500)
+    server.state.withLock {
+      $0.partitions[0].logStart = 100
+      $0.hidesMarks = hidesMarks
+    }
+    var configuration = Consumer.Configuration()
+    configuration.start = .offset(Offset(start))
+    configuration.reset = .beginning
+    let whole = try await client.consumer(FakeServer.topic, configuration: configuration)
+    var seen: [Offset] = []
+    while seen.count < 400 {
+      guard let records = try await whole.next() else { break }
+      if records.partition == PartitionIndex(0) { seen += records.records.map(\.offset) }
+    }
+    #expect(seen == (100..<500).map { Offset($0) })
+    try await whole.close()
+    server.state.withLock { $0.asked = [] }
+    configuration.reset = .end
+    let late = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let next = Task { try await late.next() }
+    while !server.state.withLock({ $0.asked.contains(500) }) { await Task.yield() }
+    next.cancel()
+    _ = try? await next.value
+    try? await late.close()
+  }
+
   @Test func `cancelling the reader ends its wait`() async throws {
     let client = FakeServer().client()
     let consumer = try await client.consumer(FakeServer.topic)

@@ -43,6 +43,10 @@ final class FakeServer: Sendable {
     var committed: [Int32: Int64] = [:]
     var groupEpoch: Int64 = 0
     var fetches = 0
+    /// Offsets that were asked for.
+    var asked: Set<Int64> = []
+    /// Of an offset that does not exist it tells the nearest, but not where the log lies.
+    var hidesMarks = false
     var uploads: [[UInt8]: Upload] = [:]
     var files: [String: (info: Memq_V1_FileInfo, bytes: [UInt8])] = [:]
     var putStreams = 0
@@ -243,6 +247,7 @@ final class FakeServer: Sendable {
   private func fetch(_ position: Memq_V1_FetchPosition) -> Hot<Memq_V1_FetchResponse> {
     self.state.withLock { state in
       let log = state.partitions[Int(position.partition)]
+      state.asked.insert(position.offset)
       var header = Memq_V1_FetchResponse()
       header.partition = position.partition
       header.highWatermark = Int64(log.records.count)
@@ -254,6 +259,7 @@ final class FakeServer: Sendable {
             .offsetOutOfRange, "no such offset",
             limit: position.offset < log.logStart ? log.logStart : header.highWatermark,
             actual: position.offset))
+        if state.hidesMarks { (header.logStartOffset, header.highWatermark) = (-1, -1) }
         return Hot(header)
       }
       // Two batches at a time: several fetches are needed.

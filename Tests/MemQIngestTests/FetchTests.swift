@@ -109,8 +109,10 @@ import Foundation
     try self.put(ingest, 0, ["a"])
     try self.put(ingest, 1, ["x"])
     let pieces = try await self.fetch(ingest, [(0, 5), (1, 0)], wait: 5_000)
-    let error = try #require(pieces.first { $0.partition == 0 }?.error)
+    let piece = try #require(pieces.first { $0.partition == 0 })
+    let error = piece.error
     #expect(error.code == .offsetOutOfRange && error.limit == 1 && error.actual == 5)
+    #expect(piece.logStartOffset == 0 && piece.highWatermark == 1)
     #expect(self.texts(pieces, 1) == ["0:x"])
     await ingest.stop()
   }

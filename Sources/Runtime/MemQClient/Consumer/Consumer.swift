@@ -216,19 +216,14 @@ public actor Consumer {
     _ error: MemQError, _ partition: PartitionIndex, _ header: Memq_V1_FetchResponse
   ) async throws(MemQError) {
     guard error.code == .offsetOutOfRange else { throw error }
-    let offset: Offset
-    switch self.configuration.reset {
-    case .fail: throw error
-    case .nearest:
-      offset = Offset(error.limit ?? header.logStartOffset)
-    case .beginning: offset = Offset(header.logStartOffset)
-    case .end: offset = Offset(header.highWatermark)
-    }
+    guard let position = self.fetchPositions[partition],
+      let offset = self.configuration.reset.offset(from: position, error, header)
+    else { throw error }
     self.logger.warning(
       "Offset does not exist: going on elsewhere",
       metadata: [
         "topic": "\(self.topic)", "partition": "\(partition)",
-        "offset": "\(self.fetchPositions[partition]!)", "next": "\(offset)",
+        "offset": "\(position)", "next": "\(offset)",
       ])
     let isDone = self.ends[partition].map { offset >= $0 } ?? false
     self.fetchPositions[partition] = isDone ? nil : offset
@@ -315,5 +310,27 @@ public actor Consumer {
     do throws(MemQError) { try await self.commit() } catch { failure = error }
     await membership.leave()
     if let failure { throw failure }
+  }
+}
+
+extension Consumer.Reset {
+  /// Where to go on from an offset that does not exist; nil: nowhere.
+  ///
+  /// The server may not know the log's bounds (-1), only the nearest of them: the error's limit. Then the other is found in a second step, from
+  /// beyond it.
+  func offset(
+    from position: Offset, _ error: MemQError, _ header: Memq_V1_FetchResponse
+  ) -> Offset? {
+    let nearest = error.limit.map { Offset($0) }
+    switch self {
+    case .fail: return nil
+    case .nearest: return nearest
+    case .beginning:
+      if header.logStartOffset >= 0 { return Offset(header.logStartOffset) }
+      return nearest.map { position > $0 ? .zero : $0 }
+    case .end:
+      if header.highWatermark >= 0 { return Offset(header.highWatermark) }
+      return nearest.map { position > $0 ? $0 : Offset(Int64.max) }
+    }
   }
 }

@@ -235,8 +235,12 @@ struct FetchCall: Sendable {
     var header = Memq_V1_FetchResponse()
     header.partition = position.partition.rawValue
     header.nextOffset = position.offset.rawValue
-    header.highWatermark = -1
-    header.logStartOffset = -1
+    // -1: not known. An offset that does not exist was just compared with them.
+    let marks =
+      error.code == .offsetOutOfRange
+      ? self.reader.marks[TopicPartition(self.topic.id, position.partition)] : nil
+    header.highWatermark = marks?.highWatermark.rawValue ?? -1
+    header.logStartOffset = marks?.logStart.rawValue ?? -1
     header.error = Memq_V1_ErrorDetail(named)
     try await self.writer.send(Hot(header))
   }
