@@ -17,7 +17,9 @@ let package = Package(
       name: "bench-rpc",
       dependencies: [
         .product(name: "MemQRPC", package: "memq"),
+        .product(name: "MemQRuntime", package: "memq"),
         .product(name: "MemQSystem", package: "memq"),
+        .product(name: "MemQTelemetry", package: "memq"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "NIOSSL", package: "swift-nio-ssl"),

@@ -83,7 +83,9 @@ struct BenchRPC {
           group: group, messageBytes: messageBytes, tls: Certificates.server())
       case .tcpFetch: try await RawTCP.serve(group: group, .stream(messageBytes: messageBytes))
       case .tcpPing: try await RawTCP.serve(group: group, .echo)
-      default: try await MemQ.serve(group: group, messageBytes: messageBytes)
+      default:
+        try await MemQ.serve(
+          group: group, messageBytes: messageBytes, isGuarded: stack == .pingGuarded)
       }
     self.answer("\(port)")
     while let line = readLine() {
@@ -96,6 +98,11 @@ struct BenchRPC {
     _ stack: Stack, port: Int, messageBytes: Int, inFlight: Int
   ) async throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    var options = RPCCallOptions()
+    if stack == .pingGuarded {
+      options.timeout = .seconds(30)
+      options.metadata.add("authorization", "Bearer \(MemQ.token)")
+    }
     let background =
       stack == .pingBesideAppend ? try await Background(port: port) : nil
     while let line = readLine() {
@@ -107,7 +114,7 @@ struct BenchRPC {
       if let method = stack.method {
         try await MemQ.run(
           workload, method, port: port, group: group, latencies: latencies,
-          tls: stack.isSecure ? Certificates.client() : nil)
+          tls: stack.isSecure ? Certificates.client() : nil, options: options)
       } else {
         try await RawTCP.run(
           workload, requestBytes: stack == .tcpFetch ? 8 : messageBytes, port: port, group: group,

@@ -2,6 +2,8 @@
 
 import Logging
 import MemQRPC
+import MemQRuntime
+import MemQTelemetry
 import NIOCore
 import NIOPosix
 
@@ -15,6 +17,9 @@ enum MemQ {
   static let ping = RPCMethod(service: "memq.bench.Bench", name: "Ping", kind: .unary)
   static let pingAsync = RPCMethod(service: "memq.bench.Bench", name: "PingAsync", kind: .unary)
 
+  /// What callers of a guarded server show.
+  static let token = "mF9rT2kVxQ7sLw3nZp8dYb5hGc4jRa6e"
+
   static var logger: Logger {
     var logger = Logger(label: "bench")
     logger.logLevel = .error
@@ -22,7 +27,7 @@ enum MemQ {
   }
 
   static func serve(
-    group: any EventLoopGroup, messageBytes: Int, tls: RPCTLS? = nil
+    group: any EventLoopGroup, messageBytes: Int, tls: RPCTLS? = nil, isGuarded: Bool = false
   ) async throws -> Int {
     var router = RPCRouter()
     let payload = RPCMessage(Workload.payload(messageBytes))
@@ -35,6 +40,13 @@ enum MemQ {
     }
     var configuration = RPCServer.Configuration()
     configuration.tls = tls
+    if isGuarded {
+      Telemetry.bootstrap(service: "bench", level: .error)
+      let metrics = RPCMetrics()
+      configuration.observer = metrics
+      router.intercept(metrics.serverInterceptor)
+      router.intercept(.bearer { $0 == self.token ? RPCPrincipal(name: "bench") : nil })
+    }
     let server = try await RPCServer.start(
       router: router, on: "127.0.0.1:0", group: group, configuration: configuration,
       logger: self.logger)
@@ -44,7 +56,7 @@ enum MemQ {
 
   static func run(
     _ workload: Workload, _ method: RPCMethod, port: Int, group: any EventLoopGroup,
-    latencies: Latencies? = nil, tls: RPCTLS? = nil
+    latencies: Latencies? = nil, tls: RPCTLS? = nil, options: RPCCallOptions = RPCCallOptions()
   ) async throws {
     var configuration = RPCNetworkChannel.Configuration()
     configuration.tls = tls
@@ -53,7 +65,7 @@ enum MemQ {
     let done = channel.eventLoop.makePromise(of: Void.self)
     switch method.kind {
     case .unary:
-      let pings = Pings(workload, method, channel, done, latencies)
+      let pings = Pings(workload, method, channel, done, latencies, options)
       channel.eventLoop.execute { pings.fill() }
     case .serverStreaming:
       _ = channel.start(method, RPCCallOptions(), request: self.ack(workload.messages)) {
@@ -214,12 +226,14 @@ private final class Pings: @unchecked Sendable {
   private let payload: RPCMessage
   private let done: EventLoopPromise<Void>
   private let latencies: Latencies?
+  private let options: RPCCallOptions
   private var sent = 0
   private var ended = 0
 
   init(
     _ workload: Workload, _ method: RPCMethod, _ channel: RPCNetworkChannel,
-    _ done: EventLoopPromise<Void>, _ latencies: Latencies?
+    _ done: EventLoopPromise<Void>, _ latencies: Latencies?,
+    _ options: RPCCallOptions
   ) {
     self.workload = workload
     self.method = method
@@ -227,12 +241,13 @@ private final class Pings: @unchecked Sendable {
     self.payload = RPCMessage(Workload.payload(workload.messageBytes))
     self.done = done
     self.latencies = latencies
+    self.options = options
   }
 
   func fill() {
     while self.sent < self.workload.messages, self.sent - self.ended < self.workload.inFlight {
       self.sent += 1
-      _ = self.channel.start(self.method, RPCCallOptions(), request: self.payload) { _ in One(self)
+      _ = self.channel.start(self.method, self.options, request: self.payload) { _ in One(self)
       }
     }
     if self.ended == self.workload.messages { self.done.succeed() }

@@ -14,6 +14,8 @@ enum Stack: String {
   case memqFetch = "memq-fetch"
   case ping
   case pingAsync = "ping-async"
+  /// With a deadline, metrics and a bearer token.
+  case pingGuarded = "ping-guarded"
   case pingBesideAppend = "ping-beside-append"
 
   init(_ name: String) {
@@ -29,7 +31,7 @@ enum Stack: String {
     case .memqAsync: MemQ.appendAsync
     case .memqFetch: MemQ.fetch
     case .ping: MemQ.ping
-    case .pingAsync, .pingBesideAppend: MemQ.pingAsync
+    case .pingAsync, .pingGuarded, .pingBesideAppend: MemQ.pingAsync
     }
   }
 
@@ -38,7 +40,7 @@ enum Stack: String {
   /// Each call's time is of interest.
   var isTimed: Bool {
     switch self {
-    case .tcpPing, .ping, .pingAsync, .pingBesideAppend: true
+    case .tcpPing, .ping, .pingAsync, .pingGuarded, .pingBesideAppend: true
     default: false
     }
   }
@@ -70,7 +72,7 @@ struct Work {
     workload: Workload(messageBytes: 1 << 20, inFlight: 16, messages: 4096))
   static let unary = Work(
     name: "unary", meaning: "calls of 100 B, 64 at a time",
-    stacks: [.tcpPing, .ping, .pingAsync],
+    stacks: [.tcpPing, .ping, .pingAsync, .pingGuarded],
     workload: Workload(messageBytes: 100, inFlight: 64, messages: 400_000))
   static let pingPong = Work(
     name: "ping-pong", meaning: "calls of 100 B, one at a time",

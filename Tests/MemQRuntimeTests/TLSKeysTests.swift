@@ -27,6 +27,12 @@ import Testing
     #expect(try self.problem(["--peers-tls-enabled"]) == nil)
   }
 
+  @Test func `files are not looked at all the time`() throws {
+    let arguments = ["--peers-tls-enabled", "--tls-reload"]
+    #expect(try self.problem(arguments + ["999ms"])?.subject == "tls.reload")
+    #expect(try self.problem(arguments + ["0s"]) == nil)
+  }
+
   @Test func `half of a setting is an error that names the other half`() throws {
     let cases: [([String], subject: String, other: String)] = [
       (["--tls-certificate", "c.pem"], "tls.certificate", "tls.key"),

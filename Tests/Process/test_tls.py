@@ -69,7 +69,7 @@ class SecureServer(Server):
         self.authority = authority
         certificate, key = pair or authority.make("server", "first")
         super().__init__(
-            folder / "data", "--tls-certificate", certificate, "--tls-key", key, "--tls-reload", "100ms", *options
+            folder / "data", "--tls-certificate", certificate, "--tls-key", key, "--tls-reload", "1s", *options
         )
 
     def tool(self, *arguments, options=None):
@@ -105,6 +105,10 @@ def test_foreign_clients_and_our_own_come_by_tls(folder, authority, monkeypatch)
         server.cli("topic", "create", "events", "--partitions", "1")
         server.cli("produce", "events", stdin=b"a\nb\n")
         assert server.values("events") == [b"a", b"b"]
+        # A plain no is one, whatever else is set.
+        monkeypatch.setenv("MEMQ_CLIENT_TLS", "false")
+        refused = server.tool("topic", "list", "--connect-timeout", "0", options=[])
+        assert "with TLS" in refused.stderr
 
 
 def test_new_certificates_serve_new_connections_while_an_open_stream_goes_on(folder, authority):

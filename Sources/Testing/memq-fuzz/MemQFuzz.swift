@@ -44,6 +44,11 @@ enum CrashReport {
   }
 }
 
+/// Prints a line at once: the next seed may crash.
+func say(_ line: String) {
+  FileHandle.standardOutput.write(Data((line + "\n").utf8))
+}
+
 struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Runs a range of seeds.")
 
@@ -75,19 +80,19 @@ struct Run: ParsableCommand {
           try target.run(seed: seed)
         } catch {
           failures += 1
-          print("target \(target.rawValue) seed \(seed): \(error)")
+          say("target \(target.rawValue) seed \(seed): \(error)")
           if !self.keepGoing { throw ExitCode.failure }
         }
         if offset == self.seeds / 10 { settled = Self.residentBytes() }
       }
       let seconds = (ContinuousClock.now - start) / Duration.seconds(1)
       let grown = max(0, Self.residentBytes() - (settled ?? Self.residentBytes())) >> 20
-      print(
+      say(
         "\(target.rawValue): \(self.seeds) seeds, \(Int(Double(self.seeds) / max(seconds, 0.001))) a second, "
           + "resident memory grew by \(grown) MiB")
       if grown > self.growthMax {
         failures += 1
-        print("target \(target.rawValue): memory grew by more than \(self.growthMax) MiB")
+        say("target \(target.rawValue): memory grew by more than \(self.growthMax) MiB")
       }
     }
     if failures > 0 { throw ExitCode.failure }
@@ -115,9 +120,9 @@ struct Replay: ParsableCommand {
     CrashReport.now(self.target, self.seed)
     do {
       try self.target.run(seed: self.seed)
-      print("target \(self.target.rawValue) seed \(self.seed): passed")
+      say("target \(self.target.rawValue) seed \(self.seed): passed")
     } catch {
-      print("target \(self.target.rawValue) seed \(self.seed): \(error)")
+      say("target \(self.target.rawValue) seed \(self.seed): \(error)")
       throw ExitCode.failure
     }
   }

@@ -458,7 +458,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
       }
     case NGHTTP2_PING.rawValue:
       if head.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 {
-        self.receivedPong()
+        self.receivedPong(frame.pointee.ping)
       } else {
         self.judgePing()
       }
@@ -675,8 +675,13 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   // MARK: Draining
 
-  private func receivedPong() {
-    if self.isLeaving, self.isServer { self.sendFinalGoAway() }
+  /// The bytes of the drain's PING: answers to those of keepalive say nothing of the notice.
+  private static let drainPing = Array("memqgoes".utf8)
+
+  private func receivedPong(_ frame: nghttp2_ping) {
+    guard self.isLeaving, self.isServer else { return }
+    let isDrains = withUnsafeBytes(of: frame.opaque_data) { $0.elementsEqual(Self.drainPing) }
+    if isDrains { self.sendFinalGoAway() }
   }
 
   /// Server: tells the peer to open no more streams, waits a round trip for those on their way, and closes when all
@@ -704,7 +709,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
 
   /// PINGs overtake GOAWAYs that wait: sent only now, its answer says that the peer has seen the notice.
   func noticeSent() {
-    if self.isLeaving, !self.finalGoAwaySent { nghttp2_submit_ping(self.session, 0, nil) }
+    guard self.isLeaving, !self.finalGoAwaySent else { return }
+    nghttp2_submit_ping(self.session, 0, Self.drainPing)
   }
 
   /// From here on nghttp2 refuses new streams, and wants nothing more once the open ones are done.

@@ -132,7 +132,17 @@ private struct FolderLock {
     let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
     self.descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard self.descriptor >= 0 else { throw ListeningSockets.refused("unix:\(path)", errno) }
-    while flock(self.descriptor, LOCK_EX) != 0 && errno == EINTR {}
+    // Whoever may read the folder may lock it, too: nobody holds up a start for ever.
+    var triesLeft = 500
+    while flock(self.descriptor, LOCK_EX | LOCK_NB) != 0 {
+      let error = errno
+      triesLeft -= 1
+      guard error == EWOULDBLOCK || error == EINTR, triesLeft > 0 else {
+        close(self.descriptor)
+        throw ListeningSockets.refused("unix:\(path)", error)
+      }
+      usleep(10_000)
+    }
   }
 
   func release() { close(self.descriptor) }

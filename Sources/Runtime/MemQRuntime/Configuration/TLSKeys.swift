@@ -24,7 +24,7 @@ extension CommonKeys {
       "Oldest version of TLS that is spoken."),
     ConfigurationKey(
       "tls.reload", .duration, default: "10s",
-      "How often the files of certificates, keys and roots are looked at; new connections use what changed."
+      "How often the files of certificates, keys and roots are looked at, 1s or more; 0s: never. New connections use what changed."
     ),
   ]
 
@@ -76,7 +76,7 @@ extension RPCTLS {
       server: RPCServerTLSFiles(
         certificate: certificate, key: key, clients: clients, trust: trust,
         versionMin: Self.versionMin(configuration)),
-      reloadInterval: configuration.duration("tls.reload"),
+      reloadInterval: Self.reload(configuration),
       observer: TLSMetrics(side: "server"), logger: logger)
   }
 
@@ -105,8 +105,18 @@ extension RPCTLS {
         key: configuration.optionalText("peers.tls.key") ?? configuration.optionalText("tls.key"),
         serverName: configuration.optionalText("peers.tls.server.name"),
         versionMin: Self.versionMin(configuration)),
-      reloadInterval: configuration.duration("tls.reload"),
+      reloadInterval: Self.reload(configuration),
       observer: TLSMetrics(side: "client"), logger: logger)
+  }
+
+  /// Nil: never.
+  private static func reload(_ configuration: LoadedConfiguration) throws(MemQError) -> Duration? {
+    let interval = configuration.duration("tls.reload")
+    guard interval == .zero || interval >= .seconds(1) else {
+      throw MemQError(
+        .configurationInvalid, "must be 1s or more, or 0s for never", subject: "tls.reload")
+    }
+    return interval == .zero ? nil : interval
   }
 
   private static func versionMin(_ configuration: LoadedConfiguration) -> RPCTLSVersion {

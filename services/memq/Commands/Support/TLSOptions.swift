@@ -42,18 +42,23 @@ struct TLSOptions: ParsableArguments {
 
   /// Nil: no TLS.
   func tls(_ logger: Logger) throws -> RPCTLS? {
+    let wanted = try Self.isOnByVariable()
+    // A plain no is one, whatever the other variables say; options say more.
+    func variable(_ name: String) -> String? {
+      wanted == false ? nil : Self.variable(name)
+    }
     let files = RPCClientTLSFiles(
-      trust: self.authorities ?? Self.variable("CA"),
-      certificate: self.certificate ?? Self.variable("CERTIFICATE"),
-      key: self.key ?? Self.variable("KEY"),
-      serverName: self.serverName ?? Self.variable("SERVER_NAME"))
-    let isOn = try self.isOn || Self.isOnByVariable() || files != RPCClientTLSFiles()
+      trust: self.authorities ?? variable("CA"),
+      certificate: self.certificate ?? variable("CERTIFICATE"),
+      key: self.key ?? variable("KEY"), serverName: self.serverName ?? variable("SERVER_NAME"))
+    let isOn = self.isOn || wanted == true || files != RPCClientTLSFiles()
     return isOn ? try RPCTLS(client: files, logger: logger) : nil
   }
 
-  private static func isOnByVariable() throws -> Bool {
+  /// Nil: nothing is said.
+  private static func isOnByVariable() throws -> Bool? {
     guard let text = getenv("MEMQ_CLIENT_TLS").map({ String(cString: $0) }), !text.isEmpty else {
-      return false
+      return nil
     }
     guard let value = Bool(text) else {
       throw ValidationError("MEMQ_CLIENT_TLS must be true or false")
