@@ -14,6 +14,9 @@ extension HTTP2Connection {
     guard self.isServer, UInt32(head.type) == NGHTTP2_HEADERS.rawValue,
       frame.pointee.headers.cat == NGHTTP2_HCAT_REQUEST
     else { return 0 }
+    // The rest of the block follows without any other frame in between: one head for all streams is enough.
+    if self.requestHeadID != 0 { self.requestHead = RequestHead() }
+    self.requestHeadID = head.stream_id
     let stream = NetStream(id: head.stream_id, on: self)
     self.link(stream)
     self.controlFrames.streamBegan()
@@ -26,15 +29,16 @@ extension HTTP2Connection {
     _ frame: UnsafePointer<nghttp2_frame>, _ name: UnsafeBufferPointer<UInt8>,
     _ value: UnsafeBufferPointer<UInt8>
   ) -> Int32 {
-    guard let stream = self.stream(frame.pointee.hd.stream_id) else { return 0 }
     let profile = self.profile
+    let id = frame.pointee.hd.stream_id
     let listBytesMax = profile.settings.headerListBytesMax
-    stream._withUnsafeGuaranteedRef { stream in
-      if let routes = profile.routes {
-        // Trailers of a request mean nothing to gRPC: the head is gone by then.
-        stream.requestHead?.add(name, value, routes: routes, listBytesMax: listBytesMax)
-      } else {
-        stream.responseHead.add(name, value, listBytesMax: listBytesMax)
+    if let routes = profile.routes {
+      // Trailers of a request mean nothing to gRPC: the head is gone by then.
+      guard id == self.requestHeadID else { return 0 }
+      self.requestHead.add(name, value, routes: routes, listBytesMax: listBytesMax)
+    } else {
+      self.stream(id)?._withUnsafeGuaranteedRef {
+        $0.responseHead?.add(name, value, listBytesMax: listBytesMax)
       }
     }
     return 0
@@ -45,7 +49,10 @@ extension HTTP2Connection {
     let stream = found.takeUnretainedValue()
     switch self.profile.role {
     case .server(_, let environment):
-      if let head = stream.requestHead.take() {
+      if id == self.requestHeadID {
+        self.requestHeadID = 0
+        var head = RequestHead()
+        swap(&head, &self.requestHead)
         self.beginCall(stream, head, environment, isEnd: isEnd)
       }
     case .client:
@@ -91,15 +98,16 @@ extension HTTP2Connection {
   }
 
   private func beginResponse(_ stream: NetStream) {
+    guard let head = stream.responseHead else { return }
     let max = self.profile.settings.headerListBytesMax
-    if stream.responseHead.isInformational {
+    if head.isInformational {
       stream.responseHead = ResponseHead()
       return
     }
     stream.responseBegan = true
-    if let refusal = stream.responseHead.refusal(listBytesMax: max) { return stream.abort(refusal) }
-    if stream.responseHead.isPacked { stream.acceptPacked() }
-    stream.receivedHeaders(stream.responseHead.takeMetadata())
+    if let refusal = head.refusal(listBytesMax: max) { return stream.abort(refusal) }
+    if head.isPacked { stream.acceptPacked() }
+    stream.receivedHeaders(head.takeMetadata())
   }
 
   // MARK: Headers out, server

@@ -86,6 +86,10 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   let frameBytes: Int
   @exclusivity(unchecked) var headerBlock = HeaderBlock()
 
+  /// Server: the headers of the request that is arriving, and its stream; 0: none.
+  @exclusivity(unchecked) var requestHead = RequestHead()
+  @exclusivity(unchecked) var requestHeadID: Int32 = 0
+
   // Liveness
   let timers = Timers()
   private(set) var settingsReceived = false

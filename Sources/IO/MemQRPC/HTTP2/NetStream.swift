@@ -28,9 +28,8 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
   @exclusivity(unchecked) private var machine: StreamMachine
   @exclusivity(unchecked) var handler = Handler.none
 
-  // Headers while they arrive.
-  @exclusivity(unchecked) var requestHead: RequestHead?
-  @exclusivity(unchecked) var responseHead = ResponseHead()
+  /// Client: headers and trailers while they arrive. A server's are with the connection.
+  @exclusivity(unchecked) var responseHead: ResponseHead?
   /// Response headers came.
   override var hasResponse: Bool { self.responseBegan }
   @exclusivity(unchecked) var responseBegan = false
@@ -66,6 +65,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     driver: LoopDriver, windowBytes: Int, maxMessageBytes: Int, compression: RPCCompression
   ) {
     self.isServer = false
+    self.responseHead = ResponseHead()
     self.compression = compression
     self.machine = StreamMachine(
       side: .client, windowBytes: windowBytes, sendMaxBytes: maxMessageBytes,
@@ -81,7 +81,6 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       side: .server, windowBytes: profile.settings.windowBytes,
       sendMaxBytes: profile.maxMessageBytes, receiveMaxBytes: profile.maxMessageBytes)
     self.id = id
-    self.requestHead = RequestHead()
     super.init(driver: connection.driver)
     self.connection = connection
   }
@@ -351,11 +350,11 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       if self.isServer { return self.abort(status) }
       // A server that gives up in the middle of a message says why.
       let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
-      let told = self.responseHead.status(listBytesMax: headerMax)
+      let told = self.responseHead?.status(listBytesMax: headerMax) ?? status
       self.receivedStatus(told.isOK ? status : told)
     case .complete:
       let headerMax = self.connection?.profile.settings.headerListBytesMax ?? .max
-      let status = self.isServer ? .ok : self.responseHead.status(listBytesMax: headerMax)
+      let status = self.responseHead?.status(listBytesMax: headerMax) ?? .ok
       if self.machine.holdsMessages {
         self.heldEnd = status
       } else {

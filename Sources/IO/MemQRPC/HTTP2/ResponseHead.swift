@@ -1,7 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 /// The headers and trailers of a response while they arrive.
-struct ResponseHead {
+final class ResponseHead {
   private var httpStatus = 0
   private var isGRPC = false
   private var code: Int?
@@ -14,7 +14,7 @@ struct ResponseHead {
   private var pushback: RPCPushback?
   private var listBytes = 0
 
-  mutating func add(
+  func add(
     _ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>, listBytesMax: Int
   ) {
     self.listBytes += name.count + value.count + 32
@@ -30,7 +30,7 @@ struct ResponseHead {
     }
   }
 
-  private mutating func addGRPC(
+  private func addGRPC(
     _ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>
   ) {
     if name.matches("grpc-status") {
@@ -50,7 +50,7 @@ struct ResponseHead {
   }
 
   /// The custom metadata so far: what comes later are trailers.
-  mutating func takeMetadata() -> RPCMetadata {
+  func takeMetadata() -> RPCMetadata {
     defer { self.metadata = RPCMetadata() }
     return self.metadata
   }

@@ -111,15 +111,27 @@ extension RPCServerInterceptor {
         guard let value = context.metadata[first: "authorization"] else {
           throw RPCStatus(.unauthenticated, "the call needs an authorization with a bearer token")
         }
-        guard value.utf8.count > 7, value.prefix(7).lowercased() == "bearer " else {
+        guard let token = Self.token(in: value) else {
           throw RPCStatus(.unauthenticated, "the authorization is no bearer token")
         }
-        guard let principal = check(value.dropFirst(7)) else {
+        guard let principal = check(token) else {
           throw RPCStatus(.unauthenticated, "the bearer token is not valid")
         }
         context.principal = principal
       })
     }
+  }
+}
+
+extension RPCServerInterceptor {
+  /// What follows `Bearer `; the word's case counts for nothing (RFC 9110).
+  private static func token(in value: String) -> Substring? {
+    let scheme = "bearer ".utf8
+    let bytes = value.utf8
+    guard bytes.count > scheme.count, zip(bytes, scheme).allSatisfy({ $0 | 0x20 == $1 }) else {
+      return nil
+    }
+    return value[bytes.index(bytes.startIndex, offsetBy: scheme.count)...]
   }
 }
 

@@ -6,13 +6,24 @@
 /// task is cancelled when the call ends early. A thrown ``RPCStatus`` ends the call with it; any other
 /// error is logged and becomes `UNKNOWN` with a text that tells the peer nothing.
 public struct RPCRouter: Sendable {
-  struct Route: Sendable {
+  /// A class, because each call passes its route along.
+  final class Route: Sendable {
     let method: RPCMethod
     let make: @Sendable (RPCServerCall) -> any RPCServerHandler
     /// Of the routers it came from, outermost first.
-    var interceptors: [RPCServerInterceptor] = []
+    let interceptors: [RPCServerInterceptor]
     /// Made for a server.
-    var hooks: RouteHooks?
+    let hooks: RouteHooks?
+
+    init(
+      method: RPCMethod, make: @escaping @Sendable (RPCServerCall) -> any RPCServerHandler,
+      interceptors: [RPCServerInterceptor] = [], hooks: RouteHooks? = nil
+    ) {
+      self.method = method
+      self.make = make
+      self.interceptors = interceptors
+      self.hooks = hooks
+    }
   }
 
   private(set) var routes: [String: Route] = [:]
@@ -86,7 +97,9 @@ public struct RPCRouter: Sendable {
   public mutating func merge(_ other: RPCRouter) {
     for route in other.routes.values {
       self.callback(route.method, route.make)
-      self.routes[route.method.path]!.interceptors = other.interceptors + route.interceptors
+      self.routes[route.method.path] = Route(
+        method: route.method, make: route.make,
+        interceptors: other.interceptors + route.interceptors)
     }
   }
 
@@ -98,9 +111,9 @@ public struct RPCRouter: Sendable {
   /// The routes with the hooks of their interceptors, for one server.
   func prepared() -> [String: Route] {
     self.routes.mapValues { route in
-      var route = route
-      route.hooks = RouteHooks(self.interceptors + route.interceptors, route.method)
-      return route
+      Route(
+        method: route.method, make: route.make,
+        hooks: RouteHooks(self.interceptors + route.interceptors, route.method))
     }
   }
 

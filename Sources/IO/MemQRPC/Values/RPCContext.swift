@@ -3,23 +3,68 @@
 public import NIOCore
 
 /// What a handler knows about its call.
+///
+/// One reference: it goes from hand to hand with each call, and most of it is never looked at.
 public struct RPCContext: Sendable {
-  public let method: RPCMethod
+  private final class Fields: @unchecked Sendable {
+    let method: RPCMethod
+    let metadata: RPCMetadata
+    let deadline: NIODeadline?
+    let peer: String
+    let peerIdentity: RPCPeerIdentity?
+    let previousAttempts: Int
+    let core: CallCore?
+    /// Changed only while a single context holds them.
+    var principal: RPCPrincipal?
+    var values = RPCContextValues()
+
+    init(
+      method: RPCMethod, metadata: RPCMetadata, deadline: NIODeadline?, peer: String,
+      peerIdentity: RPCPeerIdentity?, previousAttempts: Int, core: CallCore?
+    ) {
+      self.method = method
+      self.metadata = metadata
+      self.deadline = deadline
+      self.peer = peer
+      self.peerIdentity = peerIdentity
+      self.previousAttempts = previousAttempts
+      self.core = core
+    }
+
+    func copy() -> Fields {
+      let copy = Fields(
+        method: self.method, metadata: self.metadata, deadline: self.deadline, peer: self.peer,
+        peerIdentity: self.peerIdentity, previousAttempts: self.previousAttempts, core: self.core)
+      copy.principal = self.principal
+      copy.values = self.values
+      return copy
+    }
+  }
+
+  private var fields: Fields
+
+  public var method: RPCMethod { self.fields.method }
   /// Custom request metadata; the headers of HTTP/2 and gRPC themselves are not in it.
-  public let metadata: RPCMetadata
+  public var metadata: RPCMetadata { self.fields.metadata }
   /// When the call ends with `DEADLINE_EXCEEDED`; nil = the caller waits for ever.
-  public let deadline: NIODeadline?
+  public var deadline: NIODeadline? { self.fields.deadline }
   /// `127.0.0.1:5000`, `unix:pid=4711,uid=1000`, or `in-process`.
-  public let peer: String
+  public var peer: String { self.fields.peer }
   /// Who the peer proved to be by a certificate; nil: without TLS, or without a certificate of its own.
-  public let peerIdentity: RPCPeerIdentity?
+  public var peerIdentity: RPCPeerIdentity? { self.fields.peerIdentity }
   /// Attempts of the caller before this one: `grpc-previous-rpc-attempts`.
-  public private(set) var previousAttempts = 0
-  /// Who calls, when an interceptor has found out.
-  public var principal: RPCPrincipal?
-  private var values = RPCContextValues()
+  public var previousAttempts: Int { self.fields.previousAttempts }
   /// The call itself; nil in contexts made by hand.
-  let core: CallCore?
+  var core: CallCore? { self.fields.core }
+
+  /// Who calls, when an interceptor has found out.
+  public var principal: RPCPrincipal? {
+    get { self.fields.principal }
+    set {
+      self.makeUnique()
+      self.fields.principal = newValue
+    }
+  }
 
   public init(
     method: RPCMethod, metadata: RPCMetadata = RPCMetadata(), deadline: NIODeadline? = nil,
@@ -34,19 +79,22 @@ public struct RPCContext: Sendable {
     method: RPCMethod, metadata: RPCMetadata, deadline: NIODeadline?, peer: String,
     peerIdentity: RPCPeerIdentity?, core: CallCore?, previousAttempts: Int = 0
   ) {
-    self.previousAttempts = previousAttempts
-    self.core = core
-    self.method = method
-    self.metadata = metadata
-    self.deadline = deadline
-    self.peer = peer
-    self.peerIdentity = peerIdentity
+    self.fields = Fields(
+      method: method, metadata: metadata, deadline: deadline, peer: peer,
+      peerIdentity: peerIdentity, previousAttempts: previousAttempts, core: core)
+  }
+
+  private mutating func makeUnique() {
+    if !isKnownUniquelyReferenced(&self.fields) { self.fields = self.fields.copy() }
   }
 
   /// What an interceptor left for handlers under a type.
   public subscript<Key: RPCContextKey>(key: Key.Type) -> Key.Value? {
-    get { self.values[key] }
-    set { self.values[key] = newValue }
+    get { self.fields.values[key] }
+    set {
+      self.makeUnique()
+      self.fields.values[key] = newValue
+    }
   }
 
   /// How responses are encoded, when the client takes that encoding. To be said before the first response.
