@@ -412,6 +412,12 @@ let swiftSettings: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+/// Modules where the run-time checks of exclusive access cost calls measurably (docs/performance.md). Debug builds, and so the tests,
+/// keep them.
+let unchecked = ["MemQRPC"]
+let uncheckedInRelease = SwiftSetting.unsafeFlags(
+  ["-enforce-exclusivity=unchecked"], .when(configuration: .release))
+
 let targets: [Target] = selected.map { module in
   let dependencies: [Target.Dependency] =
     module.uses.map { .target(name: $0) }
@@ -423,7 +429,7 @@ let targets: [Target] = selected.map { module in
   case .library:
     return .target(
       name: module.name, dependencies: dependencies, path: module.path,
-      swiftSettings: swiftSettings)
+      swiftSettings: swiftSettings + (unchecked.contains(module.name) ? [uncheckedInRelease] : []))
   case .executable:
     return .executableTarget(
       name: module.name, dependencies: dependencies, path: module.path,

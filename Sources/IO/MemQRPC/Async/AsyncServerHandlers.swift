@@ -22,15 +22,16 @@ final class AsyncUnaryHandler: RPCServerHandler, @unchecked Sendable {
 
   func halfClosed() {
     guard let request = self.request.complete(on: self.call) else { return }
-    // Until the call's end, which always comes, the task and this hold each other.
-    self.task = Task(executorPreference: self.call.core.driver) { await self.run(request) }
+    // Until the call's end, which always comes, the task and this hold each other. The task takes over the value of where it is
+    // made, which is cheaper than to set it inside.
+    self.task = RPCScope.$call.withValue(self.call) {
+      Task(executorPreference: self.call.core.driver) { await self.run(request) }
+    }
   }
 
   private func run(_ request: RPCMessage) async {
     do {
-      let response = try await RPCScope.$call.withValue(self.call) {
-        try await self.body(request, self.call.context)
-      }
+      let response = try await self.body(request, self.call.context)
       self.call.send(response)
       self.call.finish(.ok)
     } catch {

@@ -68,16 +68,16 @@ extension HTTP2Connection {
       return self.refuse(stream, refusal)
     }
     let route = head.route!
-    stream.deadline = head.timeoutNanoseconds.map { .now() + .nanoseconds($0) }
+    // Both times begin when the request was read: what then held it up is ours.
+    stream.deadline = head.timeoutNanoseconds.map { self.readAt + .nanoseconds($0) }
     stream.agree(requestIsPacked: head.isPacked, peerTakesGzip: head.takesGzip)
     var context = RPCContext(
       method: route.method, metadata: head.metadata, deadline: stream.deadline,
       peer: self.peerName, peerIdentity: self.peerIdentity, core: stream,
       previousAttempts: head.previousAttempts)
     if let hooks = route.hooks {
-      let startedAt = NIODeadline.now()
       let refusal = hooks.before(&context, environment)
-      stream.hooked = HookedCall(hooks: hooks, context: context, startedAt: startedAt)
+      stream.hooked = HookedCall(hooks: hooks, context: context, startedAt: self.readAt)
       if let refusal {
         stream.end = .refused
         return stream.refuse(refusal, httpStatus: nil)
@@ -207,7 +207,8 @@ extension HTTP2Connection {
     self.headerBlock.add(.userAgent)
     if let deadline = stream.deadline {
       let left = (deadline - .now()).nanoseconds
-      self.headerBlock.add("grpc-timeout", GRPCTimeout.format(nanoseconds: left))
+      self.headerBlock.add(
+        "grpc-timeout", GRPCTimeout.format(nanoseconds: left), isIndexed: false)
     }
     if start.previousAttempts > 0 {
       self.headerBlock.add("grpc-previous-rpc-attempts", String(start.previousAttempts))

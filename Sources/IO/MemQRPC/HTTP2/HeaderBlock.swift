@@ -57,7 +57,7 @@ struct HeaderBlock {
   private enum Field {
     case fixed(nghttp2_nv)
     /// Positions in `bytes`.
-    case own(name: Range<Int>, value: Range<Int>)
+    case own(name: Range<Int>, value: Range<Int>, flags: UInt8)
   }
 
   private var bytes: [UInt8] = []
@@ -74,17 +74,20 @@ struct HeaderBlock {
     self.fields.append(.fixed(header.nv))
   }
 
-  mutating func add(_ name: StaticString, _ value: String) {
+  /// - Parameter isIndexed: false for values that hardly ever come again: they would only push others out of both sides' tables.
+  mutating func add(_ name: StaticString, _ value: String, isIndexed: Bool = true) {
     let nameStart = self.bytes.count
     name.withUTF8Buffer { self.bytes.append(contentsOf: $0) }
-    self.addValue(value, nameStart)
+    self.addValue(
+      value, nameStart, flags: isIndexed ? 0 : UInt8(NGHTTP2_NV_FLAG_NO_INDEX.rawValue))
   }
 
-  private mutating func addValue(_ value: String, _ nameStart: Int) {
+  private mutating func addValue(_ value: String, _ nameStart: Int, flags: UInt8 = 0) {
     let valueStart = self.bytes.count
     self.bytes.append(contentsOf: value.utf8)
     self.fields.append(
-      .own(name: nameStart..<valueStart, value: valueStart..<self.bytes.count))
+      .own(
+        name: nameStart..<valueStart, value: valueStart..<self.bytes.count, flags: flags))
   }
 
   mutating func add(_ metadata: RPCMetadata) {
@@ -135,12 +138,12 @@ struct HeaderBlock {
       for field in self.fields {
         switch field {
         case .fixed(let nv): self.list.append(nv)
-        case .own(let name, let value):
+        case .own(let name, let value, let flags):
           let base = bytes.baseAddress!
           self.list.append(
             nghttp2_nv(
               name: base + name.lowerBound, value: base + value.lowerBound, namelen: name.count,
-              valuelen: value.count, flags: 0))
+              valuelen: value.count, flags: flags))
         }
       }
       return self.list.withUnsafeBufferPointer { body($0.baseAddress!, $0.count) }

@@ -137,7 +137,7 @@ extension RPCMetadata {
     _ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>
   ) -> Bool {
     let text = String(decoding: name, as: UTF8.self)
-    guard text.hasSuffix("-bin") else {
+    guard name.count >= 4, UnsafeBufferPointer(rebasing: name.suffix(4)).matches("-bin") else {
       self.appendReceived(text, .text(String(decoding: value, as: UTF8.self)))
       return true
     }
