@@ -82,6 +82,10 @@ final class RawPeer: Sendable {
     try? await self.channel.close().get()
   }
 
+  func resume() async {
+    try? await self.channel.setOption(.autoRead, value: true).get()
+  }
+
   /// Reads nothing from here on.
   func pause() async {
     try? await self.channel.setOption(.autoRead, value: false).get()

@@ -27,6 +27,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     case open
     /// No new calls; closes when the open ones have ended.
     case draining
+    /// Server: all calls have ended and all was said; what was written is on its way, what still comes is dropped.
+    case lingering
     case closed
   }
 
@@ -325,7 +327,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
     self.driver.readBegan()
     self.bytesReadSinceTick = true
     self.readAt = .now()
-    if self.phase == .rejecting { return }
+    if self.phase == .rejecting || self.phase == .lingering { return }
     if self.phase == .opening {
       self.early.writeBuffer(&bytes)
       guard self.understandPreface(context) else { return }
@@ -667,13 +669,37 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func closeIfDrained() {
     guard let session = self.session, !self.isInSession else { return }
     if nghttp2_session_want_read(session) == 0 && nghttp2_session_want_write(session) == 0 {
-      self.close("the connection was shut down")
+      if self.phase == .draining && self.finalGoAwaySent {
+        self.linger()
+      } else if self.phase != .lingering {
+        self.close("the connection was shut down")
+      }
     } else if self.phase == .draining && !self.isServer && self.openStreams == 0 {
       self.close("the server is shutting down")
     }
   }
 
   // MARK: Draining
+
+  /// For a peer that does not close its side, once everything has left.
+  private static let lingerMax: TimeAmount = .seconds(10)
+
+  /// nghttp2 has handed everything over, but the channel may still hold megabytes of it. Closing now would drop them; and closing while
+  /// the peer still sends would make the kernel drop what it holds. So: write it all, say that nothing follows, and wait for the peer.
+  private func linger() {
+    guard let context = self.context else { return }
+    self.phase = .lingering
+    let written = context.eventLoop.makePromise(of: Void.self)
+    context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()), promise: written)
+    let timers = self.timers
+    written.futureResult.whenComplete { _ in
+      guard let connection = timers.connection, let context = connection.context else { return }
+      context.close(mode: .output, promise: nil)
+      context.eventLoop.scheduleTask(in: Self.lingerMax) {
+        timers.connection?.close("the connection was shut down")
+      }
+    }
+  }
 
   /// The bytes of the drain's PING: answers to those of keepalive say nothing of the notice.
   private static let drainPing = Array("memqgoes".utf8)
@@ -688,7 +714,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   /// have ended, or at `deadline`.
   func drain(deadline: NIODeadline) {
     guard let context = self.context, self.phase != .closed else { return }
-    guard self.session != nil, self.phase == .open || self.phase == .draining else {
+    let hasCalls = self.phase == .open || self.phase == .draining
+    guard self.session != nil, hasCalls || self.phase == .lingering else {
       return self.close("the server is shutting down")
     }
     if deadline < self.drainDeadline {

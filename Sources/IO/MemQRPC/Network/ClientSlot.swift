@@ -30,6 +30,9 @@ final class ClientSlot: @unchecked Sendable {
   /// Calls not yet attached, in order of arrival.
   private var pending: [NetStream] = []
   private var failedAttempts = 0
+  /// When the server's settings came, and how many connections in a row ended soon after that.
+  private var settledAt: NIODeadline?
+  private var shortLives = 0
   /// Doubled whenever a server says that we ask too often whether it lives.
   private(set) var keepaliveFactor = 1
   /// Connections that still end their calls: the ready one, and those that got a GOAWAY.
@@ -111,7 +114,12 @@ final class ClientSlot: @unchecked Sendable {
   /// After a loss. Not at once: a server may close each connection as it comes.
   private func reconnect() {
     guard self.configuration.keepsConnected else { return }
-    self.driver.loop.scheduleTask(in: self.backoff()) { self.prepare() }
+    // A server that greets each connection and ends it soon gets fewer and fewer; calls still connect when they come.
+    let stood = self.settledAt.map { NIODeadline.now() - $0 } ?? .zero
+    let isShort = stood < self.configuration.backoffMax.timeAmount
+    self.shortLives = isShort ? self.shortLives + 1 : 0
+    let wait = self.backoff(after: max(self.failedAttempts, self.shortLives))
+    self.driver.loop.scheduleTask(in: wait) { self.prepare() }
   }
 
   private func connect() {
@@ -202,7 +210,10 @@ final class ClientSlot: @unchecked Sendable {
     }
     // Strong, and gone with the connection's end: weak references would make every retain of a call slow.
     connection.onClose = { self.lost($0) }
-    connection.onSettings = { self.failedAttempts = 0 }
+    connection.onSettings = {
+      self.failedAttempts = 0
+      self.settledAt = .now()
+    }
     connection.onGoAway = { self.retire($0) }
     self.connections[ObjectIdentifier(connection)] = connection
     self.state = .ready(connection)
@@ -223,7 +234,7 @@ final class ClientSlot: @unchecked Sendable {
     var status = status
     status.isUnsent = true
     self.state = .waiting(status)
-    let wait = self.backoff()
+    let wait = self.backoff(after: self.failedAttempts)
     self.profile.logger.debug(
       "Connect failed",
       metadata: [
@@ -248,12 +259,12 @@ final class ClientSlot: @unchecked Sendable {
     }
   }
 
-  private func backoff() -> TimeAmount {
+  private func backoff(after attempts: Int) -> TimeAmount {
     let initial = Double(self.configuration.backoffInitial.nanosecondsClamped)
     let longest = Double(self.configuration.backoffMax.nanosecondsClamped)
     var wait = initial
-    for _ in 1..<max(2, self.failedAttempts) where wait < longest { wait *= 1.6 }
-    if self.failedAttempts <= 1 { wait = initial }
+    for _ in 1..<max(2, attempts) where wait < longest { wait *= 1.6 }
+    if attempts <= 1 { wait = initial }
     return .nanoseconds(Int64(min(wait, longest) * Double.random(in: 0.8...1.2)))
   }
 
