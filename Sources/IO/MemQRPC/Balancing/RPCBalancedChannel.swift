@@ -300,6 +300,8 @@ public final class RPCBalancedChannel: RPCChannel {
 final class ReadyWaiters: Sendable {
   private struct State {
     var calls: [RetryingCall] = []
+    /// Calls that have waited and are not over, those among them that are just asking.
+    var accepted = 0
     var isProbing = false
   }
 
@@ -317,9 +319,14 @@ final class ReadyWaiters: Sendable {
   var count: Int { self.state.withLock { $0.calls.count } }
 
   /// False: too many wait already.
-  func add(_ call: RetryingCall) -> Bool {
+  ///
+  /// - Parameter isNew: it has not waited before. Each of those says ``left()`` at its end.
+  func add(_ call: RetryingCall, isNew: Bool) -> Bool {
     let (isIn, probes): (Bool, Bool) = self.state.withLock { state in
-      guard state.calls.count < self.max else { return (false, false) }
+      if isNew {
+        guard state.accepted < self.max else { return (false, false) }
+        state.accepted += 1
+      }
       state.calls.append(call)
       defer { state.isProbing = true }
       return (true, !state.isProbing)
@@ -328,7 +335,12 @@ final class ReadyWaiters: Sendable {
     return isIn
   }
 
-  /// Its call is over.
+  /// A call that waited is over.
+  func left() {
+    self.state.withLock { $0.accepted -= 1 }
+  }
+
+  /// It does not wait any more.
   func remove(_ call: RetryingCall) {
     self.state.withLock { $0.calls.removeAll { $0 === call } }
   }

@@ -20,6 +20,7 @@ final class RetryingCall: CallCore, @unchecked Sendable {
   private var moves: Int
   /// Over several servers: where the call waits as long as none can be reached; nil: it does not.
   private let waiters: ReadyWaiters?
+  private var hasWaited = false
 
   private init(
     _ method: RPCMethod, _ options: RPCCallOptions, _ policy: RPCRetryPolicy, _ request: RPCMessage,
@@ -128,11 +129,12 @@ final class RetryingCall: CallCore, @unchecked Sendable {
     }
     guard let waiters = self.waiters else { return false }
     self.attempt = nil
-    guard waiters.add(self) else {
+    guard waiters.add(self, isNew: !self.hasWaited) else {
       self.finish(
         RPCStatus(.resourceExhausted, "too many calls wait for a server already"), RPCMetadata())
       return true
     }
+    self.hasWaited = true
     if let deadline = self.plan.deadline {
       self.waiting = self.driver.loop.scheduleTask(deadline: deadline) {
         guard !self.isOver else { return }
@@ -156,6 +158,7 @@ final class RetryingCall: CallCore, @unchecked Sendable {
     self.isOver = true
     self.attempt = nil
     self.waiting = nil
+    if self.hasWaited { self.waiters?.left() }
     self.handler.take()?.ended(status, trailers: trailers)
   }
 
