@@ -124,6 +124,31 @@ import Testing
     }
   }
 
+  /// That it is for the address the connection leads to is not enough: who asks for a name wants that name.
+  @Test(arguments: [
+    ("DNS:localhost,IP:127.0.0.1", "other.example", "localhost, 127.0.0.1"),
+    ("DNS:*.memq.example", "memq.example", "*.memq.example"),
+    ("DNS:*.memq.example", "a.b.memq.example", "*.memq.example"),
+    ("DNS:*.memq.example", "a.memq.example", nil),
+    ("DNS:MEMQ.example", "memq.EXAMPLE.", nil),
+  ])
+  func `a name that was asked for must be in the certificate`(
+    _ names: String, _ asked: String, _ shown: String?
+  ) async throws {
+    let tls = try self.serverTLS(self.certificates.make("for-\(asked)", names: names))
+    try await self.withServer(tls) { server in
+      let status = try await self.firstCall(
+        to: server, self.clientTLS(serverName: asked))
+      if let shown {
+        #expect(
+          status.message
+            == "the certificate of \(server.localAddress) is for \(shown), not for \(asked)")
+      } else {
+        #expect(status.isOK)
+      }
+    }
+  }
+
   @Test func `a handler learns who its client is`() async throws {
     let pair = try self.certificates.make(
       "client", commonName: "node 7",

@@ -174,7 +174,7 @@ final class ClientSlot: @unchecked Sendable {
     let named = self.configuration.authority.flatMap { try? RPCAddress($0) }
     let name = tls.serverName ?? (named ?? address).tlsHost
     let handshake = ClientHandshake(
-      target: self.target, name: name ?? address.host, tls: tls,
+      target: self.target, name: name ?? address.host, isHostName: name != nil, tls: tls,
       timeout: self.configuration.prefaceTimeout.timeAmount
     ) { problem in
       guard let problem else { return self.connected(channel) }

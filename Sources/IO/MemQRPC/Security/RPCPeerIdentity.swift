@@ -108,6 +108,25 @@ extension NIOSSLCertificate {
     return all.count > 8 ? "\(shown) and \(all.count - 8) more" : shown
   }
 
+  /// Whether it is for a host of that name: one of its DNS names is it, or stands for it with a star as the whole first label (RFC 9525).
+  /// Neither its addresses nor its common name count.
+  func isFor(host name: String) -> Bool {
+    let wanted = Self.labels(name)
+    return self.alternativeNames.dns.contains { dnsName in
+      let labels = Self.labels(dnsName)
+      guard labels.count == wanted.count else { return false }
+      if labels == wanted { return true }
+      return labels.count >= 3 && labels[0] == "*" && labels.dropFirst() == wanted.dropFirst()
+    }
+  }
+
+  /// Without the dot that a complete name may end in.
+  private static func labels(_ name: String) -> [Substring] {
+    var labels = name.lowercased().split(separator: ".", omittingEmptySubsequences: false)
+    if labels.count > 1, labels.last == "" { labels.removeLast() }
+    return labels
+  }
+
   /// `CN=name` or what else the issuer is called.
   var issuerText: String {
     let issuer = self.issuerName

@@ -8,6 +8,11 @@ import NIOSSL
 ///
 /// BoringSSL tells reasons as names in the text of its errors; which certificate was refused, and why, follows from the certificate.
 enum TLSFailure {
+  /// What the server showed is not for `name`.
+  static func wrongName(target: String, name: String, certificate: NIOSSLCertificate?) -> String {
+    "the certificate of \(target) is for \(certificate?.namesText ?? "others"), not for \(name)"
+  }
+
   /// Our side is a client.
   ///
   /// - Parameters:
@@ -20,8 +25,7 @@ enum TLSFailure {
   ) -> String {
     let text = String(describing: error)
     if let error = error as? NIOSSLExtraError, error == .failedToValidateHostname {
-      return "the certificate of \(target) is for \(certificate?.namesText ?? "others"), "
-        + "not for \(name)"
+      return self.wrongName(target: target, name: name, certificate: certificate)
     }
     if text.contains("CERTIFICATE_VERIFY_FAILED") {
       return "the certificate of \(target) " + self.distrust(certificate, purpose: .server)

@@ -61,18 +61,24 @@ final class ClientHandshake: ChannelInboundHandler {
 
   private let target: String
   private let name: String
+  private let isHostName: Bool
   private let tls: RPCTLS
   private let timeout: TimeAmount
   private var onEnd: ((String?) -> Void)?
   private var timer: Scheduled<Void>?
 
-  /// - Parameter onEnd: called once, with why it failed, or nil.
+  /// - Parameters:
+  ///   - name: what the server is to show a certificate for.
+  ///   - isHostName: and not an address. NIOSSL takes a certificate for the address the connection leads to as well, and the common name of
+  ///     one without other names; who asks for a name wants that name.
+  ///   - onEnd: called once, with why it failed, or nil.
   init(
-    target: String, name: String, tls: RPCTLS, timeout: TimeAmount,
+    target: String, name: String, isHostName: Bool, tls: RPCTLS, timeout: TimeAmount,
     onEnd: @escaping (String?) -> Void
   ) {
     self.target = target
     self.name = name
+    self.isHostName = isHostName
     self.tls = tls
     self.timeout = timeout
     self.onEnd = onEnd
@@ -90,7 +96,11 @@ final class ClientHandshake: ChannelInboundHandler {
     guard let event = event as? TLSUserEvent,
       case .handshakeCompleted(let negotiated) = event
     else { return context.fireUserInboundEventTriggered(event) }
-    if negotiated == TLSMaterial.applicationProtocol {
+    let certificate = try? context.pipeline.syncOperations.nioSSL_peerCertificate()
+    if self.isHostName, certificate?.isFor(host: self.name) != true {
+      self.end(
+        TLSFailure.wrongName(target: self.target, name: self.name, certificate: certificate))
+    } else if negotiated == TLSMaterial.applicationProtocol {
       self.end(nil)
     } else {
       self.end("\(self.target) speaks TLS, but not HTTP/2: it does not agree to ALPN h2")
