@@ -105,13 +105,14 @@ import Testing
     while channel.connectedCount != count { await Task.yield() }
   }
 
-  @Test func `each server gets its turn`() async throws {
-    let servers = try await self.servers(3)
+  @Test(arguments: [2, 3, 4]) func `each server gets its turn`(count: Int) async throws {
+    let servers = try await self.servers(count)
     let channel = self.channel(servers.map(\.localAddress))
-    await self.connected(channel, 3)
+    await self.connected(channel, count)
     var counts: [String: Int] = [:]
-    for _ in 0..<30 { counts[try await self.ask(channel), default: 0] += 1 }
-    #expect(counts == ["0": 10, "1": 10, "2": 10])
+    for _ in 0..<(10 * count) { counts[try await self.ask(channel), default: 0] += 1 }
+    #expect(counts.count == count)
+    #expect(counts.values.allSatisfy { $0 == 10 })
     await channel.close(deadline: .seconds(1))
     for server in servers { await server.shutdown(deadline: .seconds(1)) }
   }

@@ -266,6 +266,30 @@ import Testing
 
   // MARK: Floods
 
+  /// HAProxy does so: a WINDOW_UPDATE for the stream and one for the connection behind every DATA frame.
+  @Test func `a proxy may return the credit of each small response at once`() {
+    var budget = ControlFrameBudget()
+    for _ in 0..<50_000 {
+      budget.sent(30)
+      let isBorne = budget.spend() && budget.spend()
+      #expect(isBorne)
+    }
+  }
+
+  @Test func `pings at the very interval are no strikes, and strikes wear off`() {
+    var (police, limits) = (PingPolice(), RPCConnectionLimits())
+    limits.pingIntervalMin = .seconds(10)
+    limits.pingStrikesMax = 2
+    var now = NIODeadline.uptimeNanoseconds(1)
+    for _ in 0..<100 {
+      for wait in [TimeAmount.seconds(10), .seconds(9), .seconds(1)] {
+        now = now + wait
+        let isBorne = police.received(at: now, hasCalls: true, limits)
+        #expect(isBorne)
+      }
+    }
+  }
+
   @Test(arguments: [
     RawPeer.frame(8, [0, 0, 0, 1]), RawPeer.frame(2, stream: 1, [0, 0, 0, 0, 15]),
   ])

@@ -238,13 +238,15 @@ public final class RPCBalancedChannel: RPCChannel {
     make: (RPCClientCall) -> any RPCClientHandler
   ) -> RPCClientCall {
     let options = options.inheriting()
-    let (picked, count, failing) = self.pick(options.affinity)
-    if failing { self.resolveSoon() }
     if !options.isAttempt, let request, request.byteCount <= RPCLimits.retriedRequestBytesMax {
+      // Its attempts come back here and pick: picking now would skip every other member.
+      let moves = self.state.withLock { $0.members.count }
       return RetryingCall.start(
         method, options, options.retry ?? .never, request, on: self, driver: self.lease.driver,
-        budget: self.retryBudget, moves: count, waiters: self.waiters, make: make)
+        budget: self.retryBudget, moves: moves, waiters: self.waiters, make: make)
     }
+    let (picked, failing) = self.pick(options.affinity)
+    if failing { self.resolveSoon() }
     if let picked {
       return picked.channel.start(method, options, request: request, make: make)
     }
@@ -256,7 +258,7 @@ public final class RPCBalancedChannel: RPCChannel {
     return FailedCall.start(status, on: self.lease.driver, make: make)
   }
 
-  private func pick(_ affinity: UInt64?) -> (Member?, count: Int, failing: Bool) {
+  private func pick(_ affinity: UInt64?) -> (Member?, failing: Bool) {
     self.state.withLock { state in
       let members = state.members
       var failing = false
@@ -268,7 +270,7 @@ public final class RPCBalancedChannel: RPCChannel {
           if health == .failing { failing = true }
           return health
         }
-      return (place.map { members[$0] }, members.count, failing)
+      return (place.map { members[$0] }, failing)
     }
   }
 

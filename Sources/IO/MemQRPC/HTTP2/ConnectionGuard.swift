@@ -12,10 +12,13 @@ struct PingPolice {
     at now: NIODeadline, hasCalls: Bool, _ limits: RPCConnectionLimits
   ) -> Bool {
     let interval = hasCalls ? limits.pingIntervalMin : limits.pingIdleIntervalMin
-    if let last = self.last, now - last < interval.timeAmount {
+    // A fifth of slack: who pings at the very interval is not to be struck for a loop that was late or early.
+    let least = TimeAmount.nanoseconds(interval.timeAmount.nanoseconds / 5 * 4)
+    if let last = self.last, now - last < least {
       self.strikes += 1
       return self.strikes <= limits.pingStrikesMax
     }
+    self.strikes = max(0, self.strikes - 1)
     self.last = now
     return true
   }
@@ -45,9 +48,10 @@ struct ControlFrameBudget {
     self.left = min(Self.max, self.left + Self.perStream)
   }
 
-  /// Credit for each KiB is the least a sensible peer returns.
+  /// A DATA frame of ours, however small: some peers return its credit at once, for its stream and for the connection (HAProxy does);
+  /// and credit for each KiB is the least a sensible peer returns.
   mutating func sent(_ bytes: Int) {
-    self.left = min(Self.max, self.left + 1 + bytes / 1024)
+    self.left = min(Self.max, self.left + 4 + bytes / 1024)
   }
 }
 

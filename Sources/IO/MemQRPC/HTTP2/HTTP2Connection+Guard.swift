@@ -25,9 +25,10 @@ extension HTTP2Connection {
       (self.keepaliveIsIdle ? settings.keepaliveIdleInterval : nil) ?? settings.keepaliveInterval
     self.keepaliveGeneration &+= 1
     let generation = self.keepaliveGeneration
-    self.schedule(at: .after(wait ?? interval * self.keepaliveFactor)) { connection in
-      if connection.keepaliveGeneration == generation { connection.tick() }
-    }
+    self.schedule(
+      at: .after(wait ?? interval * self.keepaliveFactor),
+      while: { $0.keepaliveGeneration == generation }
+    ) { $0.tick() }
   }
 
   private func tick() {
@@ -99,6 +100,7 @@ extension HTTP2Connection {
     if self.owedFrame != self.frames.completed {
       self.owedFrame = self.frames.completed
       self.owedSince = self.readAt
+      self.owedIsLate = false
     }
     guard !self.owedIsWatched else { return }
     self.owedIsWatched = true
@@ -108,9 +110,20 @@ extension HTTP2Connection {
 
   private func owedFrameIsDue() {
     self.owedIsWatched = false
-    guard self.frames.isOwed, self.owedFrame == self.frames.completed else { return }
+    guard self.phase == .open || self.phase == .draining, self.frames.isOwed,
+      self.owedFrame == self.frames.completed
+    else { return }
     let due = self.owedSince + self.profile.limits.frameTimeout.timeAmount
-    if due <= .now() { self.expel("frame_timeout") } else { self.watchOwedFrame() }
+    if due > .now() {
+      self.watchOwedFrame()
+    } else if self.owedIsLate {
+      self.expel("frame_timeout")
+    } else {
+      // After a stall of ours timers run before sockets are read: the rest may be there already.
+      self.owedIsLate = true
+      self.owedIsWatched = true
+      self.schedule(at: .now() + .seconds(1)) { $0.owedFrameIsDue() }
+    }
   }
 
   // MARK: Age
@@ -138,18 +151,29 @@ extension HTTP2Connection {
       let now = NIODeadline.now()
       let due = (connection.openStreams > 0 ? now : connection.idleSince) + max.timeAmount
       if due > now { return connection.lookForIdleness(at: due) }
-      connection.drain(deadline: .after(connection.profile.settings.keepaliveTimeout))
+      // A call may begin while the notice is on its way: it gets the time of any other.
+      let profile = connection.profile
+      let grace = connection.isServer ? profile.limits.ageGrace : profile.settings.keepaliveTimeout
+      connection.drain(deadline: .after(grace))
     }
   }
 
   /// The timer of a connection that ended stays with its loop until it is due: so none is set for more than a minute at a time.
+  ///
+  /// - Parameter isCurrent: asked each time; false ends it.
   private func schedule(
-    at deadline: NIODeadline, _ body: @escaping @Sendable (HTTP2Connection) -> Void
+    at deadline: NIODeadline,
+    while isCurrent: @escaping @Sendable (HTTP2Connection) -> Bool = { _ in true },
+    _ body: @escaping @Sendable (HTTP2Connection) -> Void
   ) {
     let next = min(deadline, .now() + .seconds(60))
     self.context?.eventLoop.scheduleTask(deadline: next) { [timers] in
-      guard let connection = timers.connection else { return }
-      if next < deadline { connection.schedule(at: deadline, body) } else { body(connection) }
+      guard let connection = timers.connection, isCurrent(connection) else { return }
+      if next < deadline {
+        connection.schedule(at: deadline, while: isCurrent, body)
+      } else {
+        body(connection)
+      }
     }
   }
 }

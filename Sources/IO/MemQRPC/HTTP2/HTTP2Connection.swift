@@ -72,6 +72,8 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   var owedFrame = -1
   var owedSince = NIODeadline.distantPast
   var owedIsWatched = false
+  /// Its time is over, and it was looked at once since.
+  var owedIsLate = false
   @exclusivity(unchecked) var pings = PingPolice()
   @exclusivity(unchecked) var controlFrames = ControlFrameBudget()
 
@@ -673,7 +675,7 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func closeIfDrained() {
     guard let session = self.session, !self.isInSession else { return }
     if nghttp2_session_want_read(session) == 0 && nghttp2_session_want_write(session) == 0 {
-      if self.phase == .draining && self.finalGoAwaySent {
+      if self.phase == .draining && self.isServer {
         self.linger()
       } else if self.phase != .lingering {
         self.close("the connection was shut down")
@@ -693,6 +695,13 @@ final class HTTP2Connection: ChannelInboundHandler, TurnEnd, @unchecked Sendable
   private func linger() {
     guard let context = self.context else { return }
     self.phase = .lingering
+    if self.drainTimer == nil {
+      // The peer said goodbye first: it is given time to read, and not for ever.
+      let grace = self.profile.limits.ageGrace.timeAmount
+      self.drainTimer = context.eventLoop.scheduleTask(in: grace) { [timers] in
+        timers.connection?.close("the connection was shut down")
+      }
+    }
     let written = context.eventLoop.makePromise(of: Void.self)
     context.writeAndFlush(self.wrapOutboundOut(ByteBuffer()), promise: written)
     let timers = self.timers

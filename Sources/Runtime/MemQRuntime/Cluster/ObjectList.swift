@@ -12,12 +12,15 @@ public enum ObjectList {
   public static func page(
     _ group: Int32, after: Int64, _ metadata: any RPCChannel
   ) async throws(MemQError) -> (objects: [ObjectRef], hasMore: Bool) {
+    // Readers share what comes: the deadline of whoever asked first must not end it for all.
+    var options = RPCCallOptions(timeout: .seconds(10))
+    options.inherits = false
     let response = try await metadata.call(
       MetadataMethods.listObjects,
       .with {
         $0.groupID = group
         $0.afterSequence = after
-      }, timeout: .seconds(10))
+      }, options)
     var objects: [ObjectRef] = []
     for record in response.objects {
       objects.append(

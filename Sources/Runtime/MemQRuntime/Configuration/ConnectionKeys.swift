@@ -7,14 +7,15 @@ extension CommonKeys {
   public static let connections: [ConfigurationKey] = [
     ConfigurationKey(
       "connection.age.max", .duration,
-      "A connection this old, ± 10 %, takes no new calls; clients make another and so find new servers and certificates. By default there is no limit."
+      "A connection this old, ± 10 %, takes no new calls; clients make another and so find new servers and certificates. 0s, and by default: no limit."
     ),
     ConfigurationKey(
       "connection.age.grace", .duration, default: "5m",
       "What still runs so long after that on an old connection is cut off."),
     ConfigurationKey(
       "connection.idle.max", .duration, default: "30m",
-      "A connection without a call for so long is closed; clients make another when they need one."),
+      "A connection without a call for so long is closed; clients make another when they need one. 0s: never."
+    ),
     ConfigurationKey(
       "socket.mode", .choice(["0600", "0660", "0666"]), default: "0600",
       "Mode of the socket's file when listen is unix:/path: who may connect."),
@@ -31,9 +32,14 @@ extension RPCServer.Configuration {
     self.init()
     self.tls = tls
     self.observer = metrics
-    self.limits.ageMax = configuration.optionalDuration("connection.age.max")
+    self.limits.ageMax = Self.limit(configuration.optionalDuration("connection.age.max"))
     self.limits.ageGrace = configuration.duration("connection.age.grace")
-    self.limits.idleMax = configuration.duration("connection.idle.max")
+    self.limits.idleMax = Self.limit(configuration.duration("connection.idle.max"))
     if let mode = UInt16(configuration.text("socket.mode"), radix: 8) { self.socketFileMode = mode }
+  }
+
+  /// Zero is no limit.
+  private static func limit(_ duration: Duration?) -> Duration? {
+    duration == .zero ? nil : duration
   }
 }

@@ -40,9 +40,9 @@ struct ScanCalls: Sendable {
   }
 
   private func bytes(_ request: Hot<Memq_V1_ScanBytesRequest>) async -> Answer {
-    await self.ask { channel throws(MemQError) in
-      try await channel.callHot(
-        ScannerMethods.scanBytes, request, RPCCallOptions(timeout: self.bytesTimeout))
+    let options = Self.options(self.bytesTimeout)
+    return await self.ask { channel throws(MemQError) in
+      try await channel.callHot(ScannerMethods.scanBytes, request, options)
     }
   }
 
@@ -56,9 +56,17 @@ struct ScanCalls: Sendable {
 
   /// Judges a body in the object store.
   func body(_ request: Memq_V1_ScanBodyRequest) async -> Answer {
-    await self.ask { channel throws(MemQError) in
-      try await channel.call(ScannerMethods.scanBody, request, timeout: self.bodyTimeout)
+    let options = Self.options(self.bodyTimeout)
+    return await self.ask { channel throws(MemQError) in
+      try await channel.call(ScannerMethods.scanBody, request, options)
     }
+  }
+
+  /// A scan that ran out of time is a judgement, and it stays: only our own time may make it, never a caller's who is in a hurry.
+  private static func options(_ timeout: Duration) -> RPCCallOptions {
+    var options = RPCCallOptions(timeout: timeout)
+    options.inherits = false
+    return options
   }
 
   private func ask(

@@ -63,10 +63,13 @@ actor LeaseKeeper {
   /// Asks metadata now. Callers at the same time share one request.
   func renewNow() async -> Outcome<Void> {
     if let renewal = self.renewal { return await renewal.value }
-    let task = Task {
-      let result = await Outcome { () async throws(MemQError) in try await self.renew() }
-      self.renewal = nil
-      return result
+    // Shared: the deadline of the call that asked first is not that of the others.
+    let task = RPCScope.beyondCall {
+      Task {
+        let result = await Outcome { () async throws(MemQError) in try await self.renew() }
+        self.renewal = nil
+        return result
+      }
     }
     self.renewal = task
     return await task.value
