@@ -45,7 +45,8 @@ enum MemQ {
       let metrics = RPCMetrics()
       configuration.observer = metrics
       router.intercept(metrics.serverInterceptor)
-      router.intercept(.bearer { $0 == self.token ? RPCPrincipal(name: "bench") : nil })
+      let known = RPCPrincipal(name: "bench")
+      router.intercept(.bearer { $0 == self.token ? known : nil })
     }
     let server = try await RPCServer.start(
       router: router, on: "127.0.0.1:0", group: group, configuration: configuration,
