@@ -194,6 +194,10 @@ def test_handles_are_shared_by_threads(live, shared_server, topic):
     live("threads", shared_server.address, topic("--partitions", 4), 20_000)
 
 
+def test_a_flush_waits_for_its_records_while_others_are_sent(live, shared_server, topic):
+    live("flushes", shared_server.address, topic("--partitions", "2"))
+
+
 def test_files_of_all_sizes(live, shared_server, topic):
     live("files", shared_server.address, topic(), 5_000_001)
 

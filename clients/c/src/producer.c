@@ -107,8 +107,6 @@ struct memq_producer {
   uint64_t next_id;
   uint64_t next_request;
   int32_t sticky;
-  /* Open batches up to this number leave at once. */
-  uint64_t flush_below;
   bool is_closing;
   /* Of the end of the stream. */
   int64_t end_by;
@@ -483,14 +481,14 @@ static memq_code flush_all(memq_producer *producer, int64_t deadline, memq_error
   if (mq_cond_init(&waiting.done) != 0) return mq_fail_memory(error);
   pthread_mutex_lock(&producer->lock);
   waiting.last_id = producer->next_id - 1;
-  for (const struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
-    if (lane->open != NULL) waiting.records += lane->open->count;
+  for (struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
+    /* So that what is sent from now on goes into batches that do not count. */
+    if (lane->open != NULL) close_batch(producer, lane);
     for (const struct batch *batch = lane->first; batch != NULL; batch = batch->next) waiting.records += batch->count;
   }
   for (const struct batch *batch = producer->done_first; batch != NULL; batch = batch->next) waiting.records += batch->count;
   bool is_done = true;
   if (waiting.records > 0) {
-    producer->flush_below = producer->next_id;
     waiting.next = producer->flushes;
     producer->flushes = &waiting;
     mq_waker_signal(&producer->waker);
@@ -564,8 +562,8 @@ static bool open_stream(memq_producer *producer, int64_t now) {
 }
 
 static bool is_ready(const memq_producer *producer, const struct batch *open, int64_t now) {
-  return open->records.length >= producer->options.batch_bytes || open->count >= BATCH_RECORDS_MAX || open->id < producer->flush_below ||
-         producer->is_closing || mq_after_ms(open->created_at, producer->options.linger_ms) <= now;
+  return open->records.length >= producer->options.batch_bytes || open->count >= BATCH_RECORDS_MAX || producer->is_closing ||
+         mq_after_ms(open->created_at, producer->options.linger_ms) <= now;
 }
 
 /* Sends what a lane may send. When to look again, by time alone. */
@@ -1032,6 +1030,11 @@ memq_code memq_producer_close(memq_producer *producer, int64_t timeout_ms, memq_
   pthread_mutex_unlock(&producer->lock);
   mq_waker_signal(&producer->waker);
   pthread_join(producer->thread, NULL);
+  /* Of records that another thread sent while the flush waited. */
+  if (code == MEMQ_OK && producer->unheard != NULL) {
+    error = *producer->unheard;
+    code = error.code;
+  }
   if (code == MEMQ_OK && producer->options.acks == MEMQ_ACKS_NONE && producer->end != NULL) {
     error = *producer->end;
     code = error.code;
