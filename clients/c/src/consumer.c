@@ -285,8 +285,10 @@ static memq_code heartbeat(memq_consumer *consumer, memq_error *error) {
   request.group = consumer->group;
   request.member_id = consumer->member_id;
   request.group_epoch = consumer->group_epoch;
+  /* Time for another server before the session is over. */
+  int64_t timeout_ms = mq_min(HEARTBEAT_TIMEOUT_MS, consumer->options.session_timeout_ms / 3);
   return group_call(consumer, "/memq.v1.IngestService/HeartbeatGroup", &request.base, &memq__v1__heartbeat_group_response__descriptor,
-                    mq_after_ms(mq_now(), HEARTBEAT_TIMEOUT_MS), MQ_RETRY_NEVER, &consumer->stop, error);
+                    mq_after_ms(mq_now(), timeout_ms), MQ_RETRY_NEVER, &consumer->stop, error);
 }
 
 static void *run_group(void *argument) {
@@ -328,8 +330,9 @@ static mq_msg *fetch_request(memq_consumer *consumer) {
   Memq__V1__FetchPosition **pointers = calloc(count, sizeof(*pointers));
   mq_msg *message = NULL;
   if (wire != NULL && pointers != NULL) {
-    /* The server fills the answer in this order: each partition comes first in its turn. */
-    consumer->first_position = (consumer->first_position + 1) % consumer->count;
+    /* The server fills the answer in this order: each partition comes first in its turn. Where not all fit, those left out come next, and soon. */
+    size_t windows = (consumer->count + POSITIONS_MAX - 1) / POSITIONS_MAX;
+    consumer->first_position = (consumer->first_position + (windows > 1 ? POSITIONS_MAX : 1)) % consumer->count;
     for (size_t i = 0; i < count; i++) {
       const position *from = &consumer->positions[(consumer->first_position + i) % consumer->count];
       memq__v1__fetch_position__init(&wire[i]);
@@ -342,7 +345,7 @@ static mq_msg *fetch_request(memq_consumer *consumer) {
     request.positions = pointers;
     request.max_bytes = (int32_t)consumer->options.fetch_bytes_max;
     request.min_bytes = 1;
-    request.wait_max_ms = (int32_t)consumer->options.fetch_wait_ms;
+    request.wait_max_ms = (int32_t)(consumer->options.fetch_wait_ms / (int64_t)windows);
     request.format = MEMQ__V1__FETCH_FORMAT__FETCH_FORMAT_RECORDS;
     message = mq_msg_pack(&request.base);
   }

@@ -419,6 +419,49 @@ static void a_dead_server_is_passed_over(void) {
   peer_stop(&peer);
 }
 
+static int listen_silently(char *servers, size_t size) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+  socklen_t at_size = sizeof(at);
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&at, at_size) == 0 && listen(fd, 64) == 0);
+  CHECK(getsockname(fd, (struct sockaddr *)&at, &at_size) == 0);
+  size_t length = strlen(servers);
+  snprintf(servers + length, size - length, "%s127.0.0.1:%d", length > 0 ? "," : "", ntohs(at.sin_port));
+  return fd;
+}
+
+static void silent_servers_take_no_longer_than_the_timeout(void) {
+  char servers[300] = "";
+  int listeners[3];
+  for (size_t i = 0; i < 3; i++) listeners[i] = listen_silently(servers, sizeof(servers));
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = servers;
+  options.connect_timeout_ms = 200;
+  memq_client *client;
+  FAILS(MEMQ_ERROR_DEADLINE_EXCEEDED, memq_client_open(&options, &client, &error));
+  for (size_t i = 0; i < 3; i++) close(listeners[i]);
+}
+
+static void a_call_turns_from_a_hung_server_to_the_next(void) {
+  fake_server hung = {.manner = NEVER_ANSWERS}, good = {.manner = ANSWERS, .answer = answer, .answer_size = answer_size};
+  peer_start(&hung);
+  peer_start(&good);
+  char servers[300];
+  snprintf(servers, sizeof(servers), "%s,%s", hung.address, good.address);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = servers;
+  memq_client *client;
+  int32_t count = 0;
+  WORKS(memq_client_open(&options, &client, &error));
+  WORKS(memq_topic_partitions(client, "topic", 3000, &count, &error));
+  CHECK(count == 3 && hung.calls == 1 && good.calls == 1);
+  memq_client_close(client);
+  peer_stop(&hung);
+  peer_stop(&good);
+}
+
 static void every_allocation_may_fail(void) {
   fake_server peer = {.manner = ANSWERS, .answer = answer, .answer_size = answer_size};
   peer_start(&peer);
@@ -535,6 +578,8 @@ int main(void) {
   a_dead_server_is_passed_over();
   a_server_may_be_at_a_path();
   a_server_of_another_protocol_is_told();
+  silent_servers_take_no_longer_than_the_timeout();
+  a_call_turns_from_a_hung_server_to_the_next();
   every_allocation_may_fail();
   threads_share_a_client();
   puts("unit tests passed");
