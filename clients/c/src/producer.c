@@ -115,12 +115,14 @@ struct memq_producer {
   memq_error *unheard;
   /* Nothing will succeed any more. */
   memq_error *failure;
-  /* How the stream ended at the close. */
+  /* How a stream ended first of all: at the close, with MEMQ_ACKS_NONE at any time. */
   memq_error *end;
   struct lane *active;
   struct batch *done_first, *done_last;
   /* The thread's own. */
   mq_call *call;
+  /* Its server is about to go: nothing more is sent, and another stream follows when every answer is there. */
+  bool is_leaving;
   int server;
   int64_t reconnect_at;
   mq_backoff backoff;
@@ -270,13 +272,15 @@ static struct batch *first_waiting(struct lane *lane) {
 }
 
 static bool may_send(const memq_producer *producer, const struct lane *lane, int64_t now) {
-  if (lane->sent_count >= producer->in_flight_max || lane->needs_epoch) return false;
+  if (lane->sent_count >= producer->in_flight_max || lane->needs_epoch || producer->is_leaving) return false;
   if (lane->is_rewinding && lane->sent_count > 0) return false;
   return lane->retry_at <= now;
 }
 
 /* A batch of the lane must go again: everything waits for the answers that are missing. */
 static void rewind_lane(struct lane *lane, int64_t now) {
+  /* What was in flight with the first one that failed is no further failure. */
+  if (lane->is_rewinding) return;
   lane->is_rewinding = true;
   lane->retry_at = now + mq_backoff_step(&lane->backoff);
 }
@@ -586,7 +590,7 @@ static int64_t pump_lane(memq_producer *producer, struct lane *lane, int64_t now
       complete(producer, batch, -1, NULL);
     }
   }
-  return lane->sent_count == 0 && !lane->needs_epoch && (lane->first != NULL || lane->open != NULL) ? lane->retry_at : MQ_NEVER;
+  return lane->sent_count == 0 && !lane->needs_epoch && !producer->is_leaving && (lane->first != NULL || lane->open != NULL) ? lane->retry_at : MQ_NEVER;
 }
 
 /* An answer's batch. */
@@ -639,6 +643,10 @@ static void refused(memq_producer *producer, struct lane *lane, struct batch *ba
       return;
     default: break;
   }
+  if (error->code == MEMQ_ERROR_SHUTTING_DOWN && !producer->is_leaving) {
+    producer->is_leaving = true;
+    mq_client_failed(producer->client, producer->server);
+  }
   if (error->is_retriable) {
     unsend(lane, batch);
     memq_error_free(batch->failure);
@@ -689,7 +697,9 @@ static bool is_final(const memq_error *error) {
 static void stream_lost(memq_producer *producer, const memq_error *error, int64_t now) {
   mq_call_free(producer->call);
   producer->call = NULL;
-  if (producer->is_closing && producer->end == NULL && error->code != MEMQ_OK) producer->end = keep(error);
+  producer->is_leaving = false;
+  if ((producer->is_closing || producer->options.acks == MEMQ_ACKS_NONE) && producer->end == NULL && error->code != MEMQ_OK)
+    producer->end = keep(error);
   bool final = is_final(error);
   for (struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
     for (struct batch *batch = lane->first, *next; batch != NULL; batch = next) {
@@ -731,6 +741,18 @@ static void hear(memq_producer *producer, int64_t now) {
     answered(producer, message, now);
     free(message);
   }
+}
+
+/* Gives up a stream whose server is about to go, once every answer is there. */
+static void leave(memq_producer *producer, int64_t now) {
+  if (!producer->is_leaving) return;
+  for (const struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
+    if (lane->sent_count > 0) return;
+  }
+  mq_call_free(producer->call);
+  producer->call = NULL;
+  producer->is_leaving = false;
+  producer->reconnect_at = now + mq_backoff_step(&producer->backoff);
 }
 
 /* A new epoch for the lanes that want one. Gives up the lock meanwhile. */
@@ -876,6 +898,7 @@ static void *run(void *argument) {
       expire(producer, now);
       tick_at = now + TICK_MS * MQ_MS;
     }
+    leave(producer, now);
     if (producer->is_closing && producer->active != NULL) {
       memq_error error;
       mq_fail(&error, MEMQ_ERROR_CANCELLED, NULL, "the producer was closed");
