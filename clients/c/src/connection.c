@@ -54,6 +54,8 @@ struct mq_call {
   bool is_ended;
   bool is_cancelled;
   bool is_half_closed;
+  /* The end of what is sent was handed to the session. */
+  bool sent_end;
   /* The session waits for bytes. */
   bool is_deferred;
   bool was_refused;
@@ -387,7 +389,7 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
   if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0) return 0;
   judge(call);
   /* The server needs nothing more of us. */
-  if (!call->is_half_closed || call->out_first != NULL) {
+  if (!call->sent_end) {
     reset_call(call);
   } else {
     end_call(call);
@@ -455,6 +457,7 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream, uint8_t *buff
   if (!had_room && call->out_bytes < CALL_OUT_BYTES) tell(call);
   if (call->out_first == NULL && call->is_half_closed) {
     *flags |= NGHTTP2_DATA_FLAG_EOF;
+    call->sent_end = true;
   } else if (count == 0) {
     call->is_deferred = true;
     return NGHTTP2_ERR_DEFERRED;

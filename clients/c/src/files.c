@@ -20,6 +20,8 @@ enum {
   ATTRIBUTES_MAX = 64,
   /* A server tells of the publication, or that it was not in time, by itself; so much later it counts as silent. */
   PUBLISH_GRACE_MS = 30000,
+  /* After the publication the server ends the stream; past this it is reset. */
+  END_GRACE_MS = 1000,
 };
 
 struct memq_file_info {
@@ -313,6 +315,15 @@ static memq_code put_end(struct put *put, int64_t until, memq_error *error) {
   return MEMQ_OK;
 }
 
+/* The file is published: lets the server end the stream, so that it need not be reset. */
+static void put_settle(struct put *put) {
+  int64_t until = mq_min(mq_after_ms(mq_now(), END_GRACE_MS), put->transfer.deadline);
+  memq_error error;
+  mq_msg *message;
+  mq_call_half_close(put->transfer.call);
+  while (mq_call_wait(put->transfer.call, &put->transfer.waker, until, &message, &error) == MQ_NEXT_MESSAGE) free(message);
+}
+
 /* Hears what is there, and waits until there is room to send. `is_over`: the server has said its last word. */
 static memq_code put_room(struct put *put, bool *is_over, memq_error *error) {
   int64_t until = stall_at(&put->transfer);
@@ -429,6 +440,7 @@ static memq_code run_put(struct put *put, memq_file_info **info, memq_error *err
   while (code == MEMQ_OK) {
     int64_t durable = put->durable;
     code = put_stream(put, error);
+    if (code == MEMQ_OK) put_settle(put);
     mq_call_free(transfer->call);
     transfer->call = NULL;
     if (code == MEMQ_OK || !goes_on(transfer, put_may_heal(error), put->durable > durable, error)) break;
