@@ -717,7 +717,7 @@ static void *run(void *argument) {
   const mq_interrupt interrupt = {.fd = connection->wake_fd, .is_over = is_stopped, .argument = connection};
   memq_error *error = &connection->error;
   bool is_up = mq_transport_open(&connection->transport, &settings->address, settings->tls, settings->tls_method, settings->tls_server_name,
-                                 mq_after_ms(mq_now(), settings->connect_timeout_ms), &interrupt, error) == MEMQ_OK;
+                                 settings->connect_timeout_ms, &interrupt, error) == MEMQ_OK;
   if (is_up) {
     pthread_mutex_lock(&connection->lock);
     connection->in = malloc(READ_BYTES);

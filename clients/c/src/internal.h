@@ -186,8 +186,9 @@ typedef struct mq_interrupt {
   void *argument;
 } mq_interrupt;
 
+/* The timeout begins when the address is known. */
 memq_code mq_transport_open(mq_transport *transport, const mq_address *address, SSL_CTX *tls, BIO_METHOD *method, const char *server_name,
-                            int64_t deadline, const mq_interrupt *interrupt, memq_error *error);
+                            int64_t timeout_ms, const mq_interrupt *interrupt, memq_error *error);
 /* Bytes; 0: later; -1: `error`. The end of the peer's bytes is an error, too. */
 ssize_t mq_transport_read(mq_transport *transport, void *buffer, size_t size, memq_error *error);
 ssize_t mq_transport_write(mq_transport *transport, const void *bytes, size_t size, memq_error *error);

@@ -590,7 +590,9 @@ static int64_t pump_lane(memq_producer *producer, struct lane *lane, int64_t now
       complete(producer, batch, -1, NULL);
     }
   }
-  return lane->sent_count == 0 && !lane->needs_epoch && !producer->is_leaving && (lane->first != NULL || lane->open != NULL) ? lane->retry_at : MQ_NEVER;
+  /* What else holds it up ends with an answer. */
+  if (lane->sent_count > 0 || lane->needs_epoch || producer->is_leaving) return MQ_NEVER;
+  return lane->first != NULL || lane->open != NULL ? lane->retry_at : MQ_NEVER;
 }
 
 /* An answer's batch. */

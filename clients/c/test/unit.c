@@ -6,6 +6,8 @@
 #include "memq/v1/metadata.pb-c.h"
 #include "peer.h"
 
+#include <sys/stat.h>
+
 static char text[4096];
 
 /* --- encodings */
@@ -430,6 +432,31 @@ static int listen_silently(char *servers, size_t size) {
   return fd;
 }
 
+static void files_are_checked_before_they_are_put(void) {
+  char folder[] = "/tmp/memq-unit-XXXXXX", path[100];
+  CHECK(mkdtemp(folder) != NULL);
+  snprintf(path, sizeof(path), "%s/pipe", folder);
+  CHECK(mkfifo(path, 0600) == 0);
+  fake_server peer;
+  memq_client *client;
+  memq_file_options options;
+  peer_open(&peer, ANSWERS, &client);
+  FAILS(MEMQ_ERROR_LOCAL_FILE, memq_file_put(client, "topic", "name", path, NULL, NULL, &error));
+  int64_t *const times[] = {&options.timeout_ms, &options.resume_timeout_ms, &options.stall_timeout_ms, &options.publish_timeout_ms};
+  for (size_t i = 0; i < 4; i++) {
+    for (int sign = -1; sign <= 1; sign += 2) {
+      memq_file_options_init(&options);
+      *times[i] = sign < 0 ? -1 : INT64_MAX;
+      FAILS(MEMQ_ERROR_CONFIGURATION_INVALID, memq_file_get(client, "topic", "name", "/tmp/never-there", &options, NULL, &error));
+    }
+  }
+  CHECK(peer.calls == 0);
+  memq_client_close(client);
+  peer_stop(&peer);
+  unlink(path);
+  rmdir(folder);
+}
+
 static void silent_servers_take_no_longer_than_the_timeout(void) {
   char servers[300] = "";
   int listeners[3];
@@ -578,6 +605,7 @@ int main(void) {
   a_dead_server_is_passed_over();
   a_server_may_be_at_a_path();
   a_server_of_another_protocol_is_told();
+  files_are_checked_before_they_are_put();
   silent_servers_take_no_longer_than_the_timeout();
   a_call_turns_from_a_hung_server_to_the_next();
   every_allocation_may_fail();
