@@ -30,7 +30,8 @@ enum {
   /* A server answers at its deadline; past it by so much the stream is dead. */
   SILENCE_MS = 5000,
   CLOSE_MS = 10000,
-  INIT_TIMEOUT_MS = 10000,
+  /* Nothing is sent meanwhile. */
+  INIT_TIMEOUT_MS = 2000,
 };
 
 typedef struct record_end {
@@ -895,7 +896,9 @@ static void *run(void *argument) {
     int64_t now = mq_now();
     hear(producer, now);
     renew(producer, now);
+    /* That may have taken long: what has come meanwhile is no silence. */
     now = mq_now();
+    hear(producer, now);
     if (now >= tick_at) {
       expire(producer, now);
       tick_at = now + TICK_MS * MQ_MS;
