@@ -19,6 +19,9 @@ enum {
   SHARE_MS_MIN = 1000,
 };
 
+/* Servers end connections that ask for signs of life more often. */
+int64_t mq_keepalive_ms_min = 10000;
+
 typedef struct server_place {
   mq_connection_settings settings;
   mq_connection *connections[MQ_LANE_COUNT];
@@ -99,8 +102,10 @@ void memq_client_close(memq_client *client) {
 static memq_code check_options(const memq_client_options *options, memq_error *error) {
   if (options->servers == NULL || options->servers[0] == 0)
     return mq_fail(error, MEMQ_ERROR_INVALID_ARGUMENT, "servers", "a client needs a server's address");
-  if (options->connect_timeout_ms < 0 || options->request_timeout_ms <= 0 || options->keepalive_ms <= 0)
+  if (options->connect_timeout_ms < 0 || options->request_timeout_ms <= 0)
     return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, "timeouts", "must be positive");
+  if (options->keepalive_ms != 0 && options->keepalive_ms < mq_keepalive_ms_min)
+    return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, "keepalive_ms", "must be 0 or at least %lld", (long long)mq_keepalive_ms_min);
   if (options->message_bytes_max < 1 << 20 || options->message_bytes_max > UINT32_MAX)
     return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, "message_bytes_max", "must be from 1 MiB to 4 GiB");
   return MEMQ_OK;

@@ -635,7 +635,7 @@ static int receive(mq_connection *connection) {
 
 /* How long may be waited for the socket, ms; -1: for ever; -2: the connection is broken. Asks for a sign of life where it is time. */
 static int patience(mq_connection *connection) {
-  if (connection->calls == NULL) return -1;
+  if (connection->calls == NULL || connection->settings->keepalive_ms == 0) return -1;
   int64_t now = mq_now();
   int64_t at;
   if (connection->pinged_at != 0) {

@@ -240,6 +240,9 @@ void mq_call_free(mq_call *call);
 /* Kinds of traffic, each with a connection of its own so that none waits behind another's bytes. */
 typedef enum mq_lane { MQ_LANE_CONTROL, MQ_LANE_PRODUCE, MQ_LANE_FETCH, MQ_LANE_BODIES, MQ_LANE_COUNT } mq_lane;
 
+/* The least `keepalive_ms` but 0; a test lowers it. */
+extern int64_t mq_keepalive_ms_min;
+
 void mq_client_retain(memq_client *client);
 void mq_client_release(memq_client *client);
 int64_t mq_client_request_timeout_ms(const memq_client *client);
