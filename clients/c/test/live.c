@@ -641,7 +641,7 @@ static void *send_on(void *producer) {
 }
 
 static void flushes(const char *servers, const char *topic) {
-  enum { ROUNDS = 30 };
+  enum { ROUNDS = 200 };
   memq_client *client = open_client(servers);
   memq_producer *producer;
   expected told[ROUNDS];
