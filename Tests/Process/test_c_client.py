@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import pytest
@@ -25,7 +26,7 @@ VALGRIND = [
 
 def make(folder, *arguments, sanitize=""):
     done = subprocess.run(
-        ["make", "-C", SOURCE, "-j2", f"BUILD={folder}", f"SANITIZE={sanitize}", *arguments],
+        ["make", "-C", SOURCE, "-j2", f"BUILD={folder}", f"SANITIZE={sanitize}", "WERROR=1", *arguments],
         capture_output=True, text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -100,6 +101,15 @@ def test_the_library_is_versioned_linked_and_exports_only_its_own_names(prefix):
     exported = {line.split()[-1].split("@")[0] for line in names.stdout.splitlines()} - {"MEMQ_0"}
     documented = set(re.findall(r"MEMQ_API[^;]*?\b(memq_\w+)\(", (prefix / "include/memq.h").read_text()))
     assert exported == documented
+
+
+@pytest.mark.parametrize("name", ["PREFIX", "DESTDIR"])
+def test_folders_with_spaces_are_refused(build, name, tmp_path):
+    done = subprocess.run(
+        ["make", "-C", SOURCE, f"BUILD={build}", f"{name}={tmp_path}/a b", "install"], capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "must not have spaces" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_library_s_codes_are_the_protocol_s(prefix):
@@ -194,6 +204,10 @@ def test_handles_are_shared_by_threads(live, shared_server, topic):
     live("threads", shared_server.address, topic("--partitions", 4), 20_000)
 
 
+def test_a_flush_waits_for_its_records_while_others_are_sent(live, shared_server, topic):
+    live("flushes", shared_server.address, topic("--partitions", "2"))
+
+
 def test_files_of_all_sizes(live, shared_server, topic):
     live("files", shared_server.address, topic(), 5_000_001)
 
@@ -209,6 +223,12 @@ def test_dead_servers_are_passed_over(prefix, shared_server, topic):
         assert (done.returncode, done.stdout) == (0, b"one\ntwo\n")
 
 
+def is_stopped(number):
+    """Every thread of it, which a signal does not reach at once."""
+    states = [path.read_text().rsplit(")", 1)[1].split()[0] for path in Path(f"/proc/{number}/task").glob("*/stat")]
+    return bool(states) and set(states) <= {"T"}
+
+
 def test_deadlines_hold_against_a_server_that_never_answers(live, build, topic, shared_server, folder):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -222,6 +242,7 @@ def test_deadlines_hold_against_a_server_that_never_answers(live, build, topic, 
         ) as process:
             assert process.stdout.readline() == b"stop\n"
             server.process.send_signal(signal.SIGSTOP)
+            wait_until("the server stops", lambda: is_stopped(server.process.pid))
             _, said = process.communicate(b"\n", timeout=60)
             assert process.returncode == 0, said.decode()
 

@@ -285,7 +285,7 @@ typedef struct memq_client_options {
   int64_t request_timeout_ms;
   /**
    * With calls open and nothing heard for so long the server is asked for a sign of life; without one for so long again, at most 10 s, the
-   * connection counts as broken. Default: 30,000.
+   * connection counts as broken. 0: never; 10,000 at least otherwise, for servers end connections that ask more often. Default: 30,000.
    */
   int64_t keepalive_ms;
   /** The largest message that is taken from a server. Default: 64 MiB. */

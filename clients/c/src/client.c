@@ -13,7 +13,14 @@ enum {
   ADDRESSES_MAX = 100,
   /* Of one attempt. */
   CONNECT_ATTEMPT_MS = 5000,
+  /* Of the only attempt at an address. */
+  ONCE_ATTEMPT_MS = 1000,
+  /* Where there is another server to turn to, a call that may be repeated leaves time for it, but has so much itself. */
+  SHARE_MS_MIN = 1000,
 };
+
+/* Servers end connections that ask for signs of life more often. */
+int64_t mq_keepalive_ms_min = 10000;
 
 typedef struct server_place {
   mq_connection_settings settings;
@@ -95,8 +102,10 @@ void memq_client_close(memq_client *client) {
 static memq_code check_options(const memq_client_options *options, memq_error *error) {
   if (options->servers == NULL || options->servers[0] == 0)
     return mq_fail(error, MEMQ_ERROR_INVALID_ARGUMENT, "servers", "a client needs a server's address");
-  if (options->connect_timeout_ms < 0 || options->request_timeout_ms <= 0 || options->keepalive_ms <= 0)
+  if (options->connect_timeout_ms < 0 || options->request_timeout_ms <= 0)
     return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, "timeouts", "must be positive");
+  if (options->keepalive_ms != 0 && options->keepalive_ms < mq_keepalive_ms_min)
+    return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, "keepalive_ms", "must be 0 or at least %lld", (long long)mq_keepalive_ms_min);
   if (options->message_bytes_max < 1 << 20 || options->message_bytes_max > UINT32_MAX)
     return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, "message_bytes_max", "must be from 1 MiB to 4 GiB");
   return MEMQ_OK;
@@ -277,7 +286,12 @@ static memq_code repeat(memq_client *client, mq_lane lane, const char *path, con
   for (int count = 0;; count++) {
     int server;
     mq_msg *answer;
-    if (attempt(client, lane, path, request, deadline, waker, stop, &answer, &server, error) == MEMQ_OK) {
+    int64_t end = deadline;
+    if (retry == MQ_RETRY_UNTIL_DEADLINE && client->place_count > 1) {
+      int64_t begin = mq_now();
+      end = mq_min(deadline, begin + mq_max((deadline - begin) / 2, SHARE_MS_MIN * MQ_MS));
+    }
+    if (attempt(client, lane, path, request, end, waker, stop, &answer, &server, error) == MEMQ_OK) {
       ProtobufCMessage *unpacked = protobuf_c_message_unpack(response_type, NULL, answer->size, answer->data);
       free(answer);
       if (unpacked == NULL) return mq_fail(error, MEMQ_ERROR_CORRUPT_MESSAGE, path, "the server's answer cannot be read");
@@ -358,17 +372,18 @@ static memq_code reach(memq_client *client, int64_t timeout_ms, mq_waker *waker,
   mq_backoff backoff = {0};
   int refused_count = 0;
   memq_error cause = {0};
-  /* One that takes connections and says nothing leaves time for the others. */
-  int64_t attempt_ms = mq_max(mq_min(timeout_ms / client->place_count, CONNECT_ATTEMPT_MS), 1000);
+  /* One that takes connections and says nothing leaves time for the others. Without a timeout each address is asked once. */
+  bool is_timed = timeout_ms > 0;
+  int64_t attempt_ms = is_timed ? mq_max(mq_min(timeout_ms / client->place_count, CONNECT_ATTEMPT_MS), 1) : ONCE_ATTEMPT_MS;
   for (int count = 1;; count++) {
     int server;
     mq_msg *answer;
-    int64_t now = mq_now();
-    int64_t end = mq_after_ms(now, count <= client->place_count ? attempt_ms : mq_min(attempt_ms, (deadline - now) / MQ_MS + 1));
+    int64_t end = mq_after_ms(mq_now(), attempt_ms);
+    if (is_timed) end = mq_min(end, deadline);
     memq_code code = attempt(client, MQ_LANE_CONTROL, "/grpc.health.v1.Health/Check", NULL, end, waker, NULL, &answer, &server, error);
     bool is_serving = code == MEMQ_OK && says_serving(answer);
     free(answer);
-    bool is_over = mq_now() >= deadline && count >= client->place_count;
+    bool is_over = is_timed ? mq_now() >= deadline : count >= client->place_count;
     if (code == MEMQ_OK && (is_serving || is_over)) return MEMQ_OK;
     if (code != MEMQ_OK) {
       mq_client_name_error(client, server, error);

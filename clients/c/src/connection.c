@@ -54,6 +54,8 @@ struct mq_call {
   bool is_ended;
   bool is_cancelled;
   bool is_half_closed;
+  /* The end of what is sent was handed to the session. */
+  bool sent_end;
   /* The session waits for bytes. */
   bool is_deferred;
   bool was_refused;
@@ -387,7 +389,7 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
   if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0) return 0;
   judge(call);
   /* The server needs nothing more of us. */
-  if (!call->is_half_closed || call->out_first != NULL) {
+  if (!call->sent_end) {
     reset_call(call);
   } else {
     end_call(call);
@@ -455,6 +457,7 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream, uint8_t *buff
   if (!had_room && call->out_bytes < CALL_OUT_BYTES) tell(call);
   if (call->out_first == NULL && call->is_half_closed) {
     *flags |= NGHTTP2_DATA_FLAG_EOF;
+    call->sent_end = true;
   } else if (count == 0) {
     call->is_deferred = true;
     return NGHTTP2_ERR_DEFERRED;
@@ -632,7 +635,7 @@ static int receive(mq_connection *connection) {
 
 /* How long may be waited for the socket, ms; -1: for ever; -2: the connection is broken. Asks for a sign of life where it is time. */
 static int patience(mq_connection *connection) {
-  if (connection->calls == NULL) return -1;
+  if (connection->calls == NULL || connection->settings->keepalive_ms == 0) return -1;
   int64_t now = mq_now();
   int64_t at;
   if (connection->pinged_at != 0) {
@@ -714,7 +717,7 @@ static void *run(void *argument) {
   const mq_interrupt interrupt = {.fd = connection->wake_fd, .is_over = is_stopped, .argument = connection};
   memq_error *error = &connection->error;
   bool is_up = mq_transport_open(&connection->transport, &settings->address, settings->tls, settings->tls_method, settings->tls_server_name,
-                                 mq_after_ms(mq_now(), settings->connect_timeout_ms), &interrupt, error) == MEMQ_OK;
+                                 settings->connect_timeout_ms, &interrupt, error) == MEMQ_OK;
   if (is_up) {
     pthread_mutex_lock(&connection->lock);
     connection->in = malloc(READ_BYTES);

@@ -18,6 +18,8 @@ enum {
   POSITIONS_MAX = 1000,
   /* A fetch that says nothing for so long beyond its wait is dead. */
   SILENCE_MS = 30000,
+  /* An answer that cannot be read so often is not the memory's fault. */
+  UNREADABLE_MAX = 3,
   HEARTBEAT_TIMEOUT_MS = 10000,
   HEARTBEAT_INTERVAL_MAX_MS = 5000,
   LEAVE_TIMEOUT_MS = 5000,
@@ -66,6 +68,10 @@ struct memq_consumer {
   mq_call *call;
   int server;
   uint64_t call_generation;
+  /* When the fetch began, or brought its last message to a poll. */
+  int64_t heard_at;
+  /* Messages in a row that could not be read. */
+  int unreadable_count;
   size_t first_position;
   int64_t failing_since;
   int64_t retry_at;
@@ -279,8 +285,10 @@ static memq_code heartbeat(memq_consumer *consumer, memq_error *error) {
   request.group = consumer->group;
   request.member_id = consumer->member_id;
   request.group_epoch = consumer->group_epoch;
+  /* Time for another server before the session is over. */
+  int64_t timeout_ms = mq_min(HEARTBEAT_TIMEOUT_MS, consumer->options.session_timeout_ms / 3);
   return group_call(consumer, "/memq.v1.IngestService/HeartbeatGroup", &request.base, &memq__v1__heartbeat_group_response__descriptor,
-                    mq_after_ms(mq_now(), HEARTBEAT_TIMEOUT_MS), MQ_RETRY_NEVER, &consumer->stop, error);
+                    mq_after_ms(mq_now(), timeout_ms), MQ_RETRY_NEVER, &consumer->stop, error);
 }
 
 static void *run_group(void *argument) {
@@ -322,8 +330,9 @@ static mq_msg *fetch_request(memq_consumer *consumer) {
   Memq__V1__FetchPosition **pointers = calloc(count, sizeof(*pointers));
   mq_msg *message = NULL;
   if (wire != NULL && pointers != NULL) {
-    /* The server fills the answer in this order: each partition comes first in its turn. */
-    consumer->first_position = (consumer->first_position + 1) % consumer->count;
+    /* The server fills the answer in this order: each partition comes first in its turn. Where not all fit, those left out come next, and soon. */
+    size_t windows = (consumer->count + POSITIONS_MAX - 1) / POSITIONS_MAX;
+    consumer->first_position = (consumer->first_position + (windows > 1 ? POSITIONS_MAX : 1)) % consumer->count;
     for (size_t i = 0; i < count; i++) {
       const position *from = &consumer->positions[(consumer->first_position + i) % consumer->count];
       memq__v1__fetch_position__init(&wire[i]);
@@ -336,13 +345,18 @@ static mq_msg *fetch_request(memq_consumer *consumer) {
     request.positions = pointers;
     request.max_bytes = (int32_t)consumer->options.fetch_bytes_max;
     request.min_bytes = 1;
-    request.wait_max_ms = (int32_t)consumer->options.fetch_wait_ms;
+    request.wait_max_ms = (int32_t)(consumer->options.fetch_wait_ms / (int64_t)windows);
     request.format = MEMQ__V1__FETCH_FORMAT__FETCH_FORMAT_RECORDS;
     message = mq_msg_pack(&request.base);
   }
   free(wire);
   free(pointers);
   return message;
+}
+
+static void end_fetch(memq_consumer *consumer) {
+  mq_call_free(consumer->call);
+  consumer->call = NULL;
 }
 
 /* A fetch failed: to be tried again, or for good. */
@@ -381,9 +395,12 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
   Memq__V1__FetchResponse *response = memq__v1__fetch_response__unpack(NULL, message->size, message->data);
   if (response == NULL) {
     mq_fail(error, MEMQ_ERROR_CORRUPT_MESSAGE, consumer->topic, "the server's answer to a fetch cannot be read");
-    fail_for_good(consumer, error);
-    return error->code;
+    /* There may only have been no memory for it. */
+    error->is_retriable = ++consumer->unreadable_count < UNREADABLE_MAX;
+    end_fetch(consumer);
+    return fetch_failed(consumer, error);
   }
+  consumer->unreadable_count = 0;
   memq_code code = MEMQ_OK;
   position *at = find(consumer, response->partition);
   if (at != NULL && response->error != NULL) {
@@ -398,6 +415,8 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
       response->next_offset = next;
       memq_batch *made = batch_make(response, at->offset);
       if (made == NULL) {
+        /* What the stream brings next lies behind this gap. */
+        end_fetch(consumer);
         code = mq_fail_memory(error);
         next = at->offset;
       } else if (made->count > 0) {
@@ -422,6 +441,7 @@ static void begin_fetch(memq_consumer *consumer, memq_error *error) {
     return;
   }
   consumer->call_generation = consumer->generation;
+  consumer->heard_at = mq_now();
   consumer->call =
       mq_client_call(consumer->client, MQ_LANE_FETCH, "/memq.v1.IngestService/Fetch", MQ_NEVER, &consumer->waker, &consumer->server, error);
   if (consumer->call == NULL) {
@@ -432,14 +452,8 @@ static void begin_fetch(memq_consumer *consumer, memq_error *error) {
   mq_call_half_close(consumer->call);
 }
 
-static void end_fetch(memq_consumer *consumer) {
-  mq_call_free(consumer->call);
-  consumer->call = NULL;
-}
-
 /* Under the lock, which it gives up only to wait. */
 static memq_code poll_locked(memq_consumer *consumer, int64_t deadline, memq_batch **batch, memq_error *error) {
-  int64_t heard_at = mq_now();
   while (true) {
     if (consumer->failure != NULL) {
       *error = *consumer->failure;
@@ -456,7 +470,6 @@ static memq_code poll_locked(memq_consumer *consumer, int64_t deadline, memq_bat
     } else {
       if (consumer->call == NULL) {
         begin_fetch(consumer, error);
-        heard_at = now;
         if (consumer->call == NULL) {
           if (error->code == MEMQ_ERROR_OUT_OF_MEMORY) return error->code;
           if (fetch_failed(consumer, error) != MEMQ_OK) return error->code;
@@ -466,7 +479,7 @@ static memq_code poll_locked(memq_consumer *consumer, int64_t deadline, memq_bat
       mq_msg *message;
       mq_next next = mq_call_next(consumer->call, &message, error);
       if (next == MQ_NEXT_MESSAGE) {
-        heard_at = now;
+        consumer->heard_at = now;
         memq_code code = take(consumer, message, batch, error);
         free(message);
         if (code != MEMQ_OK || *batch != NULL) return code;
@@ -477,7 +490,7 @@ static memq_code poll_locked(memq_consumer *consumer, int64_t deadline, memq_bat
         if (error->code != MEMQ_OK && fetch_failed(consumer, error) != MEMQ_OK) return error->code;
         continue;
       }
-      int64_t silent_at = mq_after_ms(heard_at, consumer->options.fetch_wait_ms + SILENCE_MS);
+      int64_t silent_at = mq_after_ms(consumer->heard_at, consumer->options.fetch_wait_ms + SILENCE_MS);
       if (now >= silent_at) {
         end_fetch(consumer);
         mq_fail(error, MEMQ_ERROR_DEADLINE_EXCEEDED, NULL, "the server did not answer a fetch");

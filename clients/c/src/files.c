@@ -13,6 +13,8 @@
 
 #include "memq/v1/file.pb-c.h"
 
+#define TIME_MS_MAX (INT64_C(1) << 40)
+
 enum {
   /* Half the largest chunk: two are on their way while a third is read. */
   CHUNK_BYTES = 512 << 10,
@@ -20,6 +22,8 @@ enum {
   ATTRIBUTES_MAX = 64,
   /* A server tells of the publication, or that it was not in time, by itself; so much later it counts as silent. */
   PUBLISH_GRACE_MS = 30000,
+  /* After the publication the server ends the stream; past this it is reset. */
+  END_GRACE_MS = 1000,
 };
 
 struct memq_file_info {
@@ -142,6 +146,20 @@ struct transfer {
 };
 
 static memq_code transfer_begin(struct transfer *transfer, memq_error *error) {
+  const memq_file_options *options = transfer->options;
+  const struct {
+    int64_t ms, least;
+    const char *name;
+  } times[] = {
+      {options->timeout_ms, 0, "timeout_ms"},
+      {options->resume_timeout_ms, 0, "resume_timeout_ms"},
+      {options->stall_timeout_ms, 1, "stall_timeout_ms"},
+      {options->publish_timeout_ms, 0, "publish_timeout_ms"},
+  };
+  for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+    if (times[i].ms < times[i].least || times[i].ms > TIME_MS_MAX)
+      return mq_fail(error, MEMQ_ERROR_CONFIGURATION_INVALID, times[i].name, "must be %s", times[i].least > 0 ? "positive" : "not negative");
+  }
   transfer->moved_at = mq_now();
   transfer->deadline = transfer->options->timeout_ms > 0 ? mq_after_ms(transfer->moved_at, transfer->options->timeout_ms) : MQ_NEVER;
   if (transfer->topic == NULL || transfer->name == NULL)
@@ -313,6 +331,15 @@ static memq_code put_end(struct put *put, int64_t until, memq_error *error) {
   return MEMQ_OK;
 }
 
+/* The file is published: lets the server end the stream, so that it need not be reset. */
+static void put_settle(struct put *put) {
+  int64_t until = mq_min(mq_after_ms(mq_now(), END_GRACE_MS), put->transfer.deadline);
+  memq_error error;
+  mq_msg *message;
+  mq_call_half_close(put->transfer.call);
+  while (mq_call_wait(put->transfer.call, &put->transfer.waker, until, &message, &error) == MQ_NEXT_MESSAGE) free(message);
+}
+
 /* Hears what is there, and waits until there is room to send. `is_over`: the server has said its last word. */
 static memq_code put_room(struct put *put, bool *is_over, memq_error *error) {
   int64_t until = stall_at(&put->transfer);
@@ -429,6 +456,7 @@ static memq_code run_put(struct put *put, memq_file_info **info, memq_error *err
   while (code == MEMQ_OK) {
     int64_t durable = put->durable;
     code = put_stream(put, error);
+    if (code == MEMQ_OK) put_settle(put);
     mq_call_free(transfer->call);
     transfer->call = NULL;
     if (code == MEMQ_OK || !goes_on(transfer, put_may_heal(error), put->durable > durable, error)) break;
@@ -470,7 +498,8 @@ memq_code memq_file_put(memq_client *client, const char *topic, const char *name
   MQ_OPTIONS(memq_file_options, options, given);
   struct stat status;
   memq_code code = MEMQ_OK;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  /* A pipe must not hold up the open. */
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0 || fstat(fd, &status) != 0) {
     code = mq_fail(&error, MEMQ_ERROR_LOCAL_FILE, path, "cannot be read: %s", strerror(errno));
   } else if (!S_ISREG(status.st_mode)) {
@@ -672,6 +701,8 @@ memq_code memq_file_get(memq_client *client, const char *topic, const char *name
     struct get get = {.transfer = {.client = client, .topic = topic, .name = name, .options = &options}, .write = write_file, .write_user = &target};
     code = run_get(&get, &made, &error);
     if (target.number != 0) code = mq_fail(&error, MEMQ_ERROR_LOCAL_FILE, path, "cannot be written: %s", strerror(target.number));
+    if (code == MEMQ_OK && fsync(target.fd) != 0)
+      code = mq_fail(&error, MEMQ_ERROR_LOCAL_FILE, path, "cannot be written: %s", strerror(errno));
     if (close(target.fd) != 0 && code == MEMQ_OK) code = mq_fail(&error, MEMQ_ERROR_LOCAL_FILE, path, "cannot be written: %s", strerror(errno));
     if (code == MEMQ_OK && rename(temporary, path) != 0)
       code = mq_fail(&error, MEMQ_ERROR_LOCAL_FILE, path, "cannot take its place: %s", strerror(errno));

@@ -186,8 +186,9 @@ typedef struct mq_interrupt {
   void *argument;
 } mq_interrupt;
 
+/* The timeout begins when the address is known. */
 memq_code mq_transport_open(mq_transport *transport, const mq_address *address, SSL_CTX *tls, BIO_METHOD *method, const char *server_name,
-                            int64_t deadline, const mq_interrupt *interrupt, memq_error *error);
+                            int64_t timeout_ms, const mq_interrupt *interrupt, memq_error *error);
 /* Bytes; 0: later; -1: `error`. The end of the peer's bytes is an error, too. */
 ssize_t mq_transport_read(mq_transport *transport, void *buffer, size_t size, memq_error *error);
 ssize_t mq_transport_write(mq_transport *transport, const void *bytes, size_t size, memq_error *error);
@@ -238,6 +239,9 @@ void mq_call_free(mq_call *call);
 
 /* Kinds of traffic, each with a connection of its own so that none waits behind another's bytes. */
 typedef enum mq_lane { MQ_LANE_CONTROL, MQ_LANE_PRODUCE, MQ_LANE_FETCH, MQ_LANE_BODIES, MQ_LANE_COUNT } mq_lane;
+
+/* The least `keepalive_ms` but 0; a test lowers it. */
+extern int64_t mq_keepalive_ms_min;
 
 void mq_client_retain(memq_client *client);
 void mq_client_release(memq_client *client);

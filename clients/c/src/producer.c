@@ -30,7 +30,8 @@ enum {
   /* A server answers at its deadline; past it by so much the stream is dead. */
   SILENCE_MS = 5000,
   CLOSE_MS = 10000,
-  INIT_TIMEOUT_MS = 10000,
+  /* Nothing is sent meanwhile. */
+  INIT_TIMEOUT_MS = 2000,
 };
 
 typedef struct record_end {
@@ -107,8 +108,6 @@ struct memq_producer {
   uint64_t next_id;
   uint64_t next_request;
   int32_t sticky;
-  /* Open batches up to this number leave at once. */
-  uint64_t flush_below;
   bool is_closing;
   /* Of the end of the stream. */
   int64_t end_by;
@@ -117,12 +116,14 @@ struct memq_producer {
   memq_error *unheard;
   /* Nothing will succeed any more. */
   memq_error *failure;
-  /* How the stream ended at the close. */
+  /* How a stream ended first of all: at the close, with MEMQ_ACKS_NONE at any time. */
   memq_error *end;
   struct lane *active;
   struct batch *done_first, *done_last;
   /* The thread's own. */
   mq_call *call;
+  /* Its server is about to go: nothing more is sent, and another stream follows when every answer is there. */
+  bool is_leaving;
   int server;
   int64_t reconnect_at;
   mq_backoff backoff;
@@ -272,13 +273,15 @@ static struct batch *first_waiting(struct lane *lane) {
 }
 
 static bool may_send(const memq_producer *producer, const struct lane *lane, int64_t now) {
-  if (lane->sent_count >= producer->in_flight_max || lane->needs_epoch) return false;
+  if (lane->sent_count >= producer->in_flight_max || lane->needs_epoch || producer->is_leaving) return false;
   if (lane->is_rewinding && lane->sent_count > 0) return false;
   return lane->retry_at <= now;
 }
 
 /* A batch of the lane must go again: everything waits for the answers that are missing. */
 static void rewind_lane(struct lane *lane, int64_t now) {
+  /* What was in flight with the first one that failed is no further failure. */
+  if (lane->is_rewinding) return;
   lane->is_rewinding = true;
   lane->retry_at = now + mq_backoff_step(&lane->backoff);
 }
@@ -483,14 +486,14 @@ static memq_code flush_all(memq_producer *producer, int64_t deadline, memq_error
   if (mq_cond_init(&waiting.done) != 0) return mq_fail_memory(error);
   pthread_mutex_lock(&producer->lock);
   waiting.last_id = producer->next_id - 1;
-  for (const struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
-    if (lane->open != NULL) waiting.records += lane->open->count;
+  for (struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
+    /* So that what is sent from now on goes into batches that do not count. */
+    if (lane->open != NULL) close_batch(producer, lane);
     for (const struct batch *batch = lane->first; batch != NULL; batch = batch->next) waiting.records += batch->count;
   }
   for (const struct batch *batch = producer->done_first; batch != NULL; batch = batch->next) waiting.records += batch->count;
   bool is_done = true;
   if (waiting.records > 0) {
-    producer->flush_below = producer->next_id;
     waiting.next = producer->flushes;
     producer->flushes = &waiting;
     mq_waker_signal(&producer->waker);
@@ -564,8 +567,8 @@ static bool open_stream(memq_producer *producer, int64_t now) {
 }
 
 static bool is_ready(const memq_producer *producer, const struct batch *open, int64_t now) {
-  return open->records.length >= producer->options.batch_bytes || open->count >= BATCH_RECORDS_MAX || open->id < producer->flush_below ||
-         producer->is_closing || mq_after_ms(open->created_at, producer->options.linger_ms) <= now;
+  return open->records.length >= producer->options.batch_bytes || open->count >= BATCH_RECORDS_MAX || producer->is_closing ||
+         mq_after_ms(open->created_at, producer->options.linger_ms) <= now;
 }
 
 /* Sends what a lane may send. When to look again, by time alone. */
@@ -588,7 +591,9 @@ static int64_t pump_lane(memq_producer *producer, struct lane *lane, int64_t now
       complete(producer, batch, -1, NULL);
     }
   }
-  return lane->sent_count == 0 && !lane->needs_epoch && (lane->first != NULL || lane->open != NULL) ? lane->retry_at : MQ_NEVER;
+  /* What else holds it up ends with an answer. */
+  if (lane->sent_count > 0 || lane->needs_epoch || producer->is_leaving) return MQ_NEVER;
+  return lane->first != NULL || lane->open != NULL ? lane->retry_at : MQ_NEVER;
 }
 
 /* An answer's batch. */
@@ -641,6 +646,10 @@ static void refused(memq_producer *producer, struct lane *lane, struct batch *ba
       return;
     default: break;
   }
+  if (error->code == MEMQ_ERROR_SHUTTING_DOWN && !producer->is_leaving) {
+    producer->is_leaving = true;
+    mq_client_failed(producer->client, producer->server);
+  }
   if (error->is_retriable) {
     unsend(lane, batch);
     memq_error_free(batch->failure);
@@ -691,7 +700,9 @@ static bool is_final(const memq_error *error) {
 static void stream_lost(memq_producer *producer, const memq_error *error, int64_t now) {
   mq_call_free(producer->call);
   producer->call = NULL;
-  if (producer->is_closing && producer->end == NULL && error->code != MEMQ_OK) producer->end = keep(error);
+  producer->is_leaving = false;
+  if ((producer->is_closing || producer->options.acks == MEMQ_ACKS_NONE) && producer->end == NULL && error->code != MEMQ_OK)
+    producer->end = keep(error);
   bool final = is_final(error);
   for (struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
     for (struct batch *batch = lane->first, *next; batch != NULL; batch = next) {
@@ -733,6 +744,18 @@ static void hear(memq_producer *producer, int64_t now) {
     answered(producer, message, now);
     free(message);
   }
+}
+
+/* Gives up a stream whose server is about to go, once every answer is there. */
+static void leave(memq_producer *producer, int64_t now) {
+  if (!producer->is_leaving) return;
+  for (const struct lane *lane = producer->active; lane != NULL; lane = lane->next_active) {
+    if (lane->sent_count > 0) return;
+  }
+  mq_call_free(producer->call);
+  producer->call = NULL;
+  producer->is_leaving = false;
+  producer->reconnect_at = now + mq_backoff_step(&producer->backoff);
 }
 
 /* A new epoch for the lanes that want one. Gives up the lock meanwhile. */
@@ -873,11 +896,14 @@ static void *run(void *argument) {
     int64_t now = mq_now();
     hear(producer, now);
     renew(producer, now);
+    /* That may have taken long: what has come meanwhile is no silence. */
     now = mq_now();
+    hear(producer, now);
     if (now >= tick_at) {
       expire(producer, now);
       tick_at = now + TICK_MS * MQ_MS;
     }
+    leave(producer, now);
     if (producer->is_closing && producer->active != NULL) {
       memq_error error;
       mq_fail(&error, MEMQ_ERROR_CANCELLED, NULL, "the producer was closed");
@@ -1032,6 +1058,11 @@ memq_code memq_producer_close(memq_producer *producer, int64_t timeout_ms, memq_
   pthread_mutex_unlock(&producer->lock);
   mq_waker_signal(&producer->waker);
   pthread_join(producer->thread, NULL);
+  /* Of records that another thread sent while the flush waited. */
+  if (code == MEMQ_OK && producer->unheard != NULL) {
+    error = *producer->unheard;
+    code = error.code;
+  }
   if (code == MEMQ_OK && producer->options.acks == MEMQ_ACKS_NONE && producer->end != NULL) {
     error = *producer->end;
     code = error.code;

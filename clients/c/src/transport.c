@@ -283,8 +283,9 @@ static memq_code shake_hands(mq_transport *transport, SSL_CTX *tls, BIO_METHOD *
 }
 
 memq_code mq_transport_open(mq_transport *transport, const mq_address *address, SSL_CTX *tls, BIO_METHOD *method, const char *server_name,
-                            int64_t deadline, const mq_interrupt *interrupt, memq_error *error) {
+                            int64_t timeout_ms, const mq_interrupt *interrupt, memq_error *error) {
   *transport = (mq_transport){.fd = -1};
+  int64_t deadline = mq_after_ms(mq_now(), timeout_ms);
   memq_code code;
   if (address->path != NULL) {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -302,6 +303,8 @@ memq_code mq_transport_open(mq_transport *transport, const mq_address *address, 
       return mq_fail(error, MEMQ_ERROR_UNAVAILABLE, address->name, "cannot connect: %s",
                      number == EAI_SYSTEM ? strerror(errno) : gai_strerror(number));
     code = mq_fail(error, MEMQ_ERROR_UNAVAILABLE, address->name, "cannot connect: the name has no address");
+    /* A slow look-up, which cannot be cut short, leaves as much time for the connection. */
+    deadline = mq_after_ms(mq_now(), timeout_ms);
     for (struct addrinfo *next = found; next != NULL && code != MEMQ_OK && code != MEMQ_ERROR_CANCELLED; next = next->ai_next) {
       mq_transport_close(transport);
       /* Time for those that follow. */

@@ -630,6 +630,40 @@ static void threads(const char *servers, const char *topic, int count) {
   free(crowd);
 }
 
+/* --- a flush while others send */
+
+static atomic_bool is_enough;
+
+static void *send_on(void *producer) {
+  const memq_outgoing other = {.value = "other", .value_size = 5, .partition = 0};
+  while (!is_enough) WORKS(memq_producer_send(producer, &other, MEMQ_DEFAULT_TIMEOUT, &error));
+  return NULL;
+}
+
+static void flushes(const char *servers, const char *topic) {
+  enum { ROUNDS = 200 };
+  memq_client *client = open_client(servers);
+  memq_producer *producer;
+  expected told[ROUNDS];
+  pthread_t thread;
+  memq_producer_options options;
+  memq_producer_options_init(&options);
+  options.batch_bytes = options.batch_bytes_max = 16 << 10;
+  options.buffer_bytes_max = 32 << 10;
+  WORKS(memq_producer_open(client, topic, &options, &producer, &error));
+  CHECK(pthread_create(&thread, NULL, send_on, producer) == 0);
+  for (int i = 0; i < ROUNDS; i++) {
+    const memq_outgoing own = {.value = "own", .value_size = 3, .partition = 1, .on_delivery = on_delivery, .user = &told[i]};
+    WORKS(memq_producer_send(producer, &own, MEMQ_DEFAULT_TIMEOUT, &error));
+    WORKS(memq_producer_flush(producer, MEMQ_DEFAULT_TIMEOUT, &error));
+    CHECK(delivered == i + 1);
+  }
+  is_enough = true;
+  pthread_join(thread, NULL);
+  WORKS(memq_producer_close(producer, MEMQ_DEFAULT_TIMEOUT, &error));
+  memq_client_close(client);
+}
+
 int main(int count, char **arguments) {
   CHECK(count >= 3);
   const char *name = arguments[1], *servers = arguments[2];
@@ -653,6 +687,8 @@ int main(int count, char **arguments) {
     get(servers, rest[0], rest[1], rest[2]);
   } else if (strcmp(name, "files") == 0 && rest_count == 2) {
     files(servers, rest[0], atoll(rest[1]));
+  } else if (strcmp(name, "flushes") == 0 && rest_count == 1) {
+    flushes(servers, rest[0]);
   } else if (strcmp(name, "threads") == 0 && rest_count == 2) {
     threads(servers, rest[0], atoi(rest[1]));
   } else {

@@ -6,6 +6,8 @@
 #include "memq/v1/metadata.pb-c.h"
 #include "peer.h"
 
+#include <sys/stat.h>
+
 static char text[4096];
 
 /* --- encodings */
@@ -256,7 +258,7 @@ static void calls_without_sense_are_refused(void) {
   options.servers = "a:1,,b:2";
   FAILS(MEMQ_ERROR_INVALID_ARGUMENT, memq_client_open(&options, &client, &error));
   options.servers = "a:1";
-  options.keepalive_ms = 0;
+  options.keepalive_ms = 9999;
   FAILS(MEMQ_ERROR_CONFIGURATION_INVALID, memq_client_open(&options, &client, &error));
   memq_client_options_init(&options);
   options.tls = true;
@@ -310,8 +312,10 @@ static void peer_open(fake_server *peer, peer_manner manner, memq_client **clien
   memq_client_options options;
   memq_client_options_init(&options);
   options.servers = peer->address;
-  if (manner == GOES_SILENT) options.keepalive_ms = 50;
+  int64_t usual = mq_keepalive_ms_min;
+  if (manner == GOES_SILENT) options.keepalive_ms = mq_keepalive_ms_min = 50;
   WORKS(memq_client_open(&options, client, &error));
+  mq_keepalive_ms_min = usual;
 }
 
 static void a_peer_s_manners_become_typed_errors(void) {
@@ -417,6 +421,74 @@ static void a_dead_server_is_passed_over(void) {
   CHECK(strncmp(text, servers, strlen(servers)) == 0 && strstr(text, "refused") != NULL);
   close(taken);
   peer_stop(&peer);
+}
+
+static int listen_silently(char *servers, size_t size) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+  socklen_t at_size = sizeof(at);
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&at, at_size) == 0 && listen(fd, 64) == 0);
+  CHECK(getsockname(fd, (struct sockaddr *)&at, &at_size) == 0);
+  size_t length = strlen(servers);
+  snprintf(servers + length, size - length, "%s127.0.0.1:%d", length > 0 ? "," : "", ntohs(at.sin_port));
+  return fd;
+}
+
+static void files_are_checked_before_they_are_put(void) {
+  char folder[] = "/tmp/memq-unit-XXXXXX", path[100];
+  CHECK(mkdtemp(folder) != NULL);
+  snprintf(path, sizeof(path), "%s/pipe", folder);
+  CHECK(mkfifo(path, 0600) == 0);
+  fake_server peer;
+  memq_client *client;
+  memq_file_options options;
+  peer_open(&peer, ANSWERS, &client);
+  FAILS(MEMQ_ERROR_LOCAL_FILE, memq_file_put(client, "topic", "name", path, NULL, NULL, &error));
+  int64_t *const times[] = {&options.timeout_ms, &options.resume_timeout_ms, &options.stall_timeout_ms, &options.publish_timeout_ms};
+  for (size_t i = 0; i < 4; i++) {
+    for (int sign = -1; sign <= 1; sign += 2) {
+      memq_file_options_init(&options);
+      *times[i] = sign < 0 ? -1 : INT64_MAX;
+      FAILS(MEMQ_ERROR_CONFIGURATION_INVALID, memq_file_get(client, "topic", "name", "/tmp/never-there", &options, NULL, &error));
+    }
+  }
+  CHECK(peer.calls == 0);
+  memq_client_close(client);
+  peer_stop(&peer);
+  unlink(path);
+  rmdir(folder);
+}
+
+static void silent_servers_take_no_longer_than_the_timeout(void) {
+  char servers[300] = "";
+  int listeners[3];
+  for (size_t i = 0; i < 3; i++) listeners[i] = listen_silently(servers, sizeof(servers));
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = servers;
+  options.connect_timeout_ms = 200;
+  memq_client *client;
+  FAILS(MEMQ_ERROR_DEADLINE_EXCEEDED, memq_client_open(&options, &client, &error));
+  for (size_t i = 0; i < 3; i++) close(listeners[i]);
+}
+
+static void a_call_turns_from_a_hung_server_to_the_next(void) {
+  fake_server hung = {.manner = NEVER_ANSWERS}, good = {.manner = ANSWERS, .answer = answer, .answer_size = answer_size};
+  peer_start(&hung);
+  peer_start(&good);
+  char servers[300];
+  snprintf(servers, sizeof(servers), "%s,%s", hung.address, good.address);
+  memq_client_options options;
+  memq_client_options_init(&options);
+  options.servers = servers;
+  memq_client *client;
+  int32_t count = 0;
+  WORKS(memq_client_open(&options, &client, &error));
+  WORKS(memq_topic_partitions(client, "topic", 3000, &count, &error));
+  CHECK(count == 3 && hung.calls == 1 && good.calls == 1);
+  memq_client_close(client);
+  peer_stop(&hung);
+  peer_stop(&good);
 }
 
 static void every_allocation_may_fail(void) {
@@ -535,6 +607,9 @@ int main(void) {
   a_dead_server_is_passed_over();
   a_server_may_be_at_a_path();
   a_server_of_another_protocol_is_told();
+  files_are_checked_before_they_are_put();
+  silent_servers_take_no_longer_than_the_timeout();
+  a_call_turns_from_a_hung_server_to_the_next();
   every_allocation_may_fail();
   threads_share_a_client();
   puts("unit tests passed");

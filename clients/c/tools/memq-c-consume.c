@@ -38,7 +38,7 @@ static memq_code print(memq_consumer *consumer, long long left, const tool_optio
     }
     int32_t partition = memq_batch_partition(batch);
     memq_batch_free(batch);
-    if (fflush(stdout) != 0) {
+    if (fflush(stdout) != 0 || ferror(stdout)) {
       *problem = "standard output cannot be written";
       return MEMQ_OK;
     }

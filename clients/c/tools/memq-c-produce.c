@@ -48,7 +48,7 @@ int main(int count, char **arguments) {
     /* Room comes with acknowledgements, which the delivery timeout bounds. */
     code = memq_producer_send_value(producer, line, (size_t)size, how.delivery_timeout_ms, &error);
   }
-  bool is_unread = code == MEMQ_OK && ferror(stdin);
+  bool is_unread = code == MEMQ_OK && !feof(stdin);
   free(line);
   memq_error *last = NULL;
   memq_code closed = memq_producer_close(producer, MEMQ_DEFAULT_TIMEOUT, code == MEMQ_OK ? &error : &last);
