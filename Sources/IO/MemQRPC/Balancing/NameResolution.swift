@@ -9,8 +9,8 @@ enum NameResolution {
   /// More are not used.
   static let addressesMax = 64
 
-  /// `target` with its host's addresses in its place, sorted; `target` itself when it needs no resolving. Empty: the name leads nowhere,
-  /// for now. Blocks a thread of NIO's pool, not the loop.
+  /// `target` with its host's addresses in its place, sorted; `target` itself when it needs no resolving. Empty: the name leads nowhere
+  /// at the moment. Blocks a thread of NIO's pool, not the loop.
   static func addresses(of target: String) async -> [String] {
     guard case .tcp(let host, let port) = try? RPCAddress(target), !self.isLiteral(host) else {
       return [target]

@@ -222,14 +222,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     do throws(RPCStatus) {
       while input.readableBytes > 0, !self.machine.isOver {
         guard let message = try self.machine.receive(&input) else { break }
-        self.account()
-        self.counts.messagesReceived += 1
-        self.counts.bytesReceived += message.byteCount
-        switch self.handler {
-        case .server(let handler): handler.received(message)
-        case .client(let handler): handler.received(message)
-        case .none: break
-        }
+        self.deliver(message)
       }
       if self.machine.holdsMessages { self.unpack() }
       self.account()
@@ -263,6 +256,17 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
     self.machine.acceptPacked()
   }
 
+  private func deliver(_ message: RPCMessage) {
+    self.account()
+    self.counts.messagesReceived += 1
+    self.counts.bytesReceived += message.byteCount
+    switch self.handler {
+    case .server(let handler): handler.received(message)
+    case .client(let handler): handler.received(message)
+    case .none: break
+    }
+  }
+
   /// Gives the handler messages that came before, as far as it, and this turn, have room.
   private func unpack() {
     do throws(RPCStatus) {
@@ -270,14 +274,7 @@ final class NetStream: CallCore, TurnEnd, @unchecked Sendable {
       while self.connection?.mayUnpack ?? true,
         let message = try self.machine.nextHeld(by: self.driver.gzip)
       {
-        self.account()
-        self.counts.messagesReceived += 1
-        self.counts.bytesReceived += message.byteCount
-        switch self.handler {
-        case .server(let handler): handler.received(message)
-        case .client(let handler): handler.received(message)
-        case .none: break
-        }
+        self.deliver(message)
       }
     } catch {
       return self.abort(error)

@@ -147,7 +147,7 @@ extension RPCAddress {
   /// What a certificate must be for. Nil: an address of IP, which NIOSSL compares by itself, or a socket without a name.
   var tlsHost: String? {
     guard case .tcp(let host, _) = self else { return nil }
-    return (try? SocketAddress(ipAddress: host, port: 0)) == nil ? host : nil
+    return NameResolution.isLiteral(host) ? nil : host
   }
 }
 
