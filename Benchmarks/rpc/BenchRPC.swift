@@ -11,7 +11,8 @@ import NIOPosix
 @main
 struct BenchRPC {
   static func main() async throws {
-    // As every MemQ process does; for the floor, too.
+    // As every MemQ server does; for the floor, too.
+    MemoryAllocator.keepFreedPieces()
     MemoryAllocator.keepFreedMemory()
     let arguments = Array(CommandLine.arguments.dropFirst())
     switch arguments.first {

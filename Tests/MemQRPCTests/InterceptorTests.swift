@@ -293,6 +293,48 @@ import Testing
     }
   }
 
+  @Test func `calls handled one after the other share neither cancellation nor deadline`()
+    async throws
+  {
+    let mayEnd = Signal<Void>()
+    let seen = Log<String>()
+    let started = Log<Int>()
+    var router = RPCRouter()
+    router.unary(.echo) { request, _ in
+      if request.text == "beyond its end" {
+        // Goes on when its call is over and others are handled.
+        Task {
+          await mayEnd.value
+          seen.add("\(RPCScope.context?.remaining.map { $0 > .seconds(500) } == true)")
+        }
+      }
+      return RPCMessage("\(Task.isCancelled) \(RPCScope.context?.remaining == nil)")
+    }
+    router.unary(.hang) { request, _ in
+      started.add(1)
+      try await Task.sleep(for: .seconds(600))
+      return request
+    }
+    try await withBed(.network, router) { (bed: TestBed) async throws -> Void in
+      _ = try await bed.channel.unary(
+        .echo, RPCMessage("beyond its end"), RPCCallOptions(timeout: .seconds(1000)))
+      for round in 1...20 {
+        let calls = (0..<8).map { _ in
+          Task { try await bed.channel.unary(.hang, RPCMessage()) }
+        }
+        while started.entries.count < round * 8 { await Task.yield() }
+        for call in calls { call.cancel() }
+        for call in calls { _ = await call.result }
+        for _ in 0..<16 {
+          #expect(try await bed.channel.unary(.echo, RPCMessage("now")).text == "false true")
+        }
+      }
+      mayEnd.fire(())
+      while seen.entries.isEmpty { await Task.yield() }
+      #expect(seen.entries == ["true"])
+    }
+  }
+
   @Test func `a call without a trace begins one for the calls it makes`() async throws {
     try await withBed(.network, self.telling) { (back: TestBed) async throws -> Void in
       try await withBed(.network, self.asking(back.channel)) {

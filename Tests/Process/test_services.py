@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import urllib.request
+from pathlib import Path
 
 from harness import BIN, EICAR, PATIENCE, Server, free_port, wait_until
 
@@ -58,6 +59,11 @@ def test_six_processes_do_what_one_does_and_end_gracefully(folder):
         nodes = cluster.json("cluster", "nodes")
         pids = {n["service"]: n["pid"] for n in nodes}
         assert pids == {name: p.pid for name, p in cluster.processes.items()}
+        for name, pid in pids.items():
+            # Started once more for the allocator's sake, under its own name.
+            proc = Path("/proc") / str(pid)
+            assert b"glibc.malloc.tcache_count=" in (proc / "environ").read_bytes(), name
+            assert (proc / "comm").read_text().strip() == f"memq-{name}"[:15]
 
         cluster.cli("topic", "create", "events", "--partitions", "3", "--set", "local.retention.bytes=0")
         values = [b"%d" % n for n in range(10_000)]

@@ -2,14 +2,15 @@
 
 import NIOCore
 
-/// A unary handler: collects the one request, runs the body as a task on the loop's executor.
+/// A unary handler: collects the one request, runs the body in a task on the loop's executor.
 final class AsyncUnaryHandler: RPCServerHandler, @unchecked Sendable {
   typealias Body = @Sendable (RPCMessage, RPCContext) async throws -> RPCMessage
 
-  private let call: RPCServerCall
+  let call: RPCServerCall
   private let body: Body
   private var request = SingleRequest()
-  private var task: Task<Void, Never>?
+  /// Until the body returned, the task and this hold each other.
+  @exclusivity(unchecked) private var task: HandlerTask?
 
   init(_ call: RPCServerCall, _ body: @escaping Body) {
     self.call = call
@@ -21,20 +22,20 @@ final class AsyncUnaryHandler: RPCServerHandler, @unchecked Sendable {
   }
 
   func halfClosed() {
-    guard let request = self.request.complete(on: self.call) else { return }
-    // Until the call's end, which always comes, the task and this hold each other. The task takes over the value of where it is
-    // made, which is cheaper than to set it inside.
-    self.task = RPCScope.$call.withValue(self.call) {
-      Task(executorPreference: self.call.core.driver) { await self.run(request) }
-    }
+    guard self.request.isComplete(on: self.call) else { return }
+    self.task = HandlerTask.run(self, on: self.call.core.driver)
   }
 
-  private func run(_ request: RPCMessage) async {
+  /// The task's part.
+  func run() async {
+    guard let request = self.request.take() else { return }
     do {
       let response = try await self.body(request, self.call.context)
+      self.task = nil
       self.call.send(response)
       self.call.finish(.ok)
     } catch {
+      self.task = nil
       self.call.finish(self.call.environment.status(for: error, in: self.call.context))
     }
   }
@@ -52,7 +53,8 @@ struct SingleRequest {
 
   /// A second message ends the call.
   mutating func received(_ message: RPCMessage, on call: RPCServerCall) {
-    guard self.message == nil else {
+    // Compared with nil, an optional would be copied.
+    if case .some = self.message {
       return call.finish(
         RPCStatus(.unimplemented, "more than one request in a call that takes one"))
     }
@@ -61,13 +63,13 @@ struct SingleRequest {
   }
 
   /// No message at all ends the call.
-  mutating func complete(on call: RPCServerCall) -> RPCMessage? {
-    guard let message = self.message.take() else {
-      call.finish(RPCStatus(.unimplemented, "no request in a call that takes one"))
-      return nil
-    }
-    return message
+  func isComplete(on call: RPCServerCall) -> Bool {
+    if case .some = self.message { return true }
+    call.finish(RPCStatus(.unimplemented, "no request in a call that takes one"))
+    return false
   }
+
+  mutating func take() -> RPCMessage? { self.message.take() }
 }
 
 /// A server-streaming handler: the one request, then a task that writes.
@@ -91,7 +93,7 @@ final class AsyncServerStreamHandler: RPCServerHandler, @unchecked Sendable {
   }
 
   func halfClosed() {
-    guard let request = self.request.complete(on: self.call) else { return }
+    guard self.request.isComplete(on: self.call), let request = self.request.take() else { return }
     let (call, body, gate) = (self.call, self.body, self.gate)
     self.task = Task(executorPreference: call.core.driver) {
       do {

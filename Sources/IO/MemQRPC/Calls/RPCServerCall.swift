@@ -73,11 +73,11 @@ public final class RPCServerCall: Sendable {
 
   /// Ends the call: `status` follows the messages sent so far. A status other than ok is sent as soon as they left.
   public func finish(_ status: RPCStatus, trailers: RPCMetadata = RPCMetadata()) {
-    var status = status
-    if !trailers.isEmpty { status.trailers.append(trailers) }
     let core = self.core
-    let final = status
-    if core.isOnLoop { core.finish(final) } else { core.onLoop { core.finish(final) } }
+    if trailers.isEmpty, core.isOnLoop { return core.finish(status) }
+    var final = status
+    final.trailers.append(trailers)
+    core.onLoop { [final] in core.finish(final) }
   }
 
   /// Bytes sent and not yet given to the connection. On the loop only.

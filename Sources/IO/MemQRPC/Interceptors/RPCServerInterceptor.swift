@@ -32,20 +32,23 @@ public struct RPCServerInterceptor: Sendable {
 
 /// The hooks of one route.
 final class RouteHooks: Sendable {
-  private let hooks: [RPCServerInterceptor.Hooks]
+  private let befores: [@Sendable (inout RPCContext) throws -> Void]
+  /// In the order in which they are called.
+  private let afters: [@Sendable (RPCContext, RPCCallReport) -> Void]
 
   /// Nil: none.
   init?(_ interceptors: [RPCServerInterceptor], _ method: RPCMethod) {
-    self.hooks = interceptors.compactMap { $0.prepare(method) }
-    if self.hooks.isEmpty { return nil }
+    let hooks = interceptors.compactMap { $0.prepare(method) }
+    if hooks.isEmpty { return nil }
+    self.befores = hooks.compactMap(\.before)
+    self.afters = hooks.reversed().compactMap(\.after)
   }
 
   /// - Parameter environment: tells what a status is of whatever was thrown.
   func before(_ context: inout RPCContext, _ environment: ServerEnvironment) -> RPCStatus? {
-    for hook in self.hooks {
-      guard let before = hook.before else { continue }
+    for index in self.befores.indices {
       do {
-        try before(&context)
+        try self.befores[index](&context)
       } catch {
         return environment.status(for: error, in: context)
       }
@@ -54,7 +57,7 @@ final class RouteHooks: Sendable {
   }
 
   func after(_ context: RPCContext, _ report: RPCCallReport) {
-    for hook in self.hooks.reversed() { hook.after?(context, report) }
+    for index in self.afters.indices { self.afters[index](context, report) }
   }
 }
 
@@ -126,12 +129,13 @@ extension RPCServerInterceptor {
 extension RPCServerInterceptor {
   /// What follows `Bearer `; the word's case counts for nothing (RFC 9110).
   private static func token(in value: String) -> Substring? {
-    let scheme = "bearer ".utf8
-    let bytes = value.utf8
-    guard bytes.count > scheme.count, zip(bytes, scheme).allSatisfy({ $0 | 0x20 == $1 }) else {
-      return nil
+    let scheme: StaticString = "bearer "
+    let count = scheme.utf8CodeUnitCount
+    var value = value
+    let matches = value.withUTF8 { bytes in
+      bytes.count > count && (0..<count).allSatisfy { bytes[$0] | 0x20 == scheme.utf8Start[$0] }
     }
-    return value[bytes.index(bytes.startIndex, offsetBy: scheme.count)...]
+    return matches ? Substring(value.utf8.dropFirst(count)) : nil
   }
 }
 

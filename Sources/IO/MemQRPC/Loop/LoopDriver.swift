@@ -21,6 +21,8 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
   private static let jobsPerTurnMax = 4096
   /// Deadlines are met up to this late.
   static let deadlineGrain: TimeAmount = .milliseconds(10)
+  /// Handler tasks that were not needed for so long end.
+  private static let handlerTaskIdleMax: TimeAmount = .seconds(10)
 
   let loop: any EventLoop
   @exclusivity(unchecked) private var jobs: [UnownedJob] = []
@@ -32,6 +34,8 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
   @exclusivity(unchecked) private var isReading = false
 
   @exclusivity(unchecked) private var codec: GzipCodec?
+  @exclusivity(unchecked) var handlerTasks = HandlerTasks()
+  @exclusivity(unchecked) private var isTrimming = false
 
   private var firstWithDeadline: CallCore?
   private var timerAt: NIODeadline?
@@ -142,6 +146,33 @@ final class LoopDriver: TaskExecutor, @unchecked Sendable {
     swap(&self.ends, &self.runningEnds)
     for end in self.runningEnds { end.turnEnded() }
     self.runningEnds.removeAll(keepingCapacity: true)
+  }
+
+  // MARK: Handler tasks
+
+  /// Keeps a task that waits for its next handler.
+  func keep(_ task: HandlerTask) {
+    self.handlerTasks.add(task)
+    if !self.isTrimming { self.trimLater() }
+  }
+
+  private func trimLater() {
+    self.isTrimming = true
+    let timer = self.loop.scheduleTask(in: Self.handlerTaskIdleMax) {
+      self.end(self.handlerTasks.trim())
+      self.isTrimming = false
+      if !self.handlerTasks.isEmpty { self.trimLater() }
+    }
+    // The loop shuts down: nothing would ever wake them.
+    timer.futureResult.whenFailure { _ in self.end(self.handlerTasks.removeAll()) }
+  }
+
+  private func end(_ tasks: [HandlerTask]) {
+    guard !tasks.isEmpty else { return }
+    // Their last step runs in this turn: a loop that shuts down takes no more work.
+    self.readBegan()
+    for task in tasks { task.resume(with: nil) }
+    self.readEnded()
   }
 
   // MARK: Compression

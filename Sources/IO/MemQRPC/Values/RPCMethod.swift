@@ -13,20 +13,41 @@ public struct RPCMethod: Hashable, Sendable {
     case idempotent
   }
 
-  /// Full name of the service, such as `memq.v1.IngestService`.
-  public let service: String
-  public let name: String
+  /// One reference for all names: each call passes them along.
+  private final class Names: Sendable {
+    let service: String
+    let name: String
+    let path: String
+
+    init(service: String, name: String) {
+      self.service = service
+      self.name = name
+      self.path = "/\(service)/\(name)"
+    }
+  }
+
+  private let names: Names
   public let kind: Kind
   public let safety: Safety
+
+  /// Full name of the service, such as `memq.v1.IngestService`.
+  public var service: String { self.names.service }
+  public var name: String { self.names.name }
   /// `/service/name`, as it stands in the request.
-  public let path: String
+  public var path: String { self.names.path }
 
   public init(service: String, name: String, kind: Kind, safety: Safety = .unknown) {
-    self.safety = safety
-    self.service = service
-    self.name = name
+    self.names = Names(service: service, name: name)
     self.kind = kind
-    self.path = "/\(service)/\(name)"
+    self.safety = safety
+  }
+
+  public static func == (left: RPCMethod, right: RPCMethod) -> Bool {
+    left.path == right.path && left.kind == right.kind && left.safety == right.safety
+  }
+
+  public func hash(into hasher: inout Hasher) {
+    hasher.combine(self.path)
   }
 }
 

@@ -42,7 +42,6 @@ extension RPCStatus {
   public static let limitTrailer = "memq-limit"
   public static let actualTrailer = "memq-actual"
 
-  /// A limit was broken: `RESOURCE_EXHAUSTED` with both numbers, in the text and as trailers.
   /// `text`, or its beginning and an ellipsis when it has more than `bytes` bytes of UTF-8.
   public static func shortened(_ text: String, toBytes bytes: Int) -> String {
     guard text.utf8.count > bytes else { return text }
@@ -56,6 +55,7 @@ extension RPCStatus {
     return String(short) + "…"
   }
 
+  /// A limit was broken: `RESOURCE_EXHAUSTED` with both numbers, in the text and as trailers.
   public static func overLimit(_ what: String, limit: Int, actual: Int) -> RPCStatus {
     var trailers = RPCMetadata()
     trailers.add(Self.limitTrailer, String(limit))

@@ -21,14 +21,15 @@ struct MessageQueue: Sendable {
   private var sliceIndex = 0
   private var sliceOffset = 0
 
-  var isEmpty: Bool { self.current == nil }
+  var isEmpty: Bool { self.byteCount == 0 }
 
   mutating func append(_ message: RPCMessage) {
     self.byteCount += 5 + message.byteCount
-    if self.current == nil {
-      self.current = message
-    } else {
+    // Compared with nil, an optional would be copied.
+    if case .some = self.current {
       self.rest.append(message)
+    } else {
+      self.current = message
     }
   }
 
@@ -38,11 +39,14 @@ struct MessageQueue: Sendable {
 
   /// Takes up to `limit` bytes that are contiguous in memory; nil when nothing is left.
   mutating func take(upTo limit: Int) -> Piece? {
-    guard self.current != nil, limit > 0 else { return nil }
+    guard !self.isEmpty, limit > 0 else { return nil }
     if self.prefixTaken < 5 { return self.takePrefix(limit) }
     let slice = self.current!.slice(self.sliceIndex)
     let count = min(limit, slice.readableBytes - self.sliceOffset)
-    let piece = slice.getSlice(at: slice.readerIndex + self.sliceOffset, length: count)!
+    let isWhole = count == slice.readableBytes
+    let piece =
+      isWhole
+      ? slice : slice.getSlice(at: slice.readerIndex + self.sliceOffset, length: count)!
     self.sliceOffset += count
     self.byteCount -= count
     self.skipFinished()

@@ -71,6 +71,7 @@ public enum ServiceProcess {
     _ loader: ConfigurationLoader, _ configuration: LoadedConfiguration, _ service: String,
     _ makeBody: @Sendable (ProcessContext) throws(MemQError) -> any ProcessBody
   ) async -> Int32 {
+    MemoryAllocator.keepFreedPieces()
     self.prepareProcess(configuration, service)
     let logger = Logger(label: "memq.\(service)")
     for warning in configuration.warnings {
