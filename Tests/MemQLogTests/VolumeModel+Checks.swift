@@ -15,13 +15,22 @@ extension VolumeModel {
     try self.compare(recovered)
   }
 
+  /// Counts what the opening that ends did.
+  private mutating func noteCounters() {
+    guard let counters = self.volume.core?.stats.counters else { return }
+    self.bytesCarried += counters.bytesCarried
+    self.segmentsCarried += counters.segmentsCarried
+  }
+
   mutating func crash() throws {
+    self.noteCounters()
     self.crashes += 1
     self.volume.crash(&self.generator)
     try self.open()
   }
 
   mutating func kill() throws {
+    self.noteCounters()
     self.crashes += 1
     self.volume.kill()
     try self.open()
@@ -43,6 +52,7 @@ extension VolumeModel {
       self.partitions[index].versions.removeFirst(self.partitions[index].versions.count - 1)
       self.partitions[index].requests = [nil]
     }
+    self.noteCounters()
     self.volume.shut()
     try self.open()
     self.cleanOpens += 1
@@ -66,9 +76,7 @@ extension VolumeModel {
       self.partitions[index].requests = [nil]
       if version.exists {
         self.partitions[index].uploaded = min(self.partitions[index].uploaded, version.end)
-        self.send(
-          .setLocalRetention(
-            partition.id, LocalRetention(bytes: index % 2 == 0 ? 0 : nil, hasObjectTier: true)))
+        self.send(.setLocalRetention(partition.id, self.retention(index)))
         self.send(.setUploadedOffset(partition.id, self.partitions[index].uploaded))
         try Self.checkProducers(version, found!)
       }

@@ -49,6 +49,12 @@ struct VolumeModel {
   var cleanOpens = 0
   var refusals = 0
 
+  /// Frames the cleaner copied, and cold segments it made, over all openings.
+  var bytesCarried: Int64 = 0
+  var segmentsCarried: UInt64 = 0
+  /// The most bytes of a batch's records.
+  var bodyBytesMax = 20_000
+
   init(seed: UInt64, segmentBytes: Int64 = 128 << 10, partitionCount: Int = 4, slotsMax: Int = 64) {
     self.generator = SeededGenerator(seed: seed)
     var configuration = LogConfiguration()
@@ -56,6 +62,7 @@ struct VolumeModel {
     configuration.pendingBytesMax = 96 << 10
     configuration.earlyWriteBytes = 4 << 10
     configuration.runBytesMax = 8 << 10
+    configuration.carryGroupBytes = 16 << 10
     let identity = VolumeIdentity(
       cluster: ClusterID(UniqueID(high: 1, low: 2)), volume: VolumeID(UniqueID(high: 3, low: 4)),
       segmentBytes: segmentBytes)
@@ -98,6 +105,7 @@ struct VolumeModel {
   /// Lets time pass, with its tick.
   mutating func pass(_ time: Duration) {
     self.time = self.time + time
+    self.send(.room(availableBytes: self.volume.availableBytes))
     if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
     self.drain()
   }
@@ -145,10 +153,15 @@ struct VolumeModel {
     }
     self.send(
       .openPartition(request, self.partitions[partition].id, logStart: start, epochs: epochs))
-    self.send(
-      .setLocalRetention(
-        self.partitions[partition].id,
-        LocalRetention(bytes: partition % 2 == 0 ? 0 : nil, hasObjectTier: true)))
+    self.send(.setLocalRetention(self.partitions[partition].id, self.retention(partition)))
+  }
+
+  /// Every third partition has no object tier.
+  func hasObjectTier(_ partition: Int) -> Bool { partition % 3 != 2 }
+
+  func retention(_ partition: Int) -> LocalRetention {
+    LocalRetention(
+      bytes: partition % 2 == 0 ? 0 : nil, hasObjectTier: self.hasObjectTier(partition))
   }
 
   mutating func append(_ partition: Int) {
@@ -189,8 +202,8 @@ struct VolumeModel {
     let records = Int64.random(in: 1...5, using: &self.generator)
     let bytes =
       self.generator.oneIn(12)
-      ? Int.random(in: 0..<20_000, using: &self.generator)
-      : Int.random(in: 0..<1_200, using: &self.generator)
+      ? Int.random(in: 0..<self.bodyBytesMax, using: &self.generator)
+      : Int.random(in: 0..<min(1_200, self.bodyBytesMax), using: &self.generator)
     let hasProducer = self.generator.oneIn(2)
     let summary = BatchSummary(
       baseOffset: base, endOffset: base + records, leaderEpoch: epoch,
@@ -229,15 +242,17 @@ struct VolumeModel {
     self.send(.startEpoch(request, self.partitions[partition].id, entry))
   }
 
-  mutating func raiseLogStart(_ partition: Int) {
+  mutating func raiseLogStart(_ partition: Int, to newStart: Offset? = nil) {
     let version = self.partitions[partition].now
     guard version.exists else { return }
-    let resets = self.generator.oneIn(6)
+    let resets = newStart == nil && self.generator.oneIn(6)
     let start =
-      resets
-      ? version.end + Int64.random(in: 1...5, using: &self.generator)
-      : Offset(
-        Int64.random(in: version.logStart.rawValue...version.end.rawValue, using: &self.generator))
+      newStart
+      ?? (resets
+        ? version.end + Int64.random(in: 1...5, using: &self.generator)
+        : Offset(
+          Int64.random(in: version.logStart.rawValue...version.end.rawValue, using: &self.generator)
+        ))
     let request = self.request(partition)
     self.change(partition, request) { version in
       version.logStart = start
@@ -259,7 +274,8 @@ struct VolumeModel {
   /// Marks acknowledged records as uploaded: they may leave this disk.
   mutating func upload(_ partition: Int) {
     let durable = self.partitions[partition].versions[0]
-    guard durable.exists, self.partitions[partition].now.exists else { return }
+    guard durable.exists, self.partitions[partition].now.exists, self.hasObjectTier(partition)
+    else { return }
     // Only what every state from the durable one on has in common counts as committed.
     let committed = self.partitions[partition].versions.map(\.end).min()!
     guard committed > self.partitions[partition].uploaded,

@@ -7,35 +7,26 @@ import MemQTestSupport
 import Testing
 
 @Suite struct VolumePropertyTests {
-  /// Runs random steps with crashes, kills and clean restarts in between.
-  private func run(_ model: inout VolumeModel, rounds: Int, steps: Int = 150) throws {
-    try model.open()
-    for _ in 0..<rounds {
-      let count = Int.random(in: 1...steps, using: &model.generator)
-      for _ in 0..<count { try model.step() }
-      switch Int.random(in: 0..<6, using: &model.generator) {
-      case 0: try model.closeAndOpen()
-      case 1: try model.kill()
-      default: try model.crash()
-      }
-      if model.generator.oneIn(2) { model.drain() }
-    }
-  }
-
-  @Test(arguments: 1...32 as ClosedRange<UInt64>)
+  @Test(arguments: 1...16 as ClosedRange<UInt64>)
   func `acknowledged state survives crashes byte for byte`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed)
-    try self.run(&model, rounds: 25)
+    try model.run(rounds: 15)
     #expect(model.appends > 100)
   }
 
   @Test(arguments: 101...112 as ClosedRange<UInt64>)
   func `a full disk refuses, keeps what it took, and goes on after uploads`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed, slotsMax: 8)
-    try self.run(&model, rounds: 20, steps: 300)
-    // Whatever the random run left: once everything is uploaded, appends go on.
+    try model.run(rounds: 8, steps: 300, rests: true)
+    // Whatever the random run left: once everything is uploaded or deleted, appends go on. Where restarts in quick succession took
+    // the very last segment, the log needs one more to say what was deleted.
     model.drain()
-    for partition in model.partitions.indices { model.upload(partition) }
+    if model.volume.core?.hasActiveSegment == false {
+      model.volume.slotsMax += 1
+      model.pass(.seconds(1))
+      model.pass(.seconds(1))
+    }
+    model.letGo()
     model.pass(.seconds(1))
     let before = model.appends
     for _ in 0..<200 {
@@ -48,14 +39,14 @@ import Testing
     try model.crash()
   }
 
-  @Test func `a disk that lies about syncs is noticed`() throws {
-    var noticed = 0
-    for seed in 1...16 as ClosedRange<UInt64> {
-      var model = VolumeModel(seed: seed)
-      model.volume.disk.skipsSyncs = true
-      do { try self.run(&model, rounds: 8) } catch { noticed += 1 }
+  /// 2,000 short runs on small disks of all shapes, in eight lots.
+  @Test(arguments: 0..<8 as Range<UInt64>)
+  func `no seed loses, doubles or revives anything, carried or not`(lot: UInt64) throws {
+    var carried: UInt64 = 0
+    for seed in (lot * 250)..<((lot + 1) * 250) {
+      carried += try VolumeModel.check(seed: 10_000 + seed)
     }
-    #expect(noticed > 10)
+    #expect(carried > 20)
   }
 
   @Test(arguments: 201...216 as ClosedRange<UInt64>)
@@ -80,8 +71,8 @@ import Testing
 
   @Test func `equal seeds give equal bytes`() throws {
     func bytes() throws -> [[UInt8]] {
-      var model = VolumeModel(seed: 99)
-      try self.run(&model, rounds: 6)
+      var model = VolumeModel(seed: 99, slotsMax: 8)
+      try model.run(rounds: 6)
       return model.volume.disk.slots.map { model.volume.disk.bytes(of: $0) }
     }
     #expect(try bytes() == bytes())

@@ -11,18 +11,26 @@ struct Checkpoint: Hashable, Sendable {
     var highWatermark: Offset
     var uploadedOffset: Offset
     var snapshot: SnapshotPlace?
+    /// See `PartitionLog.coldEnd`.
+    var coldEnd = Offset.zero
   }
 
   struct Segment: Hashable, Sendable {
     var sequence: SegmentSequence
     var slot: SegmentSlot
     var end: Int64
-    /// Out of the log and about to be retired; so are all before it. At most a snapshot in it counts until then.
-    var isFreed = false
+    var state = State.needed
+
+    enum State: UInt8 {
+      case needed = 0
+      /// Out of the log and about to be retired; so are all hot ones before it. At most a snapshot in it counts until then.
+      case freed = 1
+      case cold = 2
+    }
   }
 
   var nextLog: LogID
-  /// The segments before this one that are still needed, oldest first.
+  /// The segments before this one that are still needed, oldest first, then the cold ones, oldest first.
   var segments: [Segment]
   /// By log id, rising.
   var partitions: [Partition]
@@ -39,7 +47,7 @@ struct Checkpoint: Hashable, Sendable {
       writer.integer(segment.sequence.rawValue)
       writer.integer(segment.slot.rawValue)
       writer.integer(segment.end)
-      writer.flag(segment.isFreed)
+      writer.integer(segment.state.rawValue)
     }
     for partition in self.partitions {
       if writer.bytes.count >= Self.partBytes {
@@ -66,6 +74,7 @@ struct Checkpoint: Hashable, Sendable {
     writer.integer(partition.state.end.rawValue)
     writer.integer(partition.highWatermark.rawValue)
     writer.integer(partition.uploadedOffset.rawValue)
+    writer.integer(partition.coldEnd.rawValue)
     writer.epochs(partition.state.epochs)
     writer.optional(partition.snapshot) { writer, snapshot in
       writer.integer(snapshot.place.segment.rawValue)
@@ -91,10 +100,15 @@ struct Checkpoint: Hashable, Sendable {
       if index == 0 {
         self.nextLog = LogID(try reader.integer())
         self.segments = try reader.list { (reader) throws(MemQError) in
-          Segment(
+          var segment = Segment(
             sequence: SegmentSequence(try reader.integer()),
-            slot: SegmentSlot(try reader.integer()),
-            end: try reader.integer(), isFreed: try reader.flag())
+            slot: SegmentSlot(try reader.integer()), end: try reader.integer())
+          let state: UInt8 = try reader.integer()
+          guard let known = Segment.State(rawValue: state) else {
+            throw MemQError(.corruptMessage, "a checkpoint's segment has state \(state)")
+          }
+          segment.state = known
+          return segment
         }
       }
       while reader.remaining > 0 { self.partitions.append(try Self.decode(&reader)) }
@@ -115,6 +129,7 @@ struct Checkpoint: Hashable, Sendable {
     let end = Offset(try reader.integer())
     let highWatermark = Offset(try reader.integer())
     let uploaded = Offset(try reader.integer())
+    let coldEnd = Offset(try reader.integer())
     let epochs = try reader.epochs()
     let snapshot = try reader.optional { (reader) throws(MemQError) in
       SnapshotPlace(
@@ -124,7 +139,8 @@ struct Checkpoint: Hashable, Sendable {
     return Partition(
       log: log, partition: partition,
       state: LogState(logStart: logStart, end: end, epochs: epochs),
-      highWatermark: highWatermark, uploadedOffset: uploaded, snapshot: snapshot)
+      highWatermark: highWatermark, uploadedOffset: uploaded, snapshot: snapshot,
+      coldEnd: coldEnd)
   }
 }
 

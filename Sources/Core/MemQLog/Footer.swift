@@ -21,6 +21,13 @@ public struct Footer: Hashable, Sendable {
   static let entryBytes = 56
   static let runBytes = 40
 
+  /// A footer's group for that much payload, at most: each part repeats one entry's head.
+  static func groupBytes(_ payloadBytes: Int) -> Int {
+    let parts = payloadBytes / (Self.partBytes - 2 * Self.entryBytes) + 1
+    return LogFormat.blocks(
+      GroupHeader.byteCount + parts * (FrameHeader.byteCount + Self.entryBytes) + payloadBytes)
+  }
+
   /// The payloads of the footer's frames, at least one.
   func encoded() -> [[UInt8]] {
     var parts: [[UInt8]] = []

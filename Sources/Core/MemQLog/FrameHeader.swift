@@ -5,7 +5,7 @@ import MemQRecords
 
 /// What a frame carries. Numbers are part of the format and never reused.
 ///
-/// Reserved: 10; 12 a run of batches in one frame, 13 and 14 a batch and a run carried to a cold segment, 15 a cleaner's state.
+/// Reserved: 10; 12 a run of batches in one frame, 14 such a run carried to a cold segment.
 public enum FrameType: UInt8, Sendable, CaseIterable {
   /// One record batch v2, stamped.
   case batch = 1
@@ -26,6 +26,13 @@ public enum FrameType: UInt8, Sendable, CaseIterable {
   case footer = 9
   /// High watermarks and uploaded offsets.
   case positions = 11
+  /// A batch once more, in a cold segment: it changes no end offset and undoes no truncate.
+  case carriedBatch = 13
+  /// A cold segment belongs to the log from here on; payload: `ColdSegment`.
+  case coldSegment = 15
+
+  /// Its payload is one record batch v2.
+  var isBatch: Bool { self == .batch || self == .carriedBatch }
 }
 
 /// The 80 bytes before each payload. Big-endian. See docs/formats/volume.md.
@@ -124,7 +131,7 @@ public struct FrameHeader: Hashable, Sendable {
   /// 21 on, this header names that CRC and bytes 0..<16, and the magic has one value.
   public func verifies(_ payload: UnsafeRawBufferPointer) -> Bool {
     guard payload.count == self.payloadBytes else { return false }
-    guard self.type == .batch else { return CRC32C.checksum(payload) == self.payloadChecksum }
+    guard self.type.isBatch else { return CRC32C.checksum(payload) == self.payloadChecksum }
     guard payload.count >= RecordBatchHeader.byteCount else { return false }
     return payload.integer(at: 0) == self.baseOffset.rawValue
       && payload.integer(at: 8) == Int32(truncatingIfNeeded: payload.count - 12)

@@ -33,7 +33,7 @@ public enum FrameWalk {
       let position = run.position + Int64(offset)
       let place = LogPlace(seal.segment, position)
       guard let frame = self.frame(in: bytes, at: offset, position: position, seal: seal),
-        frame.header.type == .batch, frame.header.log == log
+        frame.header.type.isBatch, frame.header.log == log
       else { throw .corrupt(place, "a batch's frame is damaged") }
       offset = frame.payload.upperBound
       if frame.header.endOffset <= from { continue }

@@ -96,6 +96,14 @@ struct GroupBuilder {
     self.addBytes(start..<self.header.count)
   }
 
+  /// Adds a frame as it stands elsewhere, with the payload its checksum was made for.
+  mutating func add(_ frame: FrameHeader, copying payload: UnsafeRawBufferPointer) {
+    self.addHeader(frame)
+    let start = self.header.count
+    self.header.append(contentsOf: payload)
+    self.addBytes(start..<self.header.count)
+  }
+
   private mutating func addHeader(_ frame: FrameHeader) {
     var frame = frame
     frame.previousChecksum = self.previous

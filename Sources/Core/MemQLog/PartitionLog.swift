@@ -24,14 +24,33 @@ struct PartitionLog: Sendable {
   /// The newest producer snapshot that has a place, and where.
   var snapshot: Snapshot?
   var snapshotPlace: SnapshotPlace?
+  /// Bytes of frames that are accepted and wait for their place.
+  var waitingBytes: Int64 = 0
   /// Snapshot frames that wait for their place.
   var snapshotsPending = 0
   /// The next mark-only group states the positions.
   var arePositionsDue = false
   /// Recovery found damage: its segments stay for whoever repairs it.
   var isDamaged = false
-  /// Oldest first.
+  /// Where what has been carried to cold segments ends: records below are there, all others of the log in hot segments, and
+  /// what a cold segment has at or above is dead.
+  var coldEnd = Offset.zero
+  /// The cleaner found damage in what it was to carry: nothing of it is carried any more.
+  var isCarryStopped = false
+  /// By offset: those in cold segments, then those in hot ones.
   var spans: [SegmentSpan] = []
+
+  /// What counts against the partition's cap: frames that nothing but this disk has, placed or not.
+  var cappedBytes: Int64 {
+    let gone = self.retention.hasObjectTier ? self.uploadedOffset : .zero
+    let start = max(gone, self.accepted.logStart)
+    var bytes = self.waitingBytes
+    for span in self.spans.reversed() {
+      if span.hasRecords, span.endOffset <= start { break }
+      bytes += span.byteCount
+    }
+    return bytes
+  }
 
   var localBytes: Int64 { self.spans.reduce(0) { $0 + $1.byteCount } }
 
@@ -61,6 +80,7 @@ struct PartitionLog: Sendable {
     self.spans[last].cutTo = min(self.spans[last].cutTo ?? end, end)
     precondition(self.spans[last].segment == segment)
     self.spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
+    self.coldEnd = min(self.coldEnd, end)
     if let place = self.snapshotPlace, place.end > end {
       self.snapshotPlace = nil
       self.snapshot = nil

@@ -14,6 +14,8 @@ struct PendingFrame: Sendable {
     case snapshot(PartitionLog.Snapshot)
     /// The placed snapshot once more, if it still stands in this segment, which is about to go.
     case snapshotCarry(SegmentSequence)
+    /// A durable cold segment becomes part of the log. Of no partition.
+    case coldSegment(CarryResult)
   }
 
   let content: Content

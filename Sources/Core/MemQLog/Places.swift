@@ -131,8 +131,14 @@ public struct LogConfiguration: Sendable {
   public var runBytesMax = 64 << 10
   /// A segment is sealed when its footer would pass this. 16 MiB of index for at most 1 GiB of log.
   public var footerBytesMax = 16 << 20
+  /// What the cleaner copies per second; four times that below the first reserve. Nil: no limit.
+  public var carryBytesPerSecond: Int? = 32 << 20
+  /// One group of a cold segment: what the cleaner writes and syncs at a time. 1 MiB: about 1 ms of an SSD's bandwidth, so no
+  /// group of users waits longer for the disk than for one more of its own.
+  public var carryGroupBytes = 1 << 20
   /// Open partitions; a checkpoint of all of them must fit well into a segment, which may lower this.
   public var partitionsMax = 100_000
+  package var mutations: LogMutations = []
 
   public init() {}
 }
@@ -145,11 +151,18 @@ public struct LocalRetention: Hashable, Sendable {
   public var milliseconds: Int64?
   /// Whether uploaded records may go at all; without an object tier only a raised log start frees them.
   public var hasObjectTier: Bool
+  /// The partition's cap: the most bytes of frames that only this disk has (with an object tier those not uploaded yet, without
+  /// one all above the log start). Nil: no cap. See `VolumeCore.room(of:for:)`.
+  public var capBytes: Int64?
 
-  public init(bytes: Int64? = nil, milliseconds: Int64? = nil, hasObjectTier: Bool = false) {
+  public init(
+    bytes: Int64? = nil, milliseconds: Int64? = nil, hasObjectTier: Bool = false,
+    capBytes: Int64? = nil
+  ) {
     self.bytes = bytes
     self.milliseconds = milliseconds
     self.hasObjectTier = hasObjectTier
+    self.capBytes = capBytes
   }
 }
 

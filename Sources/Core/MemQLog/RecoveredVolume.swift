@@ -57,6 +57,7 @@ public struct RecoveredVolume: Sendable {
 
   var logs: [PartitionLog] = []
   var segments: [LiveSegment] = []
+  var cold: [LiveSegment] = []
   var freeSlots: [SegmentSlot] = []
   var slotCount: UInt32 = 0
   var nextLog = LogID(1)

@@ -7,7 +7,7 @@ struct RecoveryState {
   private(set) var logs: [PartitionLog] = []
   private var indexOf: [LogID: Int] = [:]
   private(set) var nextLog = LogID(1)
-  /// Segments before the tail that the checkpoint names, oldest first; those retired since are taken out.
+  /// Segments before the tail that are named, hot ones first, each oldest first; those retired since are taken out.
   var segments: [Checkpoint.Segment] = []
   /// Batches of the tail with a producer id, as they stand after truncates.
   private var summaries: [LogID: [BatchSummary]] = [:]
@@ -54,6 +54,7 @@ struct RecoveryState {
       log.highWatermark = entry.highWatermark
       log.uploadedOffset = entry.uploadedOffset
       log.snapshotPlace = entry.snapshot
+      log.coldEnd = entry.coldEnd
       self.insert(log)
     }
   }
@@ -74,6 +75,10 @@ struct RecoveryState {
       break
     case .positions:
       try self.applyPositions(payload)
+    case .coldSegment:
+      self.apply(try ColdSegment(decoding: Array(payload)))
+    case .carriedBatch:
+      throw MemQError(.corruptMessage, "a carried batch outside of a cold segment")
     case .partitionOpen:
       var reader = ByteReader(Array(payload))
       let state = LogState(
@@ -113,6 +118,7 @@ struct RecoveryState {
     case .truncate:
       var reader = ByteReader(Array(payload))
       self.logs[index].laid.truncate(to: header.baseOffset, epochs: try reader.epochs())
+      self.logs[index].coldEnd = min(self.logs[index].coldEnd, header.baseOffset)
       if let place = self.logs[index].snapshotPlace, place.end > header.baseOffset {
         self.logs[index].snapshotPlace = nil
       }
@@ -125,8 +131,17 @@ struct RecoveryState {
         end: header.baseOffset)
     case .partitionDrop:
       self.remove(index)
-    case .partitionOpen, .checkpoint, .footer, .positions:
+    case .partitionOpen, .checkpoint, .footer, .positions, .carriedBatch, .coldSegment:
       preconditionFailure("not a frame of one log")
+    }
+  }
+
+  private mutating func apply(_ cold: ColdSegment) {
+    self.segments.append(
+      Checkpoint.Segment(sequence: cold.sequence, slot: cold.slot, end: cold.end, state: .cold))
+    for entry in cold.entries {
+      guard let index = self.indexOf[entry.log] else { continue }
+      self.logs[index].coldEnd = entry.coldEnd
     }
   }
 

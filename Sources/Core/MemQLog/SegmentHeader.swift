@@ -3,9 +3,11 @@
 public import MemQModel
 import MemQRecords
 
-/// What a segment holds. Numbers are part of the format; 1 is reserved for cold segments.
+/// What a segment holds. Numbers are part of the format.
 public enum SegmentKind: UInt8, Sendable {
   case hot = 0
+  /// Batches carried from older segments; part of the log once a frame or a checkpoint there names it.
+  case cold = 1
   /// Nothing: the life named here is over, and the file may be written over.
   case freed = 2
 }
@@ -24,7 +26,7 @@ public struct SegmentHeader: Hashable, Sendable {
   public var sequence: SegmentSequence
   public var segmentBytes: Int64
   /// The segment before this one in the log, and where it ends: everything below is durable, and nothing at or above belongs
-  /// to the log, whatever it looks like. `.start` in a volume's first segment.
+  /// to the log, whatever it looks like. `.start` in a volume's first segment and in cold ones.
   public var previousEnd: LogPlace
   /// CRC of the last group header below `previousEnd`.
   public var previousChecksum: UInt32

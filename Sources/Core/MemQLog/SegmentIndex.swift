@@ -49,6 +49,8 @@ struct SegmentSpan: Hashable, Sendable {
   var runs: [RunEntry]
   /// The runs are in the segment's footer and are paged in from there.
   var isInFooter: Bool
+  /// How many runs the footer has of it, at most.
+  var footerRuns = 0
 
   init(segment: SegmentSequence, at offset: Offset) {
     self.segment = segment
@@ -64,6 +66,29 @@ struct SegmentSpan: Hashable, Sendable {
   }
 
   var hasRecords: Bool { self.baseOffset < self.endOffset }
+  var runCount: Int { self.isInFooter ? self.footerRuns : self.runs.count }
+
+  /// The footer is durable: the runs are found there.
+  mutating func moveToFooter() {
+    self.footerRuns = self.runs.count
+    self.runs = []
+    self.isInFooter = true
+  }
+
+  /// What is left of it without what stands below `start`, or nil. Bytes and runs of a part are reckoned by its offsets.
+  func part(from start: Offset, to end: Offset) -> SegmentSpan? {
+    let (start, end) = (max(start, self.baseOffset), min(end, self.endOffset))
+    guard start < end else { return nil }
+    guard start > self.baseOffset || end < self.endOffset else { return self }
+    var part = self
+    part.baseOffset = start
+    part.endOffset = end
+    let whole = Double(self.endOffset - self.baseOffset)
+    part.byteCount = Int64((Double(self.byteCount) * Double(end - start) / whole).rounded(.up))
+    part.producersEnd = self.producersEnd.flatMap { $0 > start ? min($0, end) : nil }
+    part.runs = self.runs.filter { $0.endOffset > start && $0.baseOffset < end }
+    return part
+  }
 
   mutating func add(_ run: RunEntry, joinsBelow runBytesMax: Int) {
     if !self.hasRecords { self.baseOffset = run.baseOffset }
@@ -86,6 +111,16 @@ struct SegmentSpan: Hashable, Sendable {
       }
     }
     self.runs.append(run)
+  }
+
+  /// Takes up what follows right after in the same segment. Both are in its footer.
+  mutating func join(_ next: SegmentSpan) {
+    self.endOffset = next.endOffset
+    self.maxTimestamp = max(self.maxTimestamp, next.maxTimestamp)
+    self.maxAppendTime = max(self.maxAppendTime, next.maxAppendTime)
+    self.byteCount += next.byteCount
+    self.producersEnd = next.producersEnd ?? self.producersEnd
+    self.footerRuns += next.footerRuns
   }
 
   /// Drops records at or above `end`.

@@ -27,7 +27,7 @@ struct SegmentIndexer {
 
   mutating func add(_ frame: WalkedFrame, _ payload: UnsafeRawBufferPointer) {
     switch frame.header.type {
-    case .batch:
+    case .batch, .carriedBatch:
       let summary = frame.header.summary(of: payload)
       let run = RunEntry(
         position: frame.position, byteCount: FrameHeader.byteCount + frame.header.payloadBytes,
@@ -42,7 +42,7 @@ struct SegmentIndexer {
       self.entries[entry].span.cut(to: end)
       self.entries[entry].span.cutTo = min(self.entries[entry].span.cutTo ?? end, end)
     case .epochStart, .logStart, .partitionOpen, .partitionDrop, .producerSnapshot, .checkpoint,
-      .footer, .positions:
+      .footer, .positions, .coldSegment:
       break
     }
   }
@@ -69,6 +69,23 @@ extension SegmentSpan {
       if run.hasProducers { self.producersEnd = run.endOffset }
     }
     self.cutTo = entry.cutTo
+    self.footerRuns = entry.runs.count
     self.isInFooter = true
+  }
+
+  /// What a cold segment has of one partition: a span for each stretch without a gap.
+  static func cold(
+    _ runs: [RunEntry], segment: SegmentSequence, isInFooter: Bool
+  ) -> [SegmentSpan] {
+    var spans: [SegmentSpan] = []
+    for run in runs {
+      if spans.last?.endOffset != run.baseOffset {
+        spans.append(SegmentSpan(segment: segment, at: run.baseOffset))
+      }
+      spans[spans.count - 1].add(run, joinsBelow: 0)
+    }
+    guard isInFooter else { return spans }
+    for index in spans.indices { spans[index].moveToFooter() }
+    return spans
   }
 }

@@ -99,6 +99,7 @@ extension VolumeCore {
       break
     case .head:
       self.phase = .running
+      self.cleanAt = .zero
       self.checkpointSegment = self.active!.sequence
       self.resetReclaimCursors()
       self.markDueAt = now + self.configuration.markIdle
@@ -145,6 +146,7 @@ extension VolumeCore {
     for segment in [self.segments.first, self.segments.last] {
       if let due = segment?.snapshotsDueAt, due > now { consider(due) }
     }
+    if self.isCleanWanted, self.cleanAt > now { consider(self.cleanAt) }
     // A short disk is looked at again: something else may have freed room.
     if self.hasTimedRetention || self.isShortOfRoom {
       if self.housekeepingAt == nil || self.housekeepingAt! <= now {

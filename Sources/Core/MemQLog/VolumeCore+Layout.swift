@@ -13,14 +13,7 @@ extension VolumeCore {
 
   private func remaining(in active: ActiveSegment, moreFooterBytes: Int) -> Int {
     let end = Int(self.identity.segmentBytes) - LogFormat.blockBytes
-    return end - Int(active.position) - Self.footerGroupBytes(active.footerBytes + moreFooterBytes)
-  }
-
-  /// A footer's group for that much payload, at most: each part repeats one entry's head.
-  private static func footerGroupBytes(_ payloadBytes: Int) -> Int {
-    let parts = payloadBytes / (Footer.partBytes - 2 * Footer.entryBytes) + 1
-    return LogFormat.blocks(
-      GroupHeader.byteCount + parts * (FrameHeader.byteCount + Footer.entryBytes) + payloadBytes)
+    return end - Int(active.position) - Footer.groupBytes(active.footerBytes + moreFooterBytes)
   }
 
   /// Lays the frames that wait and fit into a group, run by run per partition. Nil: the first one does not fit.
@@ -74,6 +67,7 @@ extension VolumeCore {
     case .epochStart, .logStart, .drop: 0
     case .truncate(_, let epochs): 4 + 16 * epochs.count
     case .open(let state): 4 + 16 * state.epochs.count
+    case .coldSegment(let result): ColdSegment.byteCount(entries: result.moved.count)
     }
   }
 
@@ -164,14 +158,18 @@ extension VolumeCore {
       partitions.append(
         Checkpoint.Partition(
           log: log.id, partition: log.partition, state: log.laid, highWatermark: log.highWatermark,
-          uploadedOffset: log.uploadedOffset, snapshot: log.snapshotPlace))
+          uploadedOffset: log.uploadedOffset, snapshot: log.snapshotPlace, coldEnd: log.coldEnd))
     }
     partitions.sort { $0.log < $1.log }
     let segments = self.segments.filter { $0.sequence != self.active?.sequence }
       .map { Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end) }
+    let cold = self.cold.map {
+      Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end, state: .cold)
+    }
+    // A cold segment that is on its way to be retired is simply no longer named.
+    let freeing = self.freeing.map(\.segment).filter { $0.state == .freed }
     return Checkpoint(
-      nextLog: self.nextLog, segments: self.freeing.map(\.segment) + segments,
-      partitions: partitions)
+      nextLog: self.nextLog, segments: freeing + segments + cold, partitions: partitions)
   }
 
   /// The active segment's index, and a trailer that says where it is.
@@ -196,12 +194,8 @@ extension VolumeCore {
     var write = self.launch(builder, .seal, wall: wall)
     let place = FooterPlace(position: position, byteCount: write.byteCount)
     self.segments[self.segments.count - 1].footer = place
-    let trailer = SegmentTrailer(
-      volume: self.identity.volume, sequence: active.sequence, footerPosition: place.position,
-      footerBytes: Int64(place.byteCount))
-    var block = [UInt8](repeating: 0, count: LogFormat.blockBytes)
-    block.withUnsafeMutableBytes { trailer.encode(into: $0) }
-    write.add(block: block, at: self.identity.segmentBytes - Int64(LogFormat.blockBytes))
+    write.addTrailer(
+      place, volume: self.identity.volume, segmentBytes: self.identity.segmentBytes)
     return write
   }
 

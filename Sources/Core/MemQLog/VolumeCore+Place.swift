@@ -11,6 +11,9 @@ extension VolumeCore {
     if case .snapshotCarry(let segment) = frame.content {
       return self.placeCarry(segment, reference, into: &builder)
     }
+    if case .coldSegment(let result) = frame.content {
+      return self.placeColdSegment(result, into: &builder)
+    }
     guard let log = self.log(reference) else {
       preconditionFailure("a frame waits for a log that is gone")
     }
@@ -35,11 +38,12 @@ extension VolumeCore {
       self.logs[reference.index] = nil
       self.freeLogIndices.append(reference.index)
       self.resetReclaimCursors()
+      self.cleanAt = .zero
       builder.add(.state(.partitionDrop, log, at: log.laid.end), payload: [])
     case .snapshot(let snapshot):
       self.logs[reference.index]!.snapshotsPending -= 1
       self.placeSnapshot(snapshot, reference, into: &builder)
-    case .snapshotCarry:
+    case .snapshotCarry, .coldSegment:
       preconditionFailure("handled above")
     }
   }
@@ -65,6 +69,7 @@ extension VolumeCore {
     let before = self.logs[reference.index]!.spans[span].runs.count
     self.logs[reference.index]!.spans[span].add(run, joinsBelow: self.configuration.runBytesMax)
     let after = self.logs[reference.index]!.spans[span].runs.count
+    self.logs[reference.index]!.waitingBytes -= Int64(run.byteCount)
     self.active!.footerBytes += Footer.runBytes * (after - before)
     self.logs[reference.index]!.laid.append(
       base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)

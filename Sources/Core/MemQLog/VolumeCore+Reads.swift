@@ -86,7 +86,10 @@ extension VolumeCore {
   private func plan(
     _ log: PartitionLog, _ span: SegmentSpan, from: Offset, below: Offset, _ maxBytes: Int
   ) -> ReadPlan {
-    guard let segment = self.segments.last(where: { $0.sequence == span.segment }) else {
+    let found =
+      self.segments.last { $0.sequence == span.segment }
+      ?? self.cold.first { $0.sequence == span.segment }
+    guard let segment = found else {
       preconditionFailure("a span without its segment")
     }
     if span.isInFooter, let place = segment.footer {

@@ -9,7 +9,8 @@ extension VolumeCore {
   private var usableBytes: Int {
     let bytes = Int(self.identity.segmentBytes)
     let head = LogFormat.blocks(
-      self.checkpointBytes + 24 * self.segments.count + GroupHeader.byteCount + 1024)
+      self.checkpointBytes + 24 * (self.segments.count + self.cold.count) + GroupHeader.byteCount
+        + 1024)
     return max(0, bytes - 4 * LogFormat.blockBytes - head - bytes / 64)
   }
 
@@ -28,31 +29,37 @@ extension VolumeCore {
   }
 
   /// Segments that hold nothing, made or not.
-  private var freeSegments: Int {
+  var freeSegments: Int {
     self.readySlots.count + self.readSlots.count + (self.allocating == nil ? 0 : 1)
       + self.allocatable
   }
 
   private var totalSegments: Int {
-    self.segments.count + self.freeSegments + self.freeing.count
+    self.segments.count + self.cold.count + self.carrySegments + self.freeSegments
+      + self.freeing.count
   }
 
-  /// Segments that user appends leave alone: a tenth, at least two, and at most a quarter of a small volume.
-  private var userReserve: Int {
+  /// The cleaner's own: it gives it back, or more than that.
+  private var carrySegments: Int { self.carry == nil ? 0 : 1 }
+
+  /// Segments that user appends leave alone: a tenth, at least three, and at most a quarter of a small volume.
+  var userReserve: Int {
     let total = self.totalSegments
-    return min(max(2, (total + 9) / 10), total / 4)
+    return min(max(3, (total + 9) / 10), total / 4)
   }
 
-  /// What state frames leave alone even then, for restarts: each one after a crash takes a segment.
-  private var stateReserve: Int { self.userReserve / 2 }
+  /// What state frames and the cleaner leave alone even then, for restarts: each one after a crash takes a segment.
+  var stateReserve: Int { max(0, min(2, self.userReserve - 1)) }
 
   private func room(above reserve: Int, slack: Int) -> Int {
-    let free = self.freeSegments
+    let free = self.freeSegments + self.carrySegments
+    // The frame that will name the cold segment must find its place.
+    let remaining = self.remaining - (self.carry?.cost ?? 0)
     guard free <= reserve else {
       let beyond = (free - reserve).multipliedReportingOverflow(by: self.usableBytes)
-      return beyond.overflow ? .max / 2 : min(.max / 2, self.remaining + beyond.partialValue)
+      return beyond.overflow ? .max / 2 : max(0, min(.max / 2, remaining + beyond.partialValue))
     }
-    return max(0, self.remaining - slack)
+    return max(0, remaining - slack)
   }
 
   /// Bytes of user frames that may wait.
@@ -188,11 +195,11 @@ extension VolumeCore {
   var waitsForSnapshots: Bool { self.segments.first?.snapshotsDueAt != nil }
 
   var isShortOfRoom: Bool {
-    self.freeSegments + self.freeing.count <= self.userReserve + 1
+    self.freeSegments + self.freeing.count + self.carrySegments <= self.userReserve + 1
   }
 
   /// Why a partition keeps a segment.
-  private enum Hold {
+  enum Hold {
     case records
     /// No snapshot holds the producers of all batches in it: without them a producer would be forgotten by a restart.
     case producers
@@ -202,26 +209,37 @@ extension VolumeCore {
     _ reference: LogReference, _ segment: SegmentSequence, isShort: Bool, wall: Timestamp
   ) -> Hold? {
     guard let log = self.logs[reference.index], log.id == reference.log,
-      let span = log.spans.first(where: { $0.segment == segment })
+      let index = log.spans.firstIndex(where: { $0.segment == segment })
     else { return nil }
-    if log.isDamaged || self.keepsRecords(log, span, isShort: isShort, wall: wall) {
+    return self.hold(log, index, isShort: isShort, wall: wall)
+  }
+
+  /// Why the log keeps its span at `index`, or one before, which would go with it.
+  func hold(_ log: PartitionLog, _ index: Int, isShort: Bool, wall: Timestamp) -> Hold? {
+    if log.isDamaged || self.keepsRecords(log, index, isShort: isShort, wall: wall) {
       return .records
     }
-    if let end = span.producersEnd, end > log.snapshotPlace?.end ?? .zero { return .producers }
+    guard log.spans[index].hasRecords else { return nil }
+    let producersEnd = log.spans[...index].last { $0.producersEnd != nil }?.producersEnd
+    if let producersEnd, producersEnd > log.snapshotPlace?.end ?? .zero { return .producers }
     return nil
   }
 
   private func keepsRecords(
-    _ log: PartitionLog, _ span: SegmentSpan, isShort: Bool, wall: Timestamp
+    _ log: PartitionLog, _ index: Int, isShort: Bool, wall: Timestamp
   ) -> Bool {
+    let span = log.spans[index]
     guard span.hasRecords, span.endOffset > log.laid.logStart else { return false }
     guard log.retention.hasObjectTier, span.endOffset <= log.uploadedOffset else { return true }
     if isShort { return false }
-    if let bytes = log.retention.bytes, log.localBytes - span.byteCount >= bytes { return false }
-    if let age = log.retention.milliseconds,
-      span.maxAppendTime.milliseconds < wall.milliseconds - age
-    {
-      return false
+    // With a span everything before it goes.
+    if let bytes = log.retention.bytes {
+      let after = log.spans[(index + 1)...].reduce(0) { $0 + $1.byteCount }
+      if after >= bytes { return false }
+    }
+    if let age = log.retention.milliseconds {
+      let youngest = log.spans[...index].map(\.maxAppendTime.milliseconds).max()!
+      if youngest < wall.milliseconds - age { return false }
     }
     return true
   }
@@ -247,19 +265,26 @@ extension VolumeCore {
     self.freeing.append(
       FreeingSegment(
         segment: Checkpoint.Segment(
-          sequence: segment.sequence, slot: segment.slot, end: segment.end, isFreed: true),
+          sequence: segment.sequence, slot: segment.slot, end: segment.end,
+          state: .freed),
         carries: carries, after: GroupNumber(self.nextGroup.rawValue - 1)))
     self.counters.segmentsReclaimed += 1
-    for reference in segment.logs {
-      guard let log = self.log(reference), let first = log.spans.first,
-        first.segment == segment.sequence
-      else { continue }
-      let before = log.localStart
-      self.logs[reference.index]!.spans.removeFirst()
-      let after = self.logs[reference.index]!.localStart
-      if before != after, self.byName[log.partition] == reference.index {
-        effects.append(.localStartMoved(log.partition, after))
-      }
+    for reference in segment.logs { self.release(reference, in: segment.sequence, &effects) }
+  }
+
+  /// Takes what the log has in the segment out of its index, and with it everything before.
+  mutating func release(
+    _ reference: LogReference, in segment: SegmentSequence, _ effects: inout [Effect]
+  ) {
+    guard let log = self.log(reference) else { return }
+    let before = log.localStart
+    if let last = log.spans.lastIndex(where: { $0.segment == segment && $0.hasRecords }) {
+      self.logs[reference.index]!.spans.removeFirst(last + 1)
+    }
+    self.logs[reference.index]!.spans.removeAll { $0.segment == segment }
+    let after = self.logs[reference.index]!.localStart
+    if before != after, self.byName[log.partition] == reference.index {
+      effects.append(.localStartMoved(log.partition, after))
     }
   }
 
@@ -289,6 +314,7 @@ extension VolumeCore {
       preconditionFailure("a slot was retired that nobody freed")
     }
     self.freeing.remove(at: index)
+    self.cleanAt = .zero
     if self.readers[slot, default: 0] > 0 {
       self.readSlots.append(slot)
     } else {
@@ -316,11 +342,11 @@ extension VolumeCore {
       guard self.log(reference) != nil else { continue }
       let spans = self.logs[reference.index]!.spans
       guard let span = spans.lastIndex(where: { $0.segment == segment.sequence }) else { continue }
-      self.logs[reference.index]!.spans[span].isInFooter = true
-      self.logs[reference.index]!.spans[span].runs = []
+      self.logs[reference.index]!.spans[span].moveToFooter()
     }
     self.active = nil
     self.phase = .slotWanted
+    self.cleanAt = .zero
     return segment.sequence
   }
 
@@ -342,6 +368,10 @@ public struct VolumeCounters: Hashable, Sendable {
   public var groupsDurable: UInt64 = 0
   public var bytesWritten: Int64 = 0
   public var segmentsReclaimed: UInt64 = 0
+  /// Frames that the cleaner copied to cold segments.
+  public var bytesCarried: Int64 = 0
+  /// Cold segments that became part of the log.
+  public var segmentsCarried: UInt64 = 0
   /// Producer snapshots too large for a segment.
   public var snapshotsRefused: UInt64 = 0
 }
@@ -352,19 +382,24 @@ public struct LogStats: Hashable, Sendable {
   public var pendingBytes: Int
   /// Segments with something in them, the active one counted.
   public var segmentsUsed: Int
+  /// Those of them that hold carried batches.
+  public var segmentsCold: Int
   /// Segment files that may be written over now.
   public var segmentsReady: Int
   /// Segments without anything in them, made or not.
   public var segmentsFree: Int
   public var partitions: Int
+  /// Partitions with as much as their cap allows.
+  public var partitionsAtCap: Int
   public var durable: LogPlace
 }
 
 extension VolumeCore {
   public var stats: LogStats {
     LogStats(
-      counters: self.counters, pendingBytes: self.pendingBytes, segmentsUsed: self.segments.count,
+      counters: self.counters, pendingBytes: self.pendingBytes,
+      segmentsUsed: self.segments.count + self.cold.count, segmentsCold: self.cold.count,
       segmentsReady: self.readySlots.count, segmentsFree: self.freeSegments,
-      partitions: self.byName.count, durable: self.durable)
+      partitions: self.byName.count, partitionsAtCap: self.partitionsAtCap, durable: self.durable)
   }
 }

@@ -7,7 +7,7 @@ extension VolumeCore {
   ///
   /// Precondition: each batch's base offset is its partition's end, batches of one partition in order.
   /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchTooLarge`; retriable: `.resourceExhausted`
-  ///   (too much waits for the disk), `.volumeFull`.
+  ///   (too much waits for the disk), `.volumeFull`, `.partitionQuotaExceeded` (a capped batch above the partition's cap).
   public mutating func append(
     _ batches: [BatchAppend], request: RequestID, at now: MonotonicInstant, wall: Timestamp,
     into effects: inout [Effect]
@@ -27,6 +27,7 @@ extension VolumeCore {
         base: batch.summary.baseOffset, end: batch.summary.endOffset,
         epoch: batch.summary.leaderEpoch)
       let isLast = index == batches.count - 1
+      self.logs[at]!.waitingBytes += Int64(FrameHeader.byteCount + batch.byteCount)
       self.pending.append(
         PendingFrame(
           content: .batch(batch, PayloadID(request, index)),
@@ -48,6 +49,10 @@ extension VolumeCore {
         .recordBatchTooLarge, "the batch is too large for this volume's segments",
         subject: batch.partition.description, limit: Int64(self.batchBytesMax),
         actual: Int64(batch.byteCount))
+    }
+    if batch.isCapped, case .full(let error) = self.room(of: batch.partition, for: batch.byteCount)
+    {
+      throw error
     }
     return PendingFrame.overhead + batch.byteCount
   }

@@ -23,9 +23,14 @@ public struct VolumeCore: Sendable {
     public var byteCount: Int
     /// The batch's own CRC-32C, its bytes 17..<21.
     public var checksum: UInt32
+    /// A producer's: refused where the partition is at its cap. A follower takes what its leader took.
+    public var isCapped: Bool
 
-    public init(partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32)
-    {
+    public init(
+      partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32,
+      isCapped: Bool = false
+    ) {
+      self.isCapped = isCapped
       self.partition = partition
       self.summary = summary
       self.byteCount = byteCount
@@ -68,6 +73,8 @@ public struct VolumeCore: Sendable {
     case room(availableBytes: Int64)
     case readBegan(SegmentSlot)
     case readEnded(SegmentSlot)
+    /// `.carry` is done: everything the result names is durable.
+    case carried(CarryResult)
     /// The time of the last `.wake` has come.
     case tick
   }
@@ -84,6 +91,11 @@ public struct VolumeCore: Sendable {
     /// Write this block at the start of the slot's file and sync it: its segment is over. Beside the log's writes and
     /// syncs, in any order. Answer: `.retired` or `.diskFailed`.
     case retire(SegmentSlot, block: [UInt8])
+    /// Copy what the plan names with a `SegmentCarrier`, at its rate, beside the log's writes and syncs. Answer: `.carried` or
+    /// `.diskFailed`. One at a time.
+    case carry(CarryPlan)
+    /// The cleaner found damage in the partition's records, and leaves the rest of it where it is.
+    case damageFound(TopicPartition, MemQError)
     case localStartMoved(TopicPartition, Offset)
     case segmentRolled(SegmentSequence)
     /// Only a producer snapshot through all that is committed keeps this partition's oldest records on the disk. Asked for
@@ -161,6 +173,11 @@ public struct VolumeCore: Sendable {
   // Segments, oldest first; the last one is the active one while there is one.
   var segments: [LiveSegment]
   var active: ActiveSegment?
+  /// Segments of carried batches, by sequence; apart from the order of the hot ones.
+  var cold: [LiveSegment]
+  var carry: CarryUnderWay?
+  /// When the cleaner looks again.
+  var cleanAt = MonotonicInstant.zero
   var phase: Phase
   var nextSequence: SegmentSequence
   /// The segment of the newest durable checkpoint.
@@ -217,6 +234,7 @@ public struct VolumeCore: Sendable {
     self.logs = recovered.logs.map { $0 }
     self.nextLog = recovered.nextLog
     self.segments = recovered.segments
+    self.cold = recovered.cold
     self.nextSequence = recovered.nextSequence
     self.checkpointSegment = recovered.checkpointSegment
     self.logEnd = recovered.end
@@ -233,7 +251,9 @@ public struct VolumeCore: Sendable {
       self.byName[log.partition] = index
       self.checkpointBytes += self.checkpointCost(log.accepted)
     }
-    if recovered.cleanShutdown { self.resume() }
+    if recovered.cleanShutdown || configuration.mutations.contains(.appendsAfterCut) {
+      self.resume()
+    }
   }
 
   /// First call after `init`: opens the active segment. Requests may be made at once; they wait for it.
@@ -296,6 +316,8 @@ public struct VolumeCore: Sendable {
       return
     case .readEnded(let slot):
       guard self.readEnded(slot) else { return }
+    case .carried(let result):
+      self.carried(result, &effects)
     case .tick:
       break
     }
@@ -337,6 +359,7 @@ public struct VolumeCore: Sendable {
   ) {
     guard self.failure == nil else { return }
     self.reclaim(at: now, wall: wall, &effects)
+    self.clean(at: now, wall: wall, &effects)
     self.retireFreed(wall: wall, &effects)
     self.requestSlot(at: now, &effects)
     self.startWrite(at: now, wall: wall, &effects)

@@ -103,13 +103,16 @@ extension Recovery {
   private mutating func summaries(
     _ log: PartitionLog, _ span: SegmentSpan, from: Offset
   ) throws(MemQError) -> [BatchSummary] {
-    let segment = self.result.segments.first { $0.sequence == span.segment }!
+    let segment = (self.result.segments + self.result.cold).first {
+      $0.sequence == span.segment
+    }!
     var runs = span.runs
     if span.isInFooter {
-      let header = self.found.first { $0.sequence == span.segment }!.header
+      let header = (self.found + self.foundCold).first { $0.sequence == span.segment }!.header
       let footer = try SealedSegment.footer(of: header, end: segment.end, from: &self.source)
       runs = footer?.footer.runs(of: log.id) ?? []
     }
+    let from = max(from, span.baseOffset)
     let seal = HeaderSeal(volume: self.identity.volume, segment: span.segment)
     var summaries: [BatchSummary] = []
     for run in runs

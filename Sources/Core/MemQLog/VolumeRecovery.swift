@@ -23,7 +23,15 @@ public enum VolumeRecovery {
     runBytesMax: Int = LogConfiguration().runBytesMax,
     progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
+    try self.run(identity, from: &source, runBytesMax: runBytesMax, mutations: [], progress)
+  }
+
+  package static func run<Source: SegmentSource>(
+    _ identity: VolumeIdentity, from source: inout Source, runBytesMax: Int,
+    mutations: LogMutations, _ progress: (RecoveryProgress) -> Void = { _ in }
+  ) throws(MemQError) -> RecoveredVolume {
     var recovery = Recovery(identity: identity, runBytesMax: runBytesMax, source: source)
+    recovery.mutations = mutations
     let recovered = try recovery.run(progress)
     source = recovery.source
     return recovered
@@ -40,11 +48,15 @@ struct Recovery<Source: SegmentSource> {
   let identity: VolumeIdentity
   let runBytesMax: Int
   var source: Source
+  var mutations: LogMutations = []
+  /// Hot segments, oldest first.
   var found: [Found] = []
+  /// Files that were made cold segments, whether the log names them or not.
+  var foundCold: [Found] = []
   /// Files whose last life is over.
   var retired: [SegmentHeader] = []
   var headerless: [HeaderlessSlot] = []
-  /// The youngest segment the checkpoint names that was freed by then or has been retired since. Older ones that are still there
+  /// The youngest hot segment the checkpoint names that was freed by then or has been retired since. Older ones that are still there
   /// were freed too and may only hold a snapshot.
   var retiredThrough = SegmentSequence.none
   var result = RecoveredVolume()
@@ -67,11 +79,12 @@ struct Recovery<Source: SegmentSource> {
     let total = self.state.segments.count + 1
     for (done, segment) in self.state.segments.enumerated() {
       progress(RecoveryProgress(segmentsDone: done, segmentsTotal: total))
-      try self.loadIndex(segment)
+      if segment.state != .cold { try self.loadIndex(segment) }
     }
     self.merge(index.entries, tail.header.slot, tail.sequence, end: scan.end, footer: nil)
     self.finishTail(tail, scan)
-    self.finishSlots(live: self.result.segments.map(\.slot))
+    try self.loadCold()
+    self.finishSlots(live: (self.result.segments + self.result.cold).map(\.slot))
     try self.finishPartitions()
     progress(RecoveryProgress(segmentsDone: total, segmentsTotal: total))
     return self.result
@@ -99,11 +112,12 @@ struct Recovery<Source: SegmentSource> {
       }
       switch header.kind {
       case .hot: self.found.append(Found(header: header, checksum: checksum))
+      case .cold: self.foundCold.append(Found(header: header, checksum: checksum))
       case .freed: self.retired.append(header)
       }
     }
     self.found.sort { $0.sequence < $1.sequence }
-    var sequences = self.found.map(\.sequence) + self.headerless.map(\.sequence)
+    var sequences = (self.found + self.foundCold).map(\.sequence) + self.headerless.map(\.sequence)
     sequences += self.retired.map(\.sequence)
     sequences.append(.none)
     self.result.nextSequence = sequences.max()!.next
@@ -168,7 +182,7 @@ struct Recovery<Source: SegmentSource> {
     self.state = state
     if let damage = scan.damage {
       let place = LogPlace(tail.sequence, scan.end)
-      guard scan.mark <= place else {
+      guard scan.mark <= place || self.mutations.contains(.ignoresDurableMark) else {
         throw .corrupt(LogPlace(tail.sequence, damage.position), damage.what)
       }
     }
@@ -193,14 +207,16 @@ struct Recovery<Source: SegmentSource> {
   private mutating func checkMissing() throws(MemQError) {
     var live: [Checkpoint.Segment] = []
     for segment in self.state.segments {
-      if segment.isFreed { self.retiredThrough = max(self.retiredThrough, segment.sequence) }
-      if self.found.contains(where: {
+      if segment.state == .freed {
+        self.retiredThrough = max(self.retiredThrough, segment.sequence)
+      }
+      if (segment.state == .cold ? self.foundCold : self.found).contains(where: {
         $0.sequence == segment.sequence && $0.header.slot == segment.slot
       }) {
         live.append(segment)
         continue
       }
-      let headers = self.found.map(\.header) + self.retired
+      let headers = (self.found + self.foundCold).map(\.header) + self.retired
       let isOver = headers.contains {
         $0.slot == segment.slot
           && ($0.sequence > segment.sequence
@@ -210,7 +226,9 @@ struct Recovery<Source: SegmentSource> {
         throw .corrupt(
           LogPlace(segment.sequence, 0), "a segment is missing, or its header is damaged")
       }
-      self.retiredThrough = max(self.retiredThrough, segment.sequence)
+      if segment.state != .cold {
+        self.retiredThrough = max(self.retiredThrough, segment.sequence)
+      }
     }
     self.state.segments = live
   }

@@ -74,12 +74,20 @@ public final class Volume: Sendable {
     self.engine.monitor.withLock { $0.core.isFull(for: byteCount) }
   }
 
+  /// What the partition's cap says to a producer's batch of `byteCount`: take it; take it and hold the answer back for a while; or
+  /// refuse it, retriable, as `.partitionQuotaExceeded`. Other partitions have no part in it. A leader asks before it takes a
+  /// produced batch and marks it `isCapped`, so that `append` holds to it too; followers do neither.
+  public func room(of partition: TopicPartition, for byteCount: Int) -> PartitionRoom {
+    self.engine.monitor.withLock { $0.core.room(of: partition, for: byteCount) }
+  }
+
   /// Takes batches, all or none, to make them durable; readable at once.
   ///
   /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
   /// (`RecordBatchHeader.validate`): what does not hold would read as damage later.
   /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable:
-  ///   `.resourceExhausted` (too much waits for the disk), `.volumeFull`. Nothing was taken then, and `completion` is not called.
+  ///   `.resourceExhausted` (too much waits for the disk), `.volumeFull`, `.partitionQuotaExceeded` (a capped batch, the partition at
+  ///   its cap). Nothing was taken then, and `completion` is not called.
   public func append(
     _ appends: [Append], completion: @escaping Completion
   ) throws(MemQError) {
@@ -91,7 +99,7 @@ public final class Volume: Sendable {
       requests.append(
         VolumeCore.BatchAppend(
           partition: append.partition, summary: append.summary, byteCount: batch.byteCount,
-          checksum: batch.checksum))
+          checksum: batch.checksum, isCapped: append.isCapped))
     }
     try self.engine.update { (state, now, wall) throws(MemQError) in
       let request = RequestID(state.nextRequest)
@@ -203,14 +211,21 @@ public final class Volume: Sendable {
     self.engine.send(.setProducerSnapshot(partition, bytes, at: end))
   }
 
-  /// What may leave this disk once it is uploaded. Not kept over a restart: set it at each open.
+  /// What may leave this disk once it is uploaded, and what the partition may take of it. Not kept over a restart: set it at each
+  /// open.
+  ///
+  /// - Parameter capBytes: the most bytes that only this disk has: see `room(of:for:)`; nil: no cap. `local.retention.bytes` where
+  ///   that is above 0.
   public func setLocalRetention(
-    _ partition: TopicPartition, bytes: Int64?, milliseconds: Int64?, hasObjectTier: Bool
+    _ partition: TopicPartition, bytes: Int64?, milliseconds: Int64?, hasObjectTier: Bool,
+    capBytes: Int64? = nil
   ) {
     self.engine.send(
       .setLocalRetention(
         partition,
-        LocalRetention(bytes: bytes, milliseconds: milliseconds, hasObjectTier: hasObjectTier)))
+        LocalRetention(
+          bytes: bytes, milliseconds: milliseconds, hasObjectTier: hasObjectTier,
+          capBytes: capBytes)))
   }
 
   /// The log start that retention by size and append time asks for, whole segments at a time. Nil: no such partition.
@@ -274,6 +289,13 @@ public final class Volume: Sendable {
   public var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)? {
     get { self.engine.monitor.withLock { $0.onSnapshotWanted } }
     set { self.engine.monitor.withLock { $0.onSnapshotWanted = newValue } }
+  }
+
+  /// The cleaner found records that do not verify: the partition is to be repaired from another replica. Nothing more of it is
+  /// moved until the next open.
+  public var onDamage: (@Sendable (TopicPartition, MemQError) -> Void)? {
+    get { self.engine.monitor.withLock { $0.onDamage } }
+    set { self.engine.monitor.withLock { $0.onDamage = newValue } }
   }
 
   // MARK: - End

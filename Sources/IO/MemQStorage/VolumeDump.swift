@@ -72,7 +72,7 @@ public struct VolumeDump: Sendable {
     var source = self.source
     var headers: [(slot: SegmentSlot, header: SegmentHeader)] = []
     for slot in self.slots {
-      guard let header = try SegmentInspector.header(slot, from: &source), header.kind == .hot,
+      guard let header = try SegmentInspector.header(slot, from: &source), header.kind != .freed,
         header.volume == self.header.identity.volume
       else { continue }
       headers.append((slot, header))
@@ -81,7 +81,8 @@ public struct VolumeDump: Sendable {
     var goesOn = true
     for (index, entry) in headers.enumerated() where goesOn {
       // Where the next segment says this one ends; what stands after is no part of the log.
-      let next = index + 1 < headers.count ? headers[index + 1].header.previousEnd : .start
+      let next =
+        headers[(index + 1)...].first { $0.header.kind == .hot }?.header.previousEnd ?? .start
       let end = next.segment == entry.header.sequence ? next.position : nil
       let inspection = try SegmentInspector.inspect(entry.slot, end: end, from: &source) {
         frame, bytes in

@@ -89,20 +89,13 @@ extension VolumeEngine {
   }
 
   private func retire(_ slot: SegmentSlot, _ block: [UInt8]) {
-    var block = block
-    let result = block.withUnsafeMutableBytes { bytes in
-      Result { () throws(FileError) in
-        let file = try self.files.file(slot)
-        var piece = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
-        try withUnsafeMutablePointer(to: &piece) { (piece) throws(FileError) in
-          try file.write(gathered: UnsafeMutableBufferPointer(start: piece, count: 1), at: 0)
-        }
-        try file.syncData()
-      }
-    }
-    switch result {
-    case .success: self.send(.retired(slot))
-    case .failure(let error): self.fail(error)
+    do throws(FileError) {
+      let file = try self.files.file(slot)
+      try file.write(block, at: 0)
+      try file.syncData()
+      self.send(.retired(slot))
+    } catch {
+      self.fail(error)
     }
   }
 }

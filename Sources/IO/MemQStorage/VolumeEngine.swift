@@ -36,6 +36,7 @@ final class VolumeEngine: Sendable {
     var onFailure: (@Sendable (MemQError) -> Void)?
     var onLocalStartMoved: (@Sendable (TopicPartition, Offset) -> Void)?
     var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)?
+    var onDamage: (@Sendable (TopicPartition, MemQError) -> Void)?
     /// When the core was last told what the file system has free.
     var roomAt: MonotonicInstant?
     var whenStarted: (@Sendable (MemQError?) -> Void)?
@@ -75,6 +76,7 @@ final class VolumeEngine: Sendable {
   let clock: any MemQClock
   let logger: Logger
   let metrics: VolumeMetrics
+  private let cleaner = VolumeCleaner()
   private let threads = Monitor<[OwnThread]>([])
 
   init(
@@ -90,7 +92,7 @@ final class VolumeEngine: Sendable {
     self.identity = core.identity
     self.clock = clock
     self.logger = logger
-    self.metrics = VolumeMetrics()
+    self.metrics = VolumeMetrics(volume: core.identity.volume)
   }
 
   func startThreads() {
@@ -98,6 +100,7 @@ final class VolumeEngine: Sendable {
       for index in 0..<Self.threadCount {
         threads.append(OwnThread(name: "memq-disk-\(index)") { self.run() })
       }
+      threads.append(OwnThread(name: "memq-clean") { self.cleaner.run(self) })
     }
   }
 
@@ -161,6 +164,15 @@ final class VolumeEngine: Sendable {
     case .sync(let slot, let group): state.jobs.append(.sync(slot, group))
     case .allocate(let slot): state.jobs.append(.allocate(slot))
     case .retire(let slot, let block): state.jobs.append(.retire(slot, block))
+    case .carry(let plan): self.cleaner.carry(plan)
+    case .damageFound(let partition, let error):
+      self.logger.error(
+        "Records are damaged; the cleaner leaves their partition where it is",
+        metadata: [
+          "volume": "\(self.identity.volume)", "partition": "\(partition)", "error": "\(error)",
+        ])
+      guard let body = state.onDamage else { return }
+      state.deliveries.append(.callback { body(partition, error) })
     case .complete(let request, let result):
       guard let completion = state.completions.removeValue(forKey: request) else { return }
       if let serial = completion.serial { state.cache.durable(below: serial) }
@@ -214,13 +226,15 @@ final class VolumeEngine: Sendable {
       return true
     }
     let available = isRoomDue ? self.availableBytes() : nil
-    self.update { state, now, wall in
+    let stats = self.update { state, now, wall in
       if let available {
         state.core.handle(
           .room(availableBytes: available), at: now, wall: wall, into: &state.effects)
       }
       state.core.handle(.tick, at: now, wall: wall, into: &state.effects)
+      return isRoomDue ? state.core.stats : nil
     }
+    if let stats { self.metrics.stands(stats) }
   }
 
   private func nextAction() -> Action {
@@ -263,6 +277,7 @@ final class VolumeEngine: Sendable {
       state.isStopped = true
       state.isAbandoned = true
     }
+    self.cleaner.stop()
     self.monitor.broadcast()
   }
 
@@ -272,6 +287,7 @@ final class VolumeEngine: Sendable {
       state.isStopped = true
       state.isAbandoned = state.isAbandoned || abandons
     }
+    self.cleaner.stop()
     self.monitor.broadcast()
     let threads = self.threads.withLock { threads in
       defer { threads = [] }

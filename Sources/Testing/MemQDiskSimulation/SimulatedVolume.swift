@@ -14,6 +14,8 @@ public struct SimulatedVolume: Sendable {
     case sync(SegmentSlot, GroupNumber, begunAt: UInt64)
     case allocate(SegmentSlot)
     case retire(SegmentSlot, block: [UInt8])
+    /// One step of a copy: the next follows it.
+    case carry(SegmentCarrier)
   }
 
   struct TailBatch: Sendable {
@@ -40,6 +42,8 @@ public struct SimulatedVolume: Sendable {
   public private(set) var wake: MonotonicInstant?
   /// The next so many disk works succeed, then one fails; nil: none fails.
   public var worksUntilFailure: Int?
+  /// A cold segment's writes are not synced: for showing that tests notice.
+  public var skipsCarrySyncs = false
   /// `.failed` was reported.
   public private(set) var failure: MemQError?
   private var completions: [(request: RequestID, result: Result<Void, MemQError>)] = []
@@ -51,6 +55,8 @@ public struct SimulatedVolume: Sendable {
   public var segmentsRolled = 0
   /// Partitions whose producer snapshot the volume asked for since the last look.
   public var snapshotsWanted: [TopicPartition] = []
+  /// What the cleaner found damaged since the last look.
+  public var damages: [(partition: TopicPartition, error: MemQError)] = []
 
   public init(
     identity: VolumeIdentity, configuration: LogConfiguration = LogConfiguration(),
@@ -62,7 +68,8 @@ public struct SimulatedVolume: Sendable {
     self.disk = CrashableDisk(segmentBytes: Int(identity.segmentBytes))
   }
 
-  private var availableBytes: Int64 {
+  /// What the file system has free.
+  public var availableBytes: Int64 {
     Int64(max(0, self.slotsMax - self.disk.slots.count)) * self.identity.segmentBytes
   }
 
@@ -73,7 +80,8 @@ public struct SimulatedVolume: Sendable {
     precondition(self.core == nil)
     self.disk.syncAll()
     let recovered = try VolumeRecovery.run(
-      self.identity, from: &self.disk, runBytesMax: self.configuration.runBytesMax)
+      self.identity, from: &self.disk, runBytesMax: self.configuration.runBytesMax,
+      mutations: self.configuration.mutations)
     var core = VolumeCore(self.identity, self.configuration, recovered: recovered)
     self.identity.openCount += 1
     var effects: [VolumeCore.Effect] = []
@@ -142,6 +150,8 @@ public struct SimulatedVolume: Sendable {
         self.outstanding.append(.sync(slot, group, begunAt: self.disk.beginSync(slot)))
       case .allocate(let slot): self.outstanding.append(.allocate(slot))
       case .retire(let slot, let block): self.outstanding.append(.retire(slot, block: block))
+      case .carry(let plan): self.outstanding.append(.carry(SegmentCarrier(plan)))
+      case .damageFound(let partition, let error): self.damages.append((partition, error))
       case .complete(let request, let result): self.complete(request, result)
       case .localStartMoved(let partition, let start): self.moves.append((partition, start))
       case .segmentRolled: self.segmentsRolled += 1
@@ -190,6 +200,8 @@ public struct SimulatedVolume: Sendable {
     case .sync(let slot, let group, let begun):
       self.disk.endSync(slot, begunAt: begun)
       self.handle(.synced(group), at: now, wall: wall)
+    case .carry(let carrier):
+      self.carry(carrier, at: now, wall: wall)
     case .retire(let slot, let block):
       self.disk.write(block, to: slot, at: 0)
       self.disk.endSync(slot, begunAt: self.disk.beginSync(slot))
@@ -197,6 +209,7 @@ public struct SimulatedVolume: Sendable {
     case .allocate(let slot):
       if self.disk.slots.count < self.slotsMax {
         self.disk.allocate(slot)
+        self.disk.syncFolder()
         self.handle(.slotAllocated(slot, availableBytes: self.availableBytes), at: now, wall: wall)
       } else {
         self.handle(
@@ -205,9 +218,33 @@ public struct SimulatedVolume: Sendable {
     }
   }
 
+  private mutating func carry(
+    _ carrier: SegmentCarrier, at now: MonotonicInstant, wall: Timestamp
+  ) {
+    var carrier = carrier
+    switch carrier.next(from: &self.disk) {
+    case .write(let parts):
+      for (position, bytes) in parts {
+        self.disk.write(bytes, to: carrier.plan.slot, at: position)
+      }
+      if !self.skipsCarrySyncs {
+        self.disk.endSync(
+          carrier.plan.slot, begunAt: self.disk.beginSync(carrier.plan.slot))
+      }
+      self.outstanding.append(.carry(carrier))
+    case .done(let result):
+      self.handle(.carried(result), at: now, wall: wall)
+    }
+  }
+
   /// Does all disk work that there is and that follows from it.
   public mutating func drain(at now: MonotonicInstant, wall: Timestamp) {
-    while !self.outstanding.isEmpty { self.perform(0, at: now, wall: wall) }
+    var works = 0
+    while !self.outstanding.isEmpty {
+      works += 1
+      precondition(works < 100_000, "the volume never comes to rest")
+      self.perform(0, at: now, wall: wall)
+    }
   }
 
   /// What a group's parts put where.
@@ -259,6 +296,13 @@ public struct SimulatedVolume: Sendable {
         }
       case .retire(let slot, let block):
         if Bool.random(using: &generator) { self.disk.write(block, to: slot, at: 0) }
+      case .carry(var carrier):
+        guard Bool.random(using: &generator),
+          case .write(let parts) = carrier.next(from: &self.disk)
+        else { continue }
+        for (position, bytes) in parts {
+          self.disk.write(bytes, to: carrier.plan.slot, at: position)
+        }
       case .sync:
         break
       }

@@ -1,0 +1,14 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+/// Safety rules that a test switches off, to show that the model check notices. Empty outside of tests.
+package struct LogMutations: OptionSet, Sendable {
+  package let rawValue: Int
+  package init(rawValue: Int) { self.rawValue = rawValue }
+
+  /// After a crash the tail goes on at its cut instead of being sealed there.
+  package static let appendsAfterCut = LogMutations(rawValue: 1)
+  /// Recovery takes any damage of the tail for its end.
+  package static let ignoresDurableMark = LogMutations(rawValue: 2)
+  /// A carried copy counts as it was planned, whatever was truncated meanwhile.
+  package static let carriesOverTruncates = LogMutations(rawValue: 4)
+}

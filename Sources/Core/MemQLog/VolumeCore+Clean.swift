@@ -1,0 +1,333 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+/// The cleaner: what must stay in the oldest hot segments moves to cold ones, so that the hot ones can go.
+///
+/// One plan at a time: a free file becomes a cold segment of copies (`SegmentCarrier`), durable as a whole before a
+/// `coldSegment` frame in the log makes it count. Until then a crash leaves only a free file with dead bytes. From that
+/// frame on a log's records below its `coldEnd` are in cold segments; the originals go once the frame is durable, by the
+/// rules that free any segment.
+///
+/// Per log, records below `coldEnd` are in cold segments, younger segments winning over older ones, and a truncate lowers
+/// `coldEnd`: what a cold segment has above is dead for good, because whatever is carried later is in a younger one.
+extension VolumeCore {
+  struct CarryUnderWay: Sendable {
+    let slot: SegmentSlot
+    /// The files it reads: not written over until it is done.
+    let sources: [SegmentSlot]
+    /// Room kept for the frame that will name the cold segment; 0 once that waits with the others.
+    var cost: Int
+  }
+
+  /// Segments with the pieces that keep them, and what those take in a cold segment.
+  private struct Candidate {
+    let segment: SegmentSequence
+    var pieces: [(piece: CarryPlan.Piece, cost: CarryCost)] = []
+    var cost = CarryCost()
+  }
+
+  private struct CarryCost {
+    var bytes = 0
+    var runs = 0
+    var pieces = 0
+
+    static func + (a: Self, b: Self) -> Self {
+      Self(bytes: a.bytes + b.bytes, runs: a.runs + b.runs, pieces: a.pieces + b.pieces)
+    }
+  }
+
+  /// Places looked at for one plan: bounds the time it holds the core, about 100 ns each.
+  private static let looksMax = 200_000
+
+  /// Whether anything may be to do for the cleaner.
+  var isCleanWanted: Bool {
+    self.closeRequest == nil && self.carry == nil
+      && (!self.cold.isEmpty || self.freeSegments + self.freeing.count <= 4 * self.userReserve)
+  }
+
+  mutating func clean(at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]) {
+    guard self.cleanAt <= now, self.isCleanWanted else { return }
+    self.cleanAt = now + self.configuration.housekeeping
+    self.reclaimCold(wall: wall, &effects)
+    guard self.phase == .running, let plan = self.planCarry(wall: wall) else { return }
+    self.readySlots.removeFirst()
+    self.nextSequence = plan.segment.next
+    let cost = PendingFrame.overhead + ColdSegment.byteCount(entries: plan.pieces.count)
+    self.carry = CarryUnderWay(slot: plan.slot, sources: plan.sources, cost: cost)
+    for source in plan.sources { self.readers[source, default: 0] += 1 }
+    effects.append(.carry(plan))
+  }
+
+  // MARK: - Planning
+
+  private mutating func planCarry(wall: Timestamp) -> CarryPlan? {
+    let free = self.freeSegments + self.freeing.count
+    guard free <= 4 * self.userReserve,
+      let slot = self.readySlots.first
+    else { return nil }
+    let isTight = free <= 2 * self.userReserve
+    var pieces = self.hotPieces(isTight: isTight, wall: wall)
+    self.addColdPieces(to: &pieces, wall: wall)
+    guard pieces.emptied >= 2 || pieces.isWorthwhile, !pieces.taken.isEmpty else { return nil }
+    // Below the second reserve only what gives the segment back at once. The frame that names the cold segment must fit into
+    // this segment, or into one that is left.
+    let frame = PendingFrame.overhead + ColdSegment.byteCount(entries: pieces.taken.count)
+    guard pieces.emptied >= 1 || self.freeSegments > self.stateReserve + 1,
+      self.remaining > frame + self.pending.cost + Int(self.identity.segmentBytes) / 64
+        || self.readySlots.count >= 2
+    else { return nil }
+    pieces.taken.sort { $0.log.log != $1.log.log ? $0.log.log < $1.log.log : $0.from < $1.from }
+    let header = SegmentHeader(
+      kind: .cold, slot: slot, cluster: self.identity.cluster, volume: self.identity.volume,
+      sequence: self.nextSequence, segmentBytes: self.identity.segmentBytes, previousEnd: .start,
+      previousChecksum: 0, openCount: self.openCount, writeTime: wall)
+    let isShort = self.freeSegments <= self.userReserve
+    return CarryPlan(
+      slot: slot, segment: self.nextSequence,
+      bytesPerSecond: self.configuration.carryBytesPerSecond.map { isShort ? 4 * $0 : $0 },
+      pieces: pieces.taken, header: header, groupBytes: self.configuration.carryGroupBytes,
+      runBytesMax: self.configuration.runBytesMax,
+      footerBytesMax: self.configuration.footerBytesMax)
+  }
+
+  private struct Pieces {
+    var taken: [CarryPlan.Piece] = []
+    var cost = CarryCost()
+    /// Segments that nothing keeps once the pieces are elsewhere.
+    var emptied = 0
+    /// Going on like this frees more segments than it takes.
+    var isWorthwhile = false
+    var looks = 0
+
+    mutating func add(_ candidate: Candidate) {
+      self.taken += candidate.pieces.map(\.piece)
+      self.cost = self.cost + candidate.cost
+      self.emptied += 1
+    }
+  }
+
+  /// What keeps the oldest hot segments, as much of it as one cold segment takes.
+  private func hotPieces(isTight: Bool, wall: Timestamp) -> Pieces {
+    var found = Pieces()
+    var isFull = false
+    var seen = 0
+    var needed = 0
+    for segment in self.segments {
+      guard segment.sequence < self.checkpointSegment,
+        let candidate = self.candidate(segment, isCold: false, isTight: isTight, wall: wall)
+      else { break }
+      seen += 1
+      found.looks += segment.logs.count
+      needed += self.carryBytes(candidate.cost)
+      if !isFull, self.fits(found.cost + candidate.cost) {
+        found.add(candidate)
+      } else {
+        if seen == 1 { self.addPart(of: candidate, to: &found) }
+        isFull = true
+      }
+      let takes = (needed + Int(self.identity.segmentBytes) - 1) / Int(self.identity.segmentBytes)
+      if seen - takes >= (isTight ? 1 : (seen + 1) / 2) { found.isWorthwhile = true }
+      if found.isWorthwhile, isFull { break }
+      guard found.looks < Self.looksMax else {
+        found.isWorthwhile = found.isWorthwhile || isTight
+        break
+      }
+    }
+    // Nothing is freed by a part: only with a segment to spare.
+    if found.emptied == 0, self.freeSegments <= self.stateReserve + 1 {
+      found = Pieces(looks: found.looks)
+    }
+    return found
+  }
+
+  /// A segment that is too full for one cold segment goes in parts, whole pieces first.
+  private func addPart(of candidate: Candidate, to found: inout Pieces) {
+    for (piece, cost) in candidate.pieces.sorted(by: { $0.piece.log.log < $1.piece.log.log }) {
+      found.taken.append(piece)
+      found.cost = found.cost + cost
+      // The last one is copied as far as there is room.
+      if !self.fits(found.cost) { return }
+    }
+  }
+
+  /// Fills what room is left with the cold segments that have least in them.
+  private func addColdPieces(to found: inout Pieces, wall: Timestamp) {
+    var candidates: [(candidate: Candidate, bytes: Int)] = []
+    for segment in self.cold {
+      guard found.looks < Self.looksMax else { break }
+      found.looks += segment.logs.count
+      guard let candidate = self.candidate(segment, isCold: true, isTight: true, wall: wall) else {
+        continue
+      }
+      candidates.append((candidate, self.carryBytes(candidate.cost)))
+    }
+    candidates.sort { $0.bytes < $1.bytes }
+    for (candidate, _) in candidates {
+      guard self.fits(found.cost + candidate.cost) else { return }
+      found.add(candidate)
+    }
+  }
+
+  /// What keeps the segment; nil when that can't be carried, or is better waited for.
+  private func candidate(
+    _ segment: LiveSegment, isCold: Bool, isTight: Bool, wall: Timestamp
+  ) -> Candidate? {
+    let isShort = self.isShortOfRoom
+    var candidate = Candidate(segment: segment.sequence)
+    for reference in segment.logs {
+      guard let log = self.log(reference) else { continue }
+      for index in log.spans.indices where log.spans[index].segment == segment.sequence {
+        guard let hold = self.hold(log, index, isShort: isShort, wall: wall) else { continue }
+        let span = log.spans[index]
+        guard !log.isDamaged, !log.isCarryStopped,
+          isCold || self.mayCarry(log, span, hold, isTight: isTight)
+        else { return nil }
+        let from = max(span.baseOffset, min(log.laid.logStart, span.endOffset))
+        let part = span.part(from: from, to: span.endOffset) ?? span
+        let cost = CarryCost(bytes: Int(part.byteCount), runs: part.runCount, pieces: 1)
+        let piece = CarryPlan.Piece(
+          log: reference, partition: log.partition, segment: segment.sequence, slot: segment.slot,
+          footer: span.isInFooter ? segment.footer : nil,
+          runs: RunEntry.select(span.runs, from: from, below: span.endOffset, maxBytes: .max),
+          from: from, below: span.endOffset)
+        candidate.pieces.append((piece, cost))
+        candidate.cost = candidate.cost + cost
+      }
+    }
+    return candidate
+  }
+
+  /// Records that only this disk will have. What is uploaded and kept for a while leaves by itself; what is not uploaded yet
+  /// has a while to be, until room is tight.
+  private func mayCarry(
+    _ log: PartitionLog, _ span: SegmentSpan, _ hold: Hold, isTight: Bool
+  ) -> Bool {
+    guard hold == .records, log.retention.hasObjectTier else { return true }
+    return isTight && span.endOffset > log.uploadedOffset
+  }
+
+  /// Bytes of a cold segment for so much, at most: its groups end early where the next run does not fit.
+  private func carryBytes(_ cost: CarryCost) -> Int {
+    guard cost.pieces > 0 else { return 0 }
+    let groups = 2 * cost.bytes / self.configuration.carryGroupBytes + 2
+    return Int(LogFormat.firstGroupPosition) + LogFormat.blocks(cost.bytes)
+      + groups * (GroupHeader.byteCount + LogFormat.blockBytes)
+      + Footer.groupBytes(self.carryFooterBytes(cost, groups: groups)) + LogFormat.blockBytes
+  }
+
+  private func carryFooterBytes(_ cost: CarryCost, groups: Int) -> Int {
+    (cost.pieces + 1) * Footer.entryBytes + (cost.runs + groups + 1) * Footer.runBytes
+  }
+
+  private func fits(_ cost: CarryCost) -> Bool {
+    let groups = 2 * cost.bytes / self.configuration.carryGroupBytes + 2
+    return self.carryBytes(cost) <= Int(self.identity.segmentBytes)
+      && self.carryFooterBytes(cost, groups: groups) <= self.configuration.footerBytesMax
+      && ColdSegment.byteCount(entries: cost.pieces) <= Int(self.identity.segmentBytes) / 8
+  }
+
+  // MARK: - A cold segment is there
+
+  mutating func carried(_ result: CarryResult, _ effects: inout [Effect]) {
+    guard self.failure == nil, let carry = self.carry else { return }
+    precondition(carry.slot == result.slot)
+    for source in carry.sources { _ = self.readEnded(source) }
+    for reference in result.damaged where self.log(reference) != nil {
+      self.logs[reference.index]!.isCarryStopped = true
+    }
+    for (partition, error) in result.damage { effects.append(.damageFound(partition, error)) }
+    self.counters.bytesCarried += result.bytesCarried
+    guard !result.moved.isEmpty, self.closeRequest == nil else {
+      return self.endCarry(unused: true)
+    }
+    self.carry!.cost = 0
+    self.pending.append(
+      PendingFrame(
+        content: .coldSegment(result), log: LogReference(index: -1, log: .none), request: nil,
+        cost: PendingFrame.overhead + ColdSegment.byteCount(entries: result.moved.count)))
+  }
+
+  private mutating func endCarry(unused: Bool) {
+    if unused { self.readySlots.append(self.carry!.slot) } else { self.cleanAt = .zero }
+    self.carry = nil
+  }
+
+  /// From this frame on what was carried is read from the cold segment, as far as it still belongs to its log.
+  mutating func placeColdSegment(_ result: CarryResult, into builder: inout GroupBuilder) {
+    var entries: [ColdSegment.Entry] = []
+    var cold = LiveSegment(sequence: result.segment, slot: result.slot, end: result.end)
+    cold.footer = result.footer
+    for moved in result.moved {
+      guard self.move(moved, to: result.segment) else { continue }
+      let coldEnd = self.logs[moved.log.index]!.coldEnd
+      if entries.last?.log == moved.log.log {
+        entries[entries.count - 1].coldEnd = coldEnd
+      } else {
+        entries.append(ColdSegment.Entry(log: moved.log.log, coldEnd: coldEnd))
+        cold.logs.append(moved.log)
+      }
+    }
+    self.endCarry(unused: entries.isEmpty)
+    guard !entries.isEmpty else { return }
+    self.cold.append(cold)
+    self.counters.segmentsCarried += 1
+    self.resetReclaimCursors()
+    let frame = ColdSegment(
+      sequence: result.segment, slot: result.slot, end: result.end, entries: entries)
+    builder.add(.ofVolume(.coldSegment), payload: frame.encoded())
+  }
+
+  /// Whether something of it is left: a truncate, an upload or a drop may have come in between.
+  private mutating func move(_ moved: CarryResult.Moved, to segment: SegmentSequence) -> Bool {
+    guard var log = self.log(moved.log) else { return false }
+    let mutates = self.configuration.mutations.contains(.carriesOverTruncates)
+    let base = moved.span.baseOffset
+    let found = log.spans.firstIndex {
+      $0.segment == moved.source && $0.baseOffset <= base && $0.endOffset > base
+    }
+    guard let found else { return false }
+    let source = log.spans[found]
+    let end = mutates ? moved.span.endOffset : min(moved.span.endOffset, source.endOffset)
+    guard let span = moved.span.part(from: base, to: end) else { return false }
+    var replacement = [span]
+    if let rest = source.part(from: end, to: source.endOffset) { replacement.append(rest) }
+    log.spans.replaceSubrange(found...found, with: replacement)
+    if found > 0, log.spans[found - 1].segment == segment,
+      log.spans[found - 1].endOffset == span.baseOffset
+    {
+      log.spans[found - 1].join(span)
+      log.spans.remove(at: found)
+    }
+    log.coldEnd = max(log.coldEnd, end)
+    self.logs[moved.log.index] = log
+    return true
+  }
+
+  // MARK: - Cold segments that nothing keeps
+
+  private mutating func reclaimCold(wall: Timestamp, _ effects: inout [Effect]) {
+    let isShort = self.isShortOfRoom
+    for segment in self.cold
+    where segment.logs.allSatisfy({ !self.keeps($0, segment.sequence, isShort, wall) }) {
+      self.cold.removeAll { $0.sequence == segment.sequence }
+      for reference in segment.logs { self.release(reference, in: segment.sequence, &effects) }
+      self.freeing.append(
+        FreeingSegment(
+          segment: Checkpoint.Segment(
+            sequence: segment.sequence, slot: segment.slot, end: segment.end, state: .cold),
+          carries: 0, after: GroupNumber(self.nextGroup.rawValue - 1)))
+      self.counters.segmentsReclaimed += 1
+    }
+  }
+
+  /// Whether the log keeps something it has in the cold segment.
+  private func keeps(
+    _ reference: LogReference, _ segment: SegmentSequence, _ isShort: Bool, _ wall: Timestamp
+  ) -> Bool {
+    guard let log = self.log(reference),
+      let last = log.spans.lastIndex(where: { $0.segment == segment })
+    else { return false }
+    return self.hold(log, last, isShort: isShort, wall: wall) != nil
+  }
+}

@@ -1,0 +1,89 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+extension Recovery {
+  /// Puts what the cold segments hold before what the hot ones have of each log.
+  mutating func loadCold() throws(MemQError) {
+    var spans: [LogID: [SegmentSpan]] = [:]
+    let segments = self.state.segments.filter { $0.state == .cold }
+    for segment in segments.sorted(by: { $0.sequence < $1.sequence }) {
+      var live = LiveSegment(sequence: segment.sequence, slot: segment.slot, end: segment.end)
+      for (log, found) in try self.coldIndex(segment, &live) {
+        guard let index = self.state.index(of: log) else { continue }
+        live.logs.append(LogReference(index: index, log: log))
+        let coldEnd = self.state.logs[index].coldEnd
+        for span in found {
+          guard let span = span.part(from: span.baseOffset, to: coldEnd) else { continue }
+          spans[log] = Self.overlay(spans[log] ?? [], with: span)
+        }
+      }
+      self.result.cold.append(live)
+    }
+    self.state.withLogs { logs in
+      for index in logs.indices {
+        Self.join(&logs[index], spans[logs[index].id] ?? [])
+      }
+    }
+  }
+
+  private mutating func coldIndex(
+    _ segment: Checkpoint.Segment, _ live: inout LiveSegment
+  ) throws(MemQError) -> [(log: LogID, spans: [SegmentSpan])] {
+    let found = self.foundCold.first { $0.sequence == segment.sequence }!
+    if let (footer, place) = try SealedSegment.footer(
+      of: found.header, end: segment.end, from: &self.source)
+    {
+      live.footer = place
+      return footer.entries.map {
+        ($0.log, SegmentSpan.cold($0.runs, segment: segment.sequence, isInFooter: true))
+      }
+    }
+    self.result.segmentsReadThrough += 1
+    var index = SegmentIndexer(segment: segment.sequence, runBytesMax: self.runBytesMax)
+    let scan = try SegmentScan.run(
+      found.header, found.checksum, limit: segment.end, probes: false, from: &self.source
+    ) { (_, _, frames, bytes) throws(MemQError) in
+      for frame in frames { index.add(frame, bytes.part(frame.payload)) }
+    }
+    if let damage = scan.damage {
+      throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
+    }
+    return index.entries.map {
+      ($0.log, SegmentSpan.cold($0.span.runs, segment: segment.sequence, isInFooter: false))
+    }
+  }
+
+  /// A younger copy counts instead of what older segments have of the same offsets.
+  private static func overlay(_ spans: [SegmentSpan], with new: SegmentSpan) -> [SegmentSpan] {
+    var result: [SegmentSpan] = []
+    for span in spans {
+      if let before = span.part(from: span.baseOffset, to: new.baseOffset) { result.append(before) }
+    }
+    result.append(new)
+    for span in spans {
+      if let after = span.part(from: new.endOffset, to: span.endOffset) { result.append(after) }
+    }
+    return result
+  }
+
+  /// What was carried counts instead of the originals. Cold records that don't reach up to the hot ones were released before
+  /// the segments in between went.
+  private static func join(_ log: inout PartitionLog, _ cold: [SegmentSpan]) {
+    let coldEnd = log.coldEnd
+    log.spans = log.spans.compactMap { span in
+      guard span.hasRecords else { return span }
+      return span.part(from: coldEnd, to: span.endOffset)
+    }
+    let logStart = log.laid.logStart
+    let hot = log.spans.first { $0.hasRecords && $0.endOffset > logStart }
+    var end = hot?.baseOffset ?? log.laid.end
+    var kept: [SegmentSpan] = []
+    for span in cold.reversed() where span.endOffset > logStart {
+      guard span.endOffset == end else { break }
+      kept.append(span)
+      end = span.baseOffset
+    }
+    log.spans.insert(contentsOf: kept.reversed(), at: 0)
+  }
+}
