@@ -12,7 +12,6 @@ struct DiskMeasures {
   var syncs: UInt64 = 0
   var syncTotal: Duration = .zero
   var syncMax: Duration = .zero
-  var bytesRead: Int64 = 0
 }
 
 extension VolumeEngine {

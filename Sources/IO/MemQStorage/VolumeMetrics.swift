@@ -10,6 +10,11 @@ struct VolumeMetrics: Sendable {
   private let syncSeconds = Metrics.Timer(label: "memq_storage_sync_seconds")
   private let readBytes = Counter(label: "memq_storage_read_bytes")
 
+  private let catchUpBytes = Counter(label: "memq_storage_catch_up_read_bytes")
+  private let readAheadBytes = Counter(label: "memq_storage_read_ahead_hit_bytes")
+  private let catchUpWaitSeconds = Metrics.Timer(label: "memq_storage_catch_up_wait_seconds")
+  private let readErrors = Counter(label: "memq_storage_read_errors")
+
   func written(_ byteCount: Int) {
     self.writtenBytes.increment(by: Int64(byteCount))
     self.groups.increment()
@@ -18,4 +23,14 @@ struct VolumeMetrics: Sendable {
   func synced(_ took: Duration) { self.syncSeconds.recordNanoseconds(took.nanoseconds) }
 
   func read(_ byteCount: Int) { self.readBytes.increment(by: Int64(byteCount)) }
+
+  func caughtUp(_ byteCount: Int) { self.catchUpBytes.increment(by: Int64(byteCount)) }
+
+  func readAheadHit(_ byteCount: Int) { self.readAheadBytes.increment(by: Int64(byteCount)) }
+
+  func catchUpWaited(_ time: Duration) {
+    self.catchUpWaitSeconds.recordNanoseconds(time.nanoseconds)
+  }
+
+  func readFailed() { self.readErrors.increment() }
 }
