@@ -10,6 +10,8 @@ import Synchronization
 /// What was read since the open.
 final class ReadMeasures: Sendable {
   let bytes = Atomic<Int64>(0)
+  /// Syncs of the log that are under way: appends wait for the disk.
+  let syncsUnderWay = Atomic<Int>(0)
   let errors = Atomic<UInt64>(0)
   /// When an error was last written to the log, monotonic ns.
   let loggedAt = Atomic<Int64>(.min)
@@ -21,8 +23,8 @@ final class ReadMeasures: Sendable {
 struct SegmentReader: Sendable {
   /// Runs nearer than this to each other are read with what lies between them: a seek costs more.
   private static let gapBytesMax: Int64 = 64 << 10
-  /// One pread: some milliseconds of an SSD's bandwidth. A single run may be larger.
-  private static let readBytesMax: Int64 = 4 << 20
+  /// One pread of one who keeps up: some milliseconds of an SSD's bandwidth. A single run may be larger.
+  static let readBytesMax: Int64 = 4 << 20
   /// An error is logged so often at most; each is counted.
   private static let logInterval: Duration = .seconds(10)
 
@@ -60,10 +62,11 @@ struct SegmentReader: Sendable {
   ///   - limits: batch bytes of each, but at least one batch.
   ///   - passBytes: of all together, but at least one run. Cut in the order of the log, from where `plans[leader]` begins, or from
   ///     the lowest place: reads that begin before it wait for another pass.
-  ///   - isCancelled: asked between preads.
+  ///   - readBytes: of one pread, at most, unless a single run is larger.
+  ///   - goesOn: asked before each pread.
   func run(
     _ plans: [ReadPlan], limits: [Int], passBytes: Int = .max, leader: Int? = nil,
-    isCancelled: () -> Bool = { false }
+    readBytes: Int64 = SegmentReader.readBytesMax, goesOn: () -> Bool = { true }
   ) -> [Outcome] {
     let (slot, segment) = plans[0].place!
     var reads: [Read] = []
@@ -86,8 +89,8 @@ struct SegmentReader: Sendable {
     if plans.count > 1 { runs.sort { $0.entry.position < $1.entry.position } }
     Self.cut(&runs, reads.count, passBytes, leader)
     var pass = Pass(reader: self, slot: slot, segment: segment, reads: reads)
-    for chunk in Self.chunks(runs) {
-      guard !isCancelled() else { break }
+    for chunk in Self.chunks(runs, readBytes) {
+      guard goesOn() else { break }
       pass.take(chunk)
     }
     return pass.reads.indices.map { index in
@@ -117,14 +120,14 @@ struct SegmentReader: Sendable {
   }
 
   /// Runs that are read together.
-  private static func chunks(_ runs: [Run]) -> [ArraySlice<Run>] {
+  private static func chunks(_ runs: [Run], _ readBytes: Int64) -> [ArraySlice<Run>] {
     var chunks: [ArraySlice<Run>] = []
     var start = 0
     for index in runs.indices.dropFirst() {
       let (last, next) = (runs[index - 1].entry, runs[index].entry)
       let gap = next.position - (last.position + Int64(last.byteCount))
       let whole = next.position + Int64(next.byteCount) - runs[start].entry.position
-      if gap < 0 || gap > Self.gapBytesMax || whole > Self.readBytesMax {
+      if gap < 0 || gap > Self.gapBytesMax || whole > readBytes {
         chunks.append(runs[start..<index])
         start = index
       }

@@ -6,6 +6,7 @@ import MemQLog
 import MemQModel
 import MemQSystem
 import NIOCore
+import Synchronization
 
 /// What the disk did since the open.
 struct DiskMeasures {
@@ -37,6 +38,8 @@ extension VolumeEngine {
 
   private func sync(_ slot: SegmentSlot, _ group: GroupNumber) {
     let start = self.clock.monotonic
+    self.reading.syncsUnderWay.wrappingAdd(1, ordering: .relaxed)
+    defer { self.reading.syncsUnderWay.wrappingSubtract(1, ordering: .relaxed) }
     do throws(FileError) {
       try self.files.file(slot).syncData()
     } catch {
