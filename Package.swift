@@ -464,7 +464,7 @@ for (package, url, version) in Set(products.values.map { [$0.package, $0.url] })
 // What Benchmarks, a package of its own, uses from here.
 let benchmarked = [
   "MemQRPC", "MemQModel", "MemQRecords", "MemQStorage", "MemQSystem", "MemQClient",
-  "MemQTelemetry", "MemQRuntime",
+  "MemQTelemetry", "MemQRuntime", "MemQLog",
 ]
 let libraries = selected.filter { benchmarked.contains($0.name) }
 

@@ -31,9 +31,12 @@ let package = Package(
         .enableUpcomingFeature("ExistentialAny"),
         .enableUpcomingFeature("MemberImportVisibility"),
       ]),
+    .target(name: "CBenchSync", path: "storage-sync"),
     .executableTarget(
       name: "bench-storage",
       dependencies: [
+        "CBenchSync",
+        .product(name: "MemQLog", package: "memq"),
         .product(name: "MemQModel", package: "memq"),
         .product(name: "MemQRecords", package: "memq"),
         .product(name: "MemQStorage", package: "memq"),

@@ -1,139 +1,115 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import CBenchSync
 import Glibc
-import MemQModel
+import MemQSystem
 
-/// Durable appends through a volume against plain pwrite + fdatasync of the same group size, in the same run.
-///
-/// Rounds alternate between the two, so that a noisy disk is noisy for both; printed are medians over the rounds and the
-/// median of the rounds' ratios. Both write fresh, preallocated 256 MiB files.
+/// Figures of the SSD log, each against a floor of the same run.
 @main
 struct BenchStorage {
   struct Options {
     var folder = "/tmp/memq-bench-storage"
     var rounds = 7
-    /// Bytes of batches per round and side.
-    var bytes = 512 << 20
-    var batchBytes = 64 << 10
-    var partitions = 16
-    var groupBytes = 4 << 20
-    /// Appends of the latency part.
-    var lone = 200
-    /// Batches under way, in groups.
-    var windowGroups = 3
+    var mebibytes = 512
+    var seconds = 5
+    var partitions = 10_000
+    var gibibytes = 5
+    var syncMicroseconds = 2_000
+    var rate = 200
 
-    init(_ arguments: [String]) {
-      var rest = arguments.dropFirst()
+    init(_ arguments: ArraySlice<String>) {
+      var rest = arguments
       while let name = rest.popFirst() {
-        guard let value = rest.popFirst() else { Self.usage("\(name) needs a value") }
+        if name == "--help" { BenchStorage.help("", 0) }
+        guard let value = rest.popFirst() else { BenchStorage.help("\(name) needs a value", 2) }
         if name == "--folder" {
           self.folder = value
           continue
         }
-        guard let number = Int(value), number > 0 else { Self.usage("\(name) needs a number") }
+        guard let number = Int(value), number > 0 else {
+          BenchStorage.help("\(name) needs a number above 0", 2)
+        }
         switch name {
         case "--rounds": self.rounds = number
-        case "--mib": self.bytes = number << 20
-        case "--batch-kib": self.batchBytes = number << 10
+        case "--mib": self.mebibytes = number
+        case "--seconds": self.seconds = number
         case "--partitions": self.partitions = number
-        case "--group-kib": self.groupBytes = number << 10
-        case "--lone": self.lone = number
-        case "--window-groups": self.windowGroups = number
-        default: Self.usage("\(name) is not known")
+        case "--gib": self.gibibytes = number
+        case "--sync-us": self.syncMicroseconds = number
+        case "--rate": self.rate = number
+        default: BenchStorage.help("\(name) is not known", 2)
         }
       }
     }
+  }
 
-    private static func usage(_ why: String) -> Never {
-      print(
-        "\(why)\nbench-storage [--folder PATH] [--rounds N] [--mib N] [--batch-kib N] [--partitions N] [--group-kib N] [--lone N] [--window-groups N]"
-      )
-      exit(2)
+  private static let works:
+    [(name: String, what: String, run: @Sendable (Options) async throws -> Void)] = [
+      (
+        "append",
+        "durable 64 KiB batches over 16 partitions, to pwrite + fdatasync and to fio; CPU by stage",
+        Works.append
+      ),
+      (
+        "partitions", "10,000 partitions against 10: 16 KiB batches, the same MB/s offered",
+        Works.partitions
+      ),
+      (
+        "latency", "durable 4 KiB appends at a quarter of saturation, fdatasync takes 2 ms",
+        Works.latency
+      ),
+      (
+        "restart", "until a volume of --gib serves after a crash, cold, 10,000 partitions",
+        Works.restart
+      ),
+      ("memory", "of an idle partition, and of the index of 100 GiB of 4 KiB runs", Works.memory),
+      (
+        "catch-up", "produce while another partition is read from its beginning, to without",
+        Works.catchUp
+      ),
+      (
+        "log-order", "16 partitions read from their beginning: each by itself, and in log order",
+        Works.logOrder
+      ),
+    ]
+
+  static func help(_ why: String, _ code: Int32) -> Never {
+    if !why.isEmpty { print(why) }
+    print("bench-storage WORK [OPTION VALUE]…\n")
+    for work in Self.works {
+      print("  \(work.name)\(String(repeating: " ", count: 12 - work.name.count))\(work.what)")
     }
+    print(
+      """
+
+        --folder PATH     where the files go, on the disk to be measured (/tmp/memq-bench-storage)
+        --rounds N        rounds that take turns; medians are printed (7; catch-up and partitions 5, latency 3 are enough)
+        --mib N           bytes of a round and side of append (512)
+        --seconds N       of a round of partitions, latency and catch-up (5)
+        --rate N          MB/s offered by partitions (200)
+        --partitions N    the many of partitions, restart, memory (10,000)
+        --gib N           size of restart's volume; of catch-up's and log-order's partitions (5)
+        --sync-us N       what an fdatasync takes at least in latency and catch-up (2,000)
+
+      Figures and how they were made: docs/performance.md.
+      """)
+    exit(code)
   }
 
   static func main() async throws {
-    let options = Options(CommandLine.arguments)
-    var volumes: [Measure] = []
-    var raws: [Measure] = []
-    for round in 1...options.rounds {
-      let raw = try RawFiles.run(options)
-      let volume = try await VolumeRun.run(options)
-      print(
-        "round \(round): raw \(raw.text), volume \(volume.text), \(volume.groups) groups of \((volume.bytes / max(1, volume.groups)) >> 10) KiB"
-      )
-      fflush(nil)
-      raws.append(raw)
-      volumes.append(volume)
+    MemoryAllocator.keepFreedMemory()
+    let arguments = CommandLine.arguments.dropFirst()
+    guard let name = arguments.first, name != "--help" else {
+      Self.help("", arguments.isEmpty ? 2 : 0)
     }
-    let ratios = zip(volumes, raws).map { $0.megabytesPerSecond / $1.megabytesPerSecond }
-    print(
-      """
-      median raw:    \(Measure.median(raws).text)
-      median volume: \(Measure.median(volumes).text)
-      volume / raw:  \(rounded(median(ratios))) (lowest \(rounded(ratios.min()!)), highest \(rounded(ratios.max()!)))
-      """)
-    let lone = try await Lone.run(options)
-    print(
-      """
-      one \(options.batchBytes >> 10) KiB append at a time, \(options.lone) of each in turn:
-      raw p50 \(lone.raw) µs, volume p50 \(lone.volume) µs, ratio of medians \(rounded(Double(lone.volume) / Double(lone.raw)))
-      """)
+    let options = Options(arguments.dropFirst())
+    // What restart starts as processes of their own.
+    if name == "restart-build" { return try await Works.restartBuild(options) }
+    if name == "restart-open" { return try await Works.restartOpen(options) }
+    guard let work = Self.works.first(where: { $0.name == name }) else {
+      Self.help("\(name) is no work", 2)
+    }
+    try await work.run(options)
+    show("peak memory \(Memory.peakMiB) MiB")
   }
-}
-
-/// What one side did in one round.
-struct Measure {
-  var bytes: Int
-  var seconds: Double
-  var cpuSeconds: Double
-  var userSeconds: Double
-  var groups = 0
-
-  var megabytesPerSecond: Double { Double(self.bytes) / self.seconds / 1_000_000 }
-  var cpuPerGiB: Double { self.cpuSeconds / (Double(self.bytes) / Double(1 << 30)) }
-  var userPerGiB: Double { self.userSeconds / (Double(self.bytes) / Double(1 << 30)) }
-  var text: String {
-    "\(Int(self.megabytesPerSecond)) MB/s, \(rounded(self.cpuPerGiB)) CPU-s/GiB (user \(rounded(self.userPerGiB)))"
-  }
-
-  static func median(_ measures: [Measure]) -> Measure {
-    measures.sorted { $0.megabytesPerSecond < $1.megabytesPerSecond }[measures.count / 2]
-  }
-}
-
-func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
-
-func rounded(_ value: Double) -> String {
-  let hundredths = Int((value * 1000).rounded())
-  let fraction = String(hundredths % 1000)
-  return "\(hundredths / 1000)." + String(repeating: "0", count: 3 - fraction.count) + fraction
-}
-
-/// Wall seconds and CPU seconds (user and system, all threads).
-struct Stopwatch {
-  private let wall = Stopwatch.wallSeconds
-  private let cpu = Stopwatch.cpuSeconds
-
-  static var wallSeconds: Double {
-    var now = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
-  }
-
-  static var cpuSeconds: (all: Double, user: Double) {
-    var usage = rusage()
-    getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
-    func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
-    return (seconds(usage.ru_utime) + seconds(usage.ru_stime), seconds(usage.ru_utime))
-  }
-
-  func measure(_ bytes: Int, groups: Int = 0) -> Measure {
-    let cpu = Self.cpuSeconds
-    return Measure(
-      bytes: bytes, seconds: Self.wallSeconds - self.wall, cpuSeconds: cpu.all - self.cpu.all,
-      userSeconds: cpu.user - self.cpu.user, groups: groups)
-  }
-
-  var microseconds: Int { Int((Self.wallSeconds - self.wall) * 1e6) }
 }

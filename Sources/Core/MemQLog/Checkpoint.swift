@@ -58,7 +58,7 @@ struct Checkpoint: Hashable, Sendable {
     }
     bodies.append(writer)
     return bodies.enumerated().map { index, body in
-      var part = ByteWriter()
+      var part = ByteWriter(reserving: 8 + body.bytes.count)
       part.integer(UInt32(index))
       part.integer(UInt32(bodies.count))
       part.raw(body.bytes)

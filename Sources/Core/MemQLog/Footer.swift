@@ -31,13 +31,13 @@ public struct Footer: Hashable, Sendable {
   /// The payloads of the footer's frames, at least one.
   func encoded() -> [[UInt8]] {
     var parts: [[UInt8]] = []
-    var writer = ByteWriter()
+    var writer = ByteWriter(reserving: self.partReserve)
     for entry in self.entries {
       var remaining = entry.runs[...]
       repeat {
         if writer.bytes.count + Self.entryBytes + Self.runBytes > Self.partBytes {
           parts.append(writer.bytes)
-          writer = ByteWriter()
+          writer = ByteWriter(reserving: self.partReserve)
         }
         let room = (Self.partBytes - writer.bytes.count - Self.entryBytes) / Self.runBytes
         let taken = remaining.prefix(room)
@@ -47,6 +47,11 @@ public struct Footer: Hashable, Sendable {
     }
     parts.append(writer.bytes)
     return parts
+  }
+
+  private var partReserve: Int {
+    let bytes = self.entries.reduce(0) { $0 + Self.entryBytes + $1.runs.count * Self.runBytes }
+    return min(bytes, Self.partBytes)
   }
 
   private static func encode(

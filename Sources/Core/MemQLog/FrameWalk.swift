@@ -27,6 +27,18 @@ public enum FrameWalk {
     below: Offset
   ) throws(MemQError) -> [WalkedFrame] {
     var frames: [WalkedFrame] = []
+    try self.forEachBatch(in: bytes, run: run, log: log, seal: seal, from: from, below: below) {
+      frames.append($0)
+      return true
+    }
+    return frames
+  }
+
+  /// As `batches`, one after the other until `body` says false: those before damage are handed out.
+  public static func forEachBatch(
+    in bytes: UnsafeRawBufferPointer, run: RunEntry, log: LogID, seal: HeaderSeal, from: Offset,
+    below: Offset, _ body: (WalkedFrame) -> Bool
+  ) throws(MemQError) {
     var offset = 0
     let below = min(below, run.endOffset)
     while offset < bytes.count {
@@ -41,9 +53,8 @@ public enum FrameWalk {
       guard frame.header.verifies(bytes.part(frame.payload)) else {
         throw .corrupt(place, "a record batch is damaged")
       }
-      frames.append(frame)
+      guard body(frame) else { return }
     }
-    return frames
   }
 
   /// The frame whose header stands at `offset`; nil unless the header verifies and the payload is within `bytes`.

@@ -35,7 +35,33 @@ public struct FooterRead: Hashable, Sendable {
   public var maxBytes: Int
 }
 
+extension ReadPlan {
+  /// The segment it reads; nil where there is nothing to read.
+  public var place: (slot: SegmentSlot, segment: SegmentSequence)? {
+    switch self {
+    case .nothing: nil
+    case .runs(let runs): (runs.slot, runs.segment)
+    case .footer(let read): (read.slot, read.segment)
+    }
+  }
+
+  /// Where the read begins.
+  public var from: Offset? {
+    switch self {
+    case .nothing: nil
+    case .runs(let runs): runs.from
+    case .footer(let read): read.from
+    }
+  }
+}
+
 extension VolumeCore {
+  /// Whether the segment is one of the two youngest: what reads there keeps up with the log.
+  public func isNearEnd(_ segment: SegmentSequence) -> Bool {
+    guard let last = self.segments.last else { return true }
+    return segment.rawValue + 1 >= last.sequence.rawValue
+  }
+
   /// The partition's state with everything accepted; nil when it has no log here.
   public func state(of partition: TopicPartition) -> PartitionState? {
     guard let index = self.byName[partition], let log = self.logs[index] else { return nil }

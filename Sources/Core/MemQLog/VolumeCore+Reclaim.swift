@@ -340,8 +340,9 @@ extension VolumeCore {
     let segment = self.segments[self.segments.count - 1]
     for reference in segment.logs {
       guard self.log(reference) != nil else { continue }
-      let spans = self.logs[reference.index]!.spans
-      guard let span = spans.lastIndex(where: { $0.segment == segment.sequence }) else { continue }
+      // Without a copy of the array: changing it then would copy all spans.
+      let at = self.logs[reference.index]!.spans.lastIndex { $0.segment == segment.sequence }
+      guard let span = at else { continue }
       self.logs[reference.index]!.spans[span].moveToFooter()
     }
     self.active = nil

@@ -10,7 +10,9 @@
 #include <pthread.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #ifndef IOV_MAX
@@ -113,6 +115,15 @@ int memq_shutdown_file_system(int descriptor) {
 
 void memq_name_thread(uint64_t thread, const char *name) {
   pthread_setname_np((pthread_t)thread, name);
+}
+
+void memq_yield_thread(int niceness) {
+  id_t thread = (id_t)syscall(SYS_gettid);
+  (void)setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + niceness);
+#ifdef SYS_ioprio_set
+  // IOPRIO_WHO_PROCESS; IOPRIO_CLASS_BE, level 7.
+  (void)syscall(SYS_ioprio_set, 1, (int)thread, (2 << 13) | 7);
+#endif
 }
 
 void memq_keep_freed_memory(int bytes) {

@@ -6,29 +6,60 @@ import MemQSystem
 import NIOCore
 
 extension Volume {
-  /// Runs nearer than this to each other are read with what lies between them: a seek costs more.
-  private static let coalesceGapBytes = 64 << 10
-  /// One pread.
-  private static let readBytesMax = 4 << 20
+  /// A read far behind waits so long for its turn at most.
+  static let catchUpWaitMax: Duration = .seconds(30)
 
   /// Whole batches from the one that holds `from`, below `below`, up to `maxBytes` but at least one: fewer where a segment ends.
   /// From memory where they were just written, durable or not; the caller's `below` says what may be seen. Every batch
-  /// from the disk is verified.
+  /// from the disk is verified; those before damage are served.
   ///
-  /// - Throws: `.partitionNotFound`; `.offsetOutOfRange` below the local start or above the end; `.logCorrupt` with the place;
-  ///   `.volumeFailed`; retriable `.resourceExhausted` when too many reads wait.
+  /// What lies further back than the youngest two segments is read on threads of its own, together with what others want of the same
+  /// segment, so that catching up does not disturb those who keep up. A reader that goes on where a read ended is read ahead of.
+  ///
+  /// - Throws: `.partitionNotFound`; `.offsetOutOfRange` below the local start or above the end; `.logCorrupt` with the place, for
+  ///   this read alone; `.volumeFailed`; `.cancelled`; `.deadlineExceeded` when its turn did not come within 30 s; retriable
+  ///   `.resourceExhausted` when too many reads wait.
   public func read(
     _ partition: TopicPartition, from: Offset, below: Offset, maxBytes: Int
   ) async throws(MemQError) -> ReadResult {
     switch try self.find(partition, from: from, below: below, maxBytes: maxBytes) {
     case .memory(let result):
       return result
-    case .disk(let plan, let slot):
-      defer { self.engine.send(.readEnded(slot)) }
-      return try await self.readers.run { () throws(MemQError) in
-        guard let runs = try self.runs(plan) else { return ReadResult(nextOffset: from) }
-        return try self.read(runs, maxBytes: maxBytes)
+    case .ahead(let result):
+      self.engine.metrics.readAheadHit(result.batches.reduce(0) { $0 + $1.byteCount })
+      return result
+    case .disk(let found):
+      let whole = try await self.read(found)
+      let (result, rest) = whole.split(maxBytes: maxBytes)
+      let byteCount = rest.batches.isEmpty ? 0 : whole.byteCount
+      self.engine.monitor.withLock {
+        $0.readAhead.ended(
+          partition, at: result.nextOffset, rest: rest, byteCount: byteCount, cuts: found.cuts)
       }
+      return result
+    }
+  }
+
+  private func read(_ found: DiskRead) async throws(MemQError) -> ReadResult {
+    defer { self.engine.send(.readEnded(found.slot)) }
+    let reader = SegmentReader(self.engine)
+    let outcomes: [SegmentReader.Outcome]
+    if found.isFarBehind {
+      let now = self.engine.clock.monotonic
+      outcomes = try await self.catchUp.run(
+        [found.plan], limits: [found.maxBytes], passBytes: nil, since: now,
+        deadline: now + Self.catchUpWaitMax)
+    } else {
+      outcomes = try await self.readers.run { () throws(MemQError) in
+        reader.run([found.plan], limits: [found.maxBytes])
+      }
+    }
+    switch outcomes[0] {
+    case .failed(let error): throw error
+    case .notReached: return ReadResult(nextOffset: found.plan.from!)
+    case .found(let result):
+      if found.isFarBehind { self.engine.metrics.caughtUp(result.byteCount) }
+      return result
     }
   }
 
@@ -75,8 +106,18 @@ extension Volume {
 
   private enum Found: Sendable {
     case memory(ReadResult)
-    /// The slot is held against being written over until `.readEnded`.
-    case disk(ReadPlan, SegmentSlot)
+    case ahead(ReadResult)
+    case disk(DiskRead)
+  }
+
+  private struct DiskRead: Sendable {
+    let plan: ReadPlan
+    /// Held against being written over until `.readEnded`.
+    let slot: SegmentSlot
+    let maxBytes: Int
+    let isFarBehind: Bool
+    /// See `ReadAhead.cuts`.
+    let cuts: UInt64
   }
 
   private func find(
@@ -84,21 +125,24 @@ extension Volume {
   ) throws(MemQError) -> Found {
     try self.engine.update { (state, now, wall) throws(MemQError) in
       if let failure = state.core.failure { throw failure }
-      if let offsets = state.core.offsets(of: partition), offsets.contains(from),
-        let cached = state.cache.read(partition, from: from, below: below, maxBytes: maxBytes)
-      {
-        return .memory(cached)
+      if let offsets = state.core.offsets(of: partition), offsets.contains(from) {
+        if let cached = state.cache.read(partition, from: from, below: below, maxBytes: maxBytes) {
+          return .memory(cached)
+        }
+        if let ahead = state.readAhead.take(partition, from: from, below: below, maxBytes: maxBytes)
+        {
+          return .ahead(ahead)
+        }
       }
       let limit = min(below, state.cache.start(of: partition) ?? below)
-      let plan = try state.core.locate(partition, from: from, below: limit, maxBytes: maxBytes)
-      let slot: SegmentSlot
-      switch plan {
-      case .nothing: return .memory(ReadResult(nextOffset: from))
-      case .runs(let runs): slot = runs.slot
-      case .footer(let read): slot = read.slot
-      }
+      let wanted = state.readAhead.wantedBytes(partition, from: from, maxBytes: maxBytes)
+      let plan = try state.core.locate(partition, from: from, below: limit, maxBytes: wanted)
+      guard let (slot, segment) = plan.place else { return .memory(ReadResult(nextOffset: from)) }
       state.core.handle(.readBegan(slot), at: now, wall: wall, into: &state.effects)
-      return .disk(plan, slot)
+      return .disk(
+        DiskRead(
+          plan: plan, slot: slot, maxBytes: wanted,
+          isFarBehind: !state.core.isNearEnd(segment), cuts: state.readAhead.cuts))
     }
   }
 
@@ -108,10 +152,11 @@ extension Volume {
   ) async throws(MemQError) -> Range<Offset> {
     let found = try self.find(
       partition, from: range.lowerBound, below: range.upperBound, maxBytes: 1)
-    guard case .disk(let plan, let slot) = found else { return range }
-    defer { self.engine.send(.readEnded(slot)) }
-    guard case .footer(let read) = plan else { return range }
-    let footer = try await self.readers.run { () throws(MemQError) in try self.footer(read) }
+    guard case .disk(let disk) = found else { return range }
+    defer { self.engine.send(.readEnded(disk.slot)) }
+    guard case .footer(let read) = disk.plan else { return range }
+    let reader = SegmentReader(self.engine)
+    let footer = try await self.readers.run { () throws(MemQError) in try reader.footer(read) }
     let run = footer.runs(of: read.log).first {
       $0.maxTimestamp >= timestamp && $0.endOffset > range.lowerBound
     }
@@ -119,129 +164,5 @@ extension Volume {
     let base = max(run.baseOffset, range.lowerBound)
     let end = min(run.endOffset, range.upperBound)
     return base < end ? base..<end : range
-  }
-
-  // MARK: - On a reading thread
-
-  private func runs(_ plan: ReadPlan) throws(MemQError) -> SegmentRuns? {
-    switch plan {
-    case .nothing: return nil
-    case .runs(let runs): return runs
-    case .footer(let read):
-      guard let runs = try self.footer(read).plan(read) else {
-        throw MemQError(
-          .logCorrupt,
-          "the footer does not hold offset \(read.from); repair this replica from another one",
-          subject: "segment \(read.segment) position \(read.place.position)")
-      }
-      return runs
-    }
-  }
-
-  private func footer(_ read: FooterRead) throws(MemQError) -> Footer {
-    if let footer = self.engine.monitor.withLock({ $0.footers.footer(read.segment) }) {
-      return footer
-    }
-    let buffer = try self.bytes(
-      read.slot, read.segment, at: read.place.position, read.place.byteCount)
-    let seal = HeaderSeal(volume: self.id, segment: read.segment)
-    let footer = buffer.withUnsafeReadableBytes {
-      SealedSegment.footer(in: $0, at: read.place, seal: seal)
-    }
-    guard let footer else {
-      throw MemQError(
-        .logCorrupt, "the segment's footer is damaged; repair this replica from another one",
-        subject: "segment \(read.segment) position \(read.place.position)")
-    }
-    self.engine.monitor.withLock { $0.footers.insert(footer, for: read.segment) }
-    return footer
-  }
-
-  private func bytes(
-    _ slot: SegmentSlot, _ segment: SegmentSequence, at position: Int64, _ count: Int
-  ) throws(MemQError) -> ByteBuffer {
-    var buffer = ByteBufferAllocator().buffer(capacity: count)
-    let result: Result<Int, FileError> = Result { () throws(FileError) in
-      let file = try self.engine.files.file(slot)
-      var outcome: Result<Int, FileError> = .success(0)
-      buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: count) { bytes in
-        let target = UnsafeMutableRawBufferPointer(rebasing: bytes[0..<count])
-        outcome = Result { () throws(FileError) in try file.read(into: target, at: position) }
-        return (try? outcome.get()) ?? 0
-      }
-      return try outcome.get()
-    }
-    let place = "segment \(segment) position \(position)"
-    switch result {
-    case .success(count):
-      break
-    case .success(let got):
-      throw MemQError(
-        .logCorrupt, "the segment file ends early", subject: place, limit: Int64(count),
-        actual: Int64(got))
-    case .failure(let error):
-      throw MemQError(
-        .logCorrupt, "the disk can't read it (\(error)); repair this replica from another one",
-        subject: place)
-    }
-    self.engine.monitor.withLock { $0.measures.bytesRead += Int64(count) }
-    self.engine.metrics.read(count)
-    return buffer
-  }
-
-  private func read(_ read: SegmentRuns, maxBytes: Int) throws(MemQError) -> ReadResult {
-    var result = ReadResult(nextOffset: read.from)
-    let seal = HeaderSeal(volume: self.id, segment: read.segment)
-    var bytes = 0
-    for chunk in Self.chunks(read.runs) {
-      let start = chunk[0].position
-      let count = Int(chunk[chunk.count - 1].position - start) + chunk[chunk.count - 1].byteCount
-      let buffer = try self.bytes(read.slot, read.segment, at: start, count)
-      for run in chunk {
-        let offset = Int(run.position - start)
-        for (frame, summary) in try Self.frames(buffer, offset, run, read, seal) {
-          guard bytes == 0 || bytes + frame.header.payloadBytes <= maxBytes else { return result }
-          bytes += frame.header.payloadBytes
-          let slice = buffer.getSlice(
-            at: buffer.readerIndex + offset + frame.payload.lowerBound, length: frame.payload.count)!
-          result.slices.append(slice)
-          result.batches.append(
-            .init(summary: summary, byteCount: frame.payload.count))
-          result.nextOffset = frame.header.endOffset
-        }
-      }
-    }
-    return result
-  }
-
-  private static func frames(
-    _ buffer: ByteBuffer, _ offset: Int, _ run: RunEntry, _ read: SegmentRuns, _ seal: HeaderSeal
-  ) throws(MemQError) -> [(WalkedFrame, BatchSummary)] {
-    let frames = buffer.withUnsafeReadableBytes { whole in
-      let bytes = UnsafeRawBufferPointer(rebasing: whole[offset..<(offset + run.byteCount)])
-      return Result { () throws(MemQError) in
-        try FrameWalk.batches(
-          in: bytes, run: run, log: read.log, seal: seal, from: read.from, below: read.below
-        ).map { ($0, $0.header.summary(of: UnsafeRawBufferPointer(rebasing: bytes[$0.payload]))) }
-      }
-    }
-    return try frames.get()
-  }
-
-  /// Runs that are read together.
-  private static func chunks(_ runs: [RunEntry]) -> [[RunEntry]] {
-    var chunks: [[RunEntry]] = []
-    for run in runs {
-      if let last = chunks.last?.last, let first = chunks.last?.first {
-        let gap = run.position - (last.position + Int64(last.byteCount))
-        let whole = run.position + Int64(run.byteCount) - first.position
-        if gap >= 0, gap <= Int64(Self.coalesceGapBytes), whole <= Int64(Self.readBytesMax) {
-          chunks[chunks.count - 1].append(run)
-          continue
-        }
-      }
-      chunks.append([run])
-    }
-    return chunks
   }
 }

@@ -4,6 +4,7 @@ import Logging
 public import MemQLog
 public import MemQModel
 import MemQSystem
+import Synchronization
 
 /// One SSD log: all partitions of a disk in one stream of group commits, each durable before it is answered.
 ///
@@ -15,6 +16,7 @@ import MemQSystem
 public final class Volume: Sendable {
   let engine: VolumeEngine
   let readers: DiskThreads
+  let catchUp: CatchUpQueue
   let configuration: Configuration
   private let recovered: [RecoveredPartition]
   /// Made by this open.
@@ -29,6 +31,7 @@ public final class Volume: Sendable {
   ) {
     self.engine = engine
     self.readers = readers
+    self.catchUp = CatchUpQueue(SegmentReader(engine), threadCount: configuration.catchUpThreads)
     self.configuration = configuration
     self.recovered = recovered
     self.isFresh = isFresh
@@ -58,7 +61,13 @@ public final class Volume: Sendable {
 
   /// Ends a partition's log; its records are gone.
   public func dropPartition(_ partition: TopicPartition, completion: @escaping Completion) {
-    self.request(completion, before: { $0.cache.drop(partition) }) { .dropPartition($0, partition) }
+    self.request(
+      completion,
+      before: {
+        $0.cache.drop(partition)
+        $0.readAhead.cut(partition)
+      }
+    ) { .dropPartition($0, partition) }
   }
 
   /// Whether an append of up to an eighth of `pendingBytesMax` would be taken now.
@@ -135,7 +144,13 @@ public final class Volume: Sendable {
     _ partition: TopicPartition, to end: Offset, epochs: [EpochStart]? = nil,
     completion: @escaping Completion
   ) {
-    self.request(completion, before: { $0.cache.cut(partition, to: end) }) {
+    self.request(
+      completion,
+      before: {
+        $0.cache.cut(partition, to: end)
+        $0.readAhead.cut(partition)
+      }
+    ) {
       .truncate($0, partition, to: end, epochs: epochs)
     }
   }
@@ -177,7 +192,10 @@ public final class Volume: Sendable {
         throw error
       }
       state.completions[request] = VolumeEngine.Completion(body: completion, serial: nil)
-      if case .truncate(let end, _) = change { state.cache.cut(partition, to: end) }
+      if case .truncate(let end, _) = change {
+        state.cache.cut(partition, to: end)
+        state.readAhead.cut(partition)
+      }
     }
   }
 
@@ -259,8 +277,10 @@ public final class Volume: Sendable {
         state: state.core.failure != nil ? .failed : state.isClosed ? .closed : .open,
         log: state.core.stats, segmentBytes: self.engine.identity.segmentBytes,
         syncs: state.measures.syncs, syncTotal: state.measures.syncTotal,
-        syncMax: state.measures.syncMax, bytesRead: state.measures.bytesRead,
-        tailCacheBytes: state.cache.bytes)
+        syncMax: state.measures.syncMax,
+        bytesRead: self.engine.reading.bytes.load(ordering: .relaxed),
+        readErrors: self.engine.reading.errors.load(ordering: .relaxed),
+        tailCacheBytes: state.cache.bytes, readAheadBytes: state.readAhead.bytes)
     }
   }
 
@@ -302,6 +322,7 @@ public final class Volume: Sendable {
 
   deinit {
     // Without a close: the threads end, nothing more is written, the lock goes with the last of them.
+    self.catchUp.abandon()
     self.engine.abandonThreads()
   }
 
@@ -358,9 +379,10 @@ public final class Volume: Sendable {
 
   /// Joins the threads, from one that is neither theirs nor the cooperative pool's.
   private func end(abandons: Bool) async {
-    let (engine, readers) = (self.engine, self.readers)
+    let (engine, readers, catchUp) = (self.engine, self.readers, self.catchUp)
     await withCheckedContinuation { continuation in
       _ = OwnThread(name: "memq-close") {
+        catchUp.stop()
         readers.stop()
         engine.stop(abandons: abandons)
         continuation.resume()

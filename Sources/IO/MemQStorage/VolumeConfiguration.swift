@@ -36,6 +36,10 @@ extension Volume {
     public var carryBytesPerSecond: Int? = 32 << 20
     /// Threads that read; appends have their own. 2 keep one SSD busy with 4 MiB reads.
     public var readThreads = 2
+    /// Threads that read far behind the log's end. They give way to all others: 1 keeps catching up from crowding out appends.
+    public var catchUpThreads = 1
+    /// What is read ahead of sequential readers, together. 16 MiB: four readers' 4 MiB.
+    public var readAheadBytes = 16 << 20
 
     public init(
       path: String, clusterID: ClusterID, incarnation: Incarnation = .zero,
@@ -73,6 +77,8 @@ extension Volume {
         try check("carryBytesPerSecond", Int64(rate), 64 << 10...(1 << 40))
       }
       try check("readThreads", Int64(self.readThreads), 1...64)
+      try check("catchUpThreads", Int64(self.catchUpThreads), 1...64)
+      try check("readAheadBytes", Int64(self.readAheadBytes), 0...(1 << 40))
       guard let capacity = self.capacityBytes else { return }
       try check("capacityBytes", capacity, (4 * self.segmentBytes)...Int64.max)
     }

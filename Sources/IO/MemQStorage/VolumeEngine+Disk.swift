@@ -6,13 +6,13 @@ import MemQLog
 import MemQModel
 import MemQSystem
 import NIOCore
+import Synchronization
 
 /// What the disk did since the open.
 struct DiskMeasures {
   var syncs: UInt64 = 0
   var syncTotal: Duration = .zero
   var syncMax: Duration = .zero
-  var bytesRead: Int64 = 0
 }
 
 extension VolumeEngine {
@@ -38,6 +38,8 @@ extension VolumeEngine {
 
   private func sync(_ slot: SegmentSlot, _ group: GroupNumber) {
     let start = self.clock.monotonic
+    self.reading.syncsUnderWay.wrappingAdd(1, ordering: .relaxed)
+    defer { self.reading.syncsUnderWay.wrappingSubtract(1, ordering: .relaxed) }
     do throws(FileError) {
       try self.files.file(slot).syncData()
     } catch {

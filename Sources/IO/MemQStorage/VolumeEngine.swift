@@ -20,7 +20,7 @@ final class VolumeEngine: Sendable {
   struct State {
     var core: VolumeCore
     var cache: TailCache
-    var footers: FooterCache
+    var readAhead: ReadAhead
     /// Batches that wait for their group.
     var payloads: [PayloadID: StoredBatch] = [:]
     var completions: [RequestID: Completion] = [:]
@@ -77,6 +77,9 @@ final class VolumeEngine: Sendable {
   let logger: Logger
   let metrics: VolumeMetrics
   private let cleaner = VolumeCleaner()
+  /// Not under `monitor`: threads that read never keep appends from it.
+  let footers: Monitor<FooterCache>
+  let reading = ReadMeasures()
   private let threads = Monitor<[OwnThread]>([])
 
   init(
@@ -86,7 +89,8 @@ final class VolumeEngine: Sendable {
     self.monitor = Monitor(
       State(
         core: core, cache: TailCache(bytesMax: configuration.tailCacheBytes),
-        footers: FooterCache(bytesMax: configuration.footerCacheBytes)))
+        readAhead: ReadAhead(bytesMax: configuration.readAheadBytes)))
+    self.footers = Monitor(FooterCache(bytesMax: configuration.footerCacheBytes))
     self.disk = disk
     self.files = files
     self.identity = core.identity

@@ -27,6 +27,11 @@ struct VolumeMetrics: Sendable {
     self.partitionsAtCap = gauge("memq_storage_partitions_at_cap")
   }
 
+  private let catchUpBytes = Counter(label: "memq_storage_catch_up_read_bytes")
+  private let readAheadBytes = Counter(label: "memq_storage_read_ahead_hit_bytes")
+  private let catchUpWaitSeconds = Metrics.Timer(label: "memq_storage_catch_up_wait_seconds")
+  private let readErrors = Counter(label: "memq_storage_read_errors")
+
   func written(_ byteCount: Int) {
     self.writtenBytes.increment(by: Int64(byteCount))
     self.groups.increment()
@@ -44,4 +49,13 @@ struct VolumeMetrics: Sendable {
     self.segmentsFree.record(stats.segmentsFree)
     self.partitionsAtCap.record(stats.partitionsAtCap)
   }
+  func caughtUp(_ byteCount: Int) { self.catchUpBytes.increment(by: Int64(byteCount)) }
+
+  func readAheadHit(_ byteCount: Int) { self.readAheadBytes.increment(by: Int64(byteCount)) }
+
+  func catchUpWaited(_ time: Duration) {
+    self.catchUpWaitSeconds.recordNanoseconds(time.nanoseconds)
+  }
+
+  func readFailed() { self.readErrors.increment() }
 }

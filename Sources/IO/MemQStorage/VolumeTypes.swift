@@ -81,5 +81,9 @@ public struct VolumeStats: Hashable, Sendable {
   public var syncTotal: Duration
   public var syncMax: Duration
   public var bytesRead: Int64
+  /// Reads that failed or found damage.
+  public var readErrors: UInt64
   public var tailCacheBytes: Int
+  /// Read ahead of sequential readers and not taken yet.
+  public var readAheadBytes: Int
 }

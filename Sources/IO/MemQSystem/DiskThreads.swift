@@ -93,6 +93,9 @@ public struct OwnThread: @unchecked Sendable {
     self.handle = handle
   }
 
+  /// Makes the calling thread give way to others, on the processors and at the disk.
+  public static func giveWay(niceness: Int32) { memq_yield_thread(niceness) }
+
   /// Waits for its end. Not from itself.
   public func join() { pthread_join(self.handle, nil) }
 }

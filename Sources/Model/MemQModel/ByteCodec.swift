@@ -2,23 +2,33 @@
 
 /// Appends fixed-width big-endian integers and length-prefixed bytes: the small codec of metadata values and footers.
 public struct ByteWriter: Sendable {
-  public private(set) var bytes: [UInt8] = []
+  @usableFromInline var storage: [UInt8] = []
+  @inlinable public var bytes: [UInt8] { self.storage }
 
   public init() {}
 
+  /// - Parameter byteCount: what will be written, about: only saves reallocation.
+  public init(reserving byteCount: Int) { self.storage.reserveCapacity(byteCount) }
+
+  @inlinable
   public mutating func integer<T: FixedWidthInteger>(_ value: T) {
-    withUnsafeBytes(of: value.bigEndian) { self.bytes.append(contentsOf: $0) }
+    withUnsafeBytes(of: value.bigEndian) { self.storage.append(contentsOf: $0) }
   }
-  public mutating func flag(_ value: Bool) { self.bytes.append(value ? 1 : 0) }
-  public mutating func raw(_ value: some Sequence<UInt8>) { self.bytes.append(contentsOf: value) }
+  public mutating func flag(_ value: Bool) { self.storage.append(value ? 1 : 0) }
+  public mutating func raw(_ value: some Sequence<UInt8>) { self.storage.append(contentsOf: value) }
   /// 32-bit length, then the bytes.
   public mutating func data(_ value: some Collection<UInt8>) {
     self.integer(UInt32(value.count))
-    self.bytes.append(contentsOf: value)
+    self.storage.append(contentsOf: value)
   }
   public mutating func text(_ value: String) { self.data(Array(value.utf8)) }
-  public mutating func id<Tag>(_ value: TaggedID<Tag>) { self.raw(value.bytes) }
+  @inlinable
+  public mutating func id<Tag>(_ value: TaggedID<Tag>) {
+    self.integer(value.value.high)
+    self.integer(value.value.low)
+  }
   /// 32-bit count, then each element.
+  @inlinable
   public mutating func list<C: Collection>(
     _ values: C, _ body: (inout ByteWriter, C.Element) -> Void
   ) {
@@ -34,8 +44,8 @@ public struct ByteWriter: Sendable {
 /// Reads what `ByteWriter` wrote. Every read is checked: foreign bytes give `.corruptMessage`, never a trap.
 public struct ByteReader: Sendable {
   @usableFromInline let bytes: [UInt8]
-  private var position: Int
-  private let end: Int
+  @usableFromInline var position: Int
+  @usableFromInline let end: Int
 
   public init(_ bytes: [UInt8]) {
     self.bytes = bytes
@@ -43,9 +53,9 @@ public struct ByteReader: Sendable {
     self.end = bytes.count
   }
 
-  public var remaining: Int { self.end - self.position }
+  @inlinable public var remaining: Int { self.end - self.position }
 
-  @usableFromInline mutating func take(_ count: Int) throws(MemQError) -> Range<Int> {
+  @inlinable mutating func take(_ count: Int) throws(MemQError) -> Range<Int> {
     guard count >= 0, count <= self.remaining else {
       throw MemQError(
         .corruptMessage, "\(count) bytes are needed at position \(self.position)",
@@ -62,6 +72,7 @@ public struct ByteReader: Sendable {
       T(bigEndian: $0.loadUnaligned(fromByteOffset: range.lowerBound, as: T.self))
     }
   }
+  @inlinable
   public mutating func flag() throws(MemQError) -> Bool {
     let value: UInt8 = try self.integer()
     guard value <= 1 else { throw MemQError(.corruptMessage, "a flag is \(value)") }
@@ -81,11 +92,13 @@ public struct ByteReader: Sendable {
     }
     return text
   }
+  @inlinable
   public mutating func id<Tag>(
     _: TaggedID<Tag>.Type = TaggedID<Tag>.self
   ) throws(MemQError) -> TaggedID<Tag> {
-    TaggedID(bytes: try self.raw(16))!
+    TaggedID(UniqueID(high: try self.integer(), low: try self.integer()))
   }
+  @inlinable
   public mutating func list<T>(
     _ body: (inout ByteReader) throws(MemQError) -> T
   ) throws(MemQError) -> [T] {
@@ -101,6 +114,7 @@ public struct ByteReader: Sendable {
     for _ in 0..<count { values.append(try body(&self)) }
     return values
   }
+  @inlinable
   public mutating func optional<T>(
     _ body: (inout ByteReader) throws(MemQError) -> T
   ) throws(MemQError) -> T? {

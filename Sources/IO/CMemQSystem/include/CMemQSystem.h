@@ -36,5 +36,9 @@ int memq_shutdown_file_system(int descriptor);
 // Names a thread (pthread_t) for debuggers and top; at most 15 bytes.
 void memq_name_thread(uint64_t thread, const char *name);
 
+// Makes the calling thread give way to others: niceness up by `niceness`, and the lowest best-effort disk priority. Needs no
+// privilege; what the system refuses is passed over.
+void memq_yield_thread(int niceness);
+
 // Freed memory up to so many bytes stays with each arena of the allocator; single allocations above it are mapped and unmapped.
 void memq_keep_freed_memory(int bytes);

@@ -7,6 +7,18 @@ extension MetricCatalogue {
     MetricDefinition(
       "memq_storage_sync_seconds", .histogram, "Time of one fdatasync of a volume, in seconds."),
     MetricDefinition(
+      "memq_storage_catch_up_read_bytes_total", .counter,
+      "Bytes handed to readers far behind the end of their volume's log."),
+    MetricDefinition(
+      "memq_storage_catch_up_wait_seconds", .histogram,
+      "Time that a read far behind waited for its turn, in seconds."),
+    MetricDefinition(
+      "memq_storage_read_ahead_hit_bytes_total", .counter,
+      "Bytes handed to sequential readers from what was read ahead of them."),
+    MetricDefinition(
+      "memq_storage_read_errors_total", .counter,
+      "Reads of volumes that the disk failed, or that found damage."),
+    MetricDefinition(
       "memq_storage_written_bytes_total", .counter,
       "Bytes written to volumes, frames and padding included."),
     MetricDefinition(

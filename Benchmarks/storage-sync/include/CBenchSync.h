@@ -1,0 +1,25 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stdint.h>
+
+// The benchmark's own fdatasync and pwritev: this executable's calls come here instead of libc's, and go on to the system.
+
+// Each fdatasync takes at least so long; 0: as long as the disk takes.
+void bench_sync_takes(int64_t nanoseconds);
+
+// CPU time of all threads within pwritev and within fdatasync since the start, and how many calls of each.
+struct bench_calls {
+  int64_t write_cpu_nanoseconds;
+  int64_t sync_cpu_nanoseconds;
+  int64_t writes;
+  int64_t syncs;
+};
+struct bench_calls bench_calls_now(void);
+
+// CPU time of the calling thread.
+int64_t bench_thread_cpu_nanoseconds(void);
+// Bytes that the allocator has given out and not got back.
+int64_t bench_heap_bytes(void);
+// Ends the process at once, as a crash would.
+void bench_die(void) __attribute__((noreturn));
