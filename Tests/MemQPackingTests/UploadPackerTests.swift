@@ -231,22 +231,48 @@ import Testing
     var second = ExampleRun(Examples.partition(1), from: 5)
     try second.add(records: 10)
     let footer = try ExampleObject(Examples.identity(), [first, second]).plan.footer
-    func standing(_ logStart: Int64?, _ expiry: Int64?) -> CollectionPlanner.Standing {
-      CollectionPlanner.Standing(
-        logStart: logStart.map { Offset($0) },
-        expiresBefore: expiry.map { Timestamp(milliseconds: $0) })
-    }
-    let late: Int64 = 1_700_000_000_010
     let (p0, p1) = (Examples.partition(0), Examples.partition(1))
-    let gone = standing(10, late)
-    #expect(CollectionPlanner.isDead(footer, [p0: gone, p1: standing(15, late)]))
-    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(14, late)]))
-    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(nil, late)]))
-    // Below a log start, but younger than the topic keeps its records, or kept for ever.
-    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(15, late - 1)]))
-    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: standing(15, nil)]))
+    let gone = Offset(10)
+    #expect(CollectionPlanner.isDead(footer, [p0: gone, p1: Offset(15)]))
+    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: Offset(14)]))
+    #expect(!CollectionPlanner.isDead(footer, [p0: gone, p1: nil]))
     // Deleted topics.
     #expect(CollectionPlanner.isDead(footer, [p0: gone]))
     #expect(CollectionPlanner.isDead(footer, [:]))
+  }
+
+  @Test func `retention lets whole runs of a partition go, oldest first, by age or by size`() throws
+  {
+    var retention = ObjectRetention()
+    var bytes: [Int64] = []
+    for index in 0..<4 as Range<Int64> {
+      var run = ExampleRun(Examples.partition(0), from: index * 10)
+      try run.add(records: 10)
+      var other = ExampleRun(Examples.partition(1), from: index * 10)
+      try other.add(records: 10)
+      let footer = try ExampleObject(Examples.identity(), [run, other]).plan.footer
+      bytes.append(footer.runs[0].byteCount)
+      retention.add(footer)
+    }
+    let partition = Examples.partition(0)
+    func start(age: Int64? = nil, bytes: Int64? = nil, waiting: Int64 = 0) -> Int64? {
+      retention.start(
+        of: partition,
+        .init(
+          expiresBefore: age.map { Timestamp(milliseconds: $0) }, bytes: bytes,
+          bytesNotUploaded: waiting))?.rawValue
+    }
+    let total = bytes.reduce(0, +)
+    #expect(start() == nil)
+    #expect(start(bytes: total) == nil)
+    // Never less than was asked for stays.
+    #expect(start(bytes: total - 1) == nil)
+    #expect(start(bytes: total - bytes[0]) == 10)
+    #expect(start(bytes: total, waiting: bytes[0] + bytes[1]) == 20)
+    #expect(start(bytes: 0) == 40)
+    #expect(start(age: 0) == nil)
+    #expect(start(age: .max) == 40)
+    #expect(retention.start(of: Examples.partition(9), .init(expiresBefore: nil, bytes: 0)) == nil)
+    #expect(Set(retention.partitions) == [partition, Examples.partition(1)])
   }
 }

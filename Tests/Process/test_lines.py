@@ -244,3 +244,50 @@ def test_status_admin_pages_and_a_graceful_end(folder):
         begun = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begun < 10
+
+
+def test_trimmed_records_are_gone_on_every_tier_and_stay_gone(folder):
+    with Server(folder / "data", "--upload-collect-interval", "200ms").start() as server:
+        server.cli("topic", "create", "logs")
+        server.cli("produce", "logs", stdin=b"".join(b"%d\n" % n for n in range(1_000)))
+        server.cli("upload", "flush", "logs")
+        server.cli("produce", "logs", stdin=b"".join(b"%d\n" % n for n in range(1_000, 2_000)))
+        assert server.json("topic", "trim", "logs", "--before", "1200") == [
+            {"topic": "logs", "partition": 0, "log_start_offset": 1200}
+        ]
+        assert server.values("logs") == [b"%d" % n for n in range(1_200, 2_000)]
+        # Said twice, or about less, it changes nothing; above the committed end it is refused.
+        assert server.json("topic", "trim", "logs", "--before", "7")[0]["log_start_offset"] == 1200
+        refused = server.cli("topic", "trim", "logs", "--before", "2001", check=False)
+        assert refused.returncode == 1 and b"OFFSET_OUT_OF_RANGE" in refused.stderr, refused.stderr
+        wait_until("the object is collected", lambda: server.json("upload", "status")["objects"] == 0)
+        server.kill()
+        server.start()
+        assert server.values("logs") == [b"%d" % n for n in range(1_200, 2_000)]
+        assert server.json("topic", "trim", "logs", "--before", "end")[0]["log_start_offset"] == 2000
+        assert server.values("logs") == []
+        server.cli("produce", "logs", stdin=b"next\n")
+        assert server.values("logs") == [b"next"]
+
+
+def test_retention_deletes_what_is_old_or_too_much_and_nothing_else(folder):
+    options = ("--upload-collect-interval", "200ms", "--retention-check-interval", "200ms")
+    with Server(folder / "data", *options).start() as server:
+        server.cli("topic", "create", "sized", "--set", "retention.bytes=20000")
+        server.cli("topic", "create", "aged", "--set", "retention.ms=3600000")
+        for round in range(4):
+            lines = b"".join(b"%d %s\n" % (n, b"x" * 100) for n in range(round * 100, round * 100 + 100))
+            for topic in ("sized", "aged"):
+                server.cli("produce", topic, stdin=lines)
+                server.cli("upload", "flush", topic)
+
+        def start(topic):
+            return server.json("upload", "status", topic)["partitions"][0]["log_start_offset"]
+
+        # A run of 100 records has about 11 kB: two of them are kept, three would be more than is needed.
+        wait_until("retention.bytes deletes", lambda: start("sized") == 200)
+        assert len(server.values("sized")) == 200
+        assert start("aged") == 0 and len(server.values("aged")) == 400
+        server.cli("topic", "alter", "aged", "--set", "retention.ms=1")
+        wait_until("retention.ms deletes", lambda: start("aged") == 400)
+        assert server.values("aged") == []

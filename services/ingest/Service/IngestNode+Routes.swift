@@ -38,6 +38,12 @@ extension IngestNode {
       return try await OffsetsCall(reader: running.reader, cluster: self.clusterView)
         .run(request, topic)
     }
+    router.handle(IngestMethods.deleteRecords) { request, _ in
+      let running = try self.whileRunning()
+      let topic = try await self.topics.find(request.topic)
+      return try await DeleteRecordsCall(reader: running.reader, cluster: self.clusterView)
+        .run(request, topic)
+    }
     router.handle(MetadataMethods.describeTopic) { request, context in
       try await self.describeTopic(request, within: context.remaining)
     }

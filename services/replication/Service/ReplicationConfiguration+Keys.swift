@@ -20,6 +20,9 @@ extension ReplicationNode.Configuration {
       "replica.lag.max", .duration, default: "10s",
       "A follower that has not been at the leader's end for this long leaves the in-sync replicas."),
     ConfigurationKey(
+      "retention.check.interval", .duration, default: "60s",
+      "How often records past retention.ms and retention.bytes are looked for."),
+    ConfigurationKey(
       "producer.expiry", .duration, default: "7d",
       "An idempotent producer not heard of for this long is forgotten."),
   ]
@@ -36,6 +39,7 @@ extension ReplicationNode.Configuration {
     self.segmentBytes = loaded.bytes("segment.bytes")
     self.shards = loaded.integer("shards")
     self.rules.replicaLagMax = loaded.duration("replica.lag.max")
+    self.retentionCheckInterval = loaded.duration("retention.check.interval")
     self.rules.producers.expiry = loaded.duration("producer.expiry")
     try self.validate()
   }

@@ -26,6 +26,8 @@ extension ReplicationNode {
     public var segmentBytes: Int64 = 256 << 20
     /// Event loops that own the partitions; each partition stays with one. 1–64.
     public var shards = 2
+    /// How often records past their retention are looked for.
+    public var retentionCheckInterval: Duration = .seconds(60)
     public var rules = ReplicationConfiguration()
 
     public init(dataPath: String, volumes: [VolumeSettings]? = nil) {

@@ -59,6 +59,9 @@ public final class ReplicationNode: Sendable {
     router.handle(ReplicationMethods.listOffsets) { request, _ in
       try await self.listOffsets(request)
     }
+    router.handle(ReplicationMethods.deleteRecords) { request, _ in
+      try await self.deleteRecords(request)
+    }
     router.handle(ReplicationMethods.describeReplicas) { request, _ in
       try await self.describe(request)
     }
@@ -128,14 +131,19 @@ public final class ReplicationNode: Sendable {
     }
   }
 
+  /// What leaders tell metadata.
+  var proposals: ClusterProposals {
+    ClusterProposals(
+      cluster: self.cluster, timeout: self.configuration.rules.proposalTimeout)
+  }
+
   private func makeShards(_ volumes: [Volume]) -> [PartitionShard] {
     var configuration = self.configuration
     for volume in volumes {
       configuration.rules.producers = configuration.rules.producers.fitting(
         snapshotBytes: volume.batchBytesMax)
     }
-    let proposals = ClusterProposals(
-      cluster: self.cluster, timeout: self.configuration.rules.proposalTimeout)
+    let proposals = self.proposals
     return (0..<configuration.shards).map { index in
       PartitionShard(
         index, on: MultiThreadedEventLoopGroup.singleton.next(), configuration, clock: self.clock,

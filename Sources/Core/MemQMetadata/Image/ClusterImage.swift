@@ -99,11 +99,14 @@ public struct PartitionImage: Hashable, Sendable {
   public let uploadGroup: Int32
   /// Below it the object tier is the log.
   public var uploadedOffset: Offset
+  /// Records below are gone on every tier.
+  public var logStart: Offset
 
   public init(
     id: TopicPartition, leader: NodeID?, leaderEpoch: LeaderEpoch, epoch: PartitionEpoch,
     replicas: [ReplicaID], inSync: [NodeID], eligible: [NodeID] = [],
-    historyEpoch: HistoryEpoch = .zero, uploadGroup: Int32, uploadedOffset: Offset = .zero
+    historyEpoch: HistoryEpoch = .zero, uploadGroup: Int32, uploadedOffset: Offset = .zero,
+    logStart: Offset = .zero
   ) {
     self.id = id
     self.leader = leader
@@ -115,6 +118,7 @@ public struct PartitionImage: Hashable, Sendable {
     self.historyEpoch = historyEpoch
     self.uploadGroup = uploadGroup
     self.uploadedOffset = uploadedOffset
+    self.logStart = logStart
   }
 }
 

@@ -153,6 +153,7 @@ extension PartitionImage: StoredRecord {
     writer.list(self.eligible) { $0.node($1) }
     writer.epoch(self.historyEpoch)
     writer.integer(self.uploadGroup)
+    writer.integer(self.logStart.rawValue)
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.init(
@@ -162,6 +163,7 @@ extension PartitionImage: StoredRecord {
       replicas: try reader.list { r throws(MemQError) in ReplicaID(try r.node(), try r.id()) },
       inSync: try reader.list { r throws(MemQError) in try r.node() },
       eligible: try reader.list { r throws(MemQError) in try r.node() },
-      historyEpoch: try reader.epoch(), uploadGroup: try reader.integer())
+      historyEpoch: try reader.epoch(), uploadGroup: try reader.integer(),
+      logStart: Offset(try reader.integer()))
   }
 }

@@ -52,24 +52,8 @@ extension MetadataState {
     let partition = known.value
     let topic = try self.topic(proposal.partition.topic).value
     let subject = "\(topic.name)/\(partition.id.partition)"
-    guard let node = self.nodes[proposal.node]?.value, node.epoch == proposal.nodeEpoch,
-      node.state.isLive
-    else {
-      throw MemQError(
-        .staleNodeEpoch, "the proposal comes from an earlier life of node \(proposal.node)",
-        subject: subject, limit: self.nodes[proposal.node]?.value.epoch.rawValue,
-        actual: proposal.nodeEpoch.rawValue)
-    }
-    guard proposal.leaderEpoch <= partition.leaderEpoch else {
-      throw MemQError(
-        .unknownLeaderEpoch, "that leader epoch does not exist yet", subject: subject,
-        limit: partition.leaderEpoch.rawValue, actual: proposal.leaderEpoch.rawValue)
-    }
-    guard proposal.leaderEpoch == partition.leaderEpoch, partition.leader == proposal.node else {
-      throw MemQError(
-        .fencedLeaderEpoch, "another leader was elected", subject: subject,
-        limit: partition.leaderEpoch.rawValue, actual: proposal.leaderEpoch.rawValue)
-    }
+    try self.checkLeader(
+      proposal.node, proposal.nodeEpoch, proposal.leaderEpoch, of: partition, subject)
     guard proposal.partitionEpoch == partition.epoch else {
       throw MemQError(
         .revisionConflict, "the partition has changed since", subject: subject,
@@ -80,6 +64,51 @@ extension MetadataState {
     var next = partition
     next.setInSync(proposal.inSync, minInSync: topic.settings.minInSyncReplicas)
     next.epoch = partition.epoch.next
+    return self.replacing(known, next)
+  }
+
+  /// Whether the node, in this life and with this leader epoch, leads the partition.
+  private func checkLeader(
+    _ node: NodeID, _ nodeEpoch: NodeEpoch, _ leaderEpoch: LeaderEpoch,
+    of partition: PartitionImage, _ subject: String
+  ) throws(MemQError) {
+    guard let known = self.nodes[node]?.value, known.epoch == nodeEpoch, known.state.isLive else {
+      throw MemQError(
+        .staleNodeEpoch, "the proposal comes from an earlier life of node \(node)",
+        subject: subject, limit: self.nodes[node]?.value.epoch.rawValue, actual: nodeEpoch.rawValue)
+    }
+    guard leaderEpoch <= partition.leaderEpoch else {
+      throw MemQError(
+        .unknownLeaderEpoch, "that leader epoch does not exist yet", subject: subject,
+        limit: partition.leaderEpoch.rawValue, actual: leaderEpoch.rawValue)
+    }
+    guard leaderEpoch == partition.leaderEpoch, partition.leader == node else {
+      throw MemQError(
+        .fencedLeaderEpoch, "another leader was elected", subject: subject,
+        limit: partition.leaderEpoch.rawValue, actual: leaderEpoch.rawValue)
+    }
+  }
+
+  /// Takes over where a leader says its partition begins, retention or somebody having deleted what was below. Never lowers it.
+  ///
+  /// The partition epoch stays: no ISR proposal on its way is made wrong by it.
+  /// - Throws: `.partitionNotFound`, `.staleNodeEpoch`, `.fencedLeaderEpoch`, `.unknownLeaderEpoch`, `.invalidArgument` below 0.
+  public func raiseLogStart(
+    of id: TopicPartition, to offset: Offset, node: NodeID, nodeEpoch: NodeEpoch,
+    leaderEpoch: LeaderEpoch
+  ) throws(MemQError) -> Plan<PartitionImage> {
+    let known = try self.partition(id)
+    let name = try self.topic(id.topic).value.name
+    let subject = "\(name)/\(id.partition)"
+    guard offset >= .zero else {
+      throw MemQError(
+        .invalidArgument, "a log start is not negative", subject: subject, limit: 0,
+        actual: offset.rawValue)
+    }
+    try self.checkLeader(node, nodeEpoch, leaderEpoch, of: known.value, subject)
+    guard offset > known.value.logStart else { return Plan(outcome: self.shown(known.value)) }
+    var next = known.value
+    next.logStart = offset
     return self.replacing(known, next)
   }
 

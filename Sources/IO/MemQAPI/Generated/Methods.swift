@@ -25,6 +25,8 @@ public enum IngestMethods {
     service: "memq.v1.IngestService", name: "Fetch", kind: .serverStreaming, safety: .noSideEffects)
   public static let offsets = Method<Memq_V1_OffsetsRequest, Memq_V1_ListOffsetsResponse>(
     service: "memq.v1.IngestService", name: "Offsets", kind: .unary, safety: .noSideEffects)
+  public static let deleteRecords = Method<Memq_V1_DeleteTopicRecordsRequest, Memq_V1_DeleteRecordsResponse>(
+    service: "memq.v1.IngestService", name: "DeleteRecords", kind: .unary, safety: .idempotent)
   public static let initProducer = Method<Memq_V1_InitProducerRequest, Memq_V1_InitProducerResponse>(
     service: "memq.v1.IngestService", name: "InitProducer", kind: .unary)
   public static let joinGroup = Method<Memq_V1_JoinGroupRequest, Memq_V1_JoinGroupResponse>(
@@ -67,6 +69,8 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "DescribeCluster", kind: .unary, safety: .noSideEffects)
   public static let alterPartition = Method<Memq_V1_AlterPartitionRequest, Memq_V1_AlterPartitionResponse>(
     service: "memq.v1.MetadataService", name: "AlterPartition", kind: .unary)
+  public static let raiseLogStarts = Method<Memq_V1_RaiseLogStartsRequest, Memq_V1_RaiseLogStartsResponse>(
+    service: "memq.v1.MetadataService", name: "RaiseLogStarts", kind: .unary, safety: .idempotent)
   public static let transferLeadership = Method<Memq_V1_TransferLeadershipRequest, Memq_V1_TransferLeadershipResponse>(
     service: "memq.v1.MetadataService", name: "TransferLeadership", kind: .unary)
   public static let initProducer = Method<Memq_V1_InitProducerRequest, Memq_V1_InitProducerResponse>(
@@ -139,6 +143,8 @@ public enum ReplicationMethods {
     service: "memq.v1.ReplicationService", name: "Read", kind: .serverStreaming, safety: .noSideEffects)
   public static let listOffsets = Method<Memq_V1_ListOffsetsRequest, Memq_V1_ListOffsetsResponse>(
     service: "memq.v1.ReplicationService", name: "ListOffsets", kind: .unary, safety: .noSideEffects)
+  public static let deleteRecords = Method<Memq_V1_DeleteRecordsRequest, Memq_V1_DeleteRecordsResponse>(
+    service: "memq.v1.ReplicationService", name: "DeleteRecords", kind: .unary, safety: .idempotent)
   public static let describeReplicas = Method<Memq_V1_DescribeReplicasRequest, Memq_V1_DescribeReplicasResponse>(
     service: "memq.v1.ReplicationService", name: "DescribeReplicas", kind: .unary, safety: .noSideEffects)
   public static let replicate = Method<Memq_V1_ReplicateRequest, Memq_V1_ReplicateResponse>(

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQAPI
+import SwiftProtobuf
 public import MemQModel
 
 /// Topics, groups and the state of the cluster.
@@ -94,6 +95,33 @@ public struct Admin: Sendable {
     var request = Memq_V1_DeleteTopicRequest()
     request.name = name
     _ = try await self.servers.call(MetadataMethods.deleteTopic, request, timeout: self.timeout)
+  }
+
+  /// Deletes records below an offset, for good, on every replica and in the object tier; durable when it returns.
+  ///
+  /// - Parameter offsets: by partition the first offset to keep; nil: all that is committed goes.
+  /// - Returns: by partition where its log begins now.
+  /// - Throws: `.topicNotFound`, `.partitionNotFound`; the first partition's error otherwise, such as `.offsetOutOfRange`. What was
+  ///   deleted of other partitions stays deleted; a second call is harmless.
+  public func deleteRecords(
+    _ topic: String, before offsets: [PartitionIndex: Offset?]
+  ) async throws(MemQError) -> [PartitionIndex: Offset] {
+    var request = Memq_V1_DeleteTopicRecordsRequest()
+    request.topic = topic
+    request.positions = offsets.map { partition, offset in
+      .with {
+        $0.partition = partition.rawValue
+        $0.offset = offset?.rawValue ?? -1
+      }
+    }
+    let response = try await self.servers.call(
+      IngestMethods.deleteRecords, request, timeout: self.timeout, retryFor: Self.readRetry)
+    var starts: [PartitionIndex: Offset] = [:]
+    for answer in response.offsets {
+      if answer.hasError { throw MemQError(answer.error) }
+      starts[PartitionIndex(answer.topicPartition.partition)] = Offset(answer.logStartOffset)
+    }
+    return starts
   }
 
   // MARK: Cluster

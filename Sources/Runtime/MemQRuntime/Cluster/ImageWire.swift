@@ -156,7 +156,7 @@ extension PartitionImage {
       replicas: replicas, inSync: wire.isr.map { NodeID($0) },
       eligible: wire.elr.map { NodeID($0) },
       historyEpoch: HistoryEpoch(wire.historyEpoch), uploadGroup: wire.uploadGroup,
-      uploadedOffset: Offset(wire.uploadedOffset))
+      uploadedOffset: Offset(wire.uploadedOffset), logStart: Offset(wire.logStartOffset))
   }
   public var wire: Memq_V1_Partition {
     .with {
@@ -175,6 +175,7 @@ extension PartitionImage {
       $0.historyEpoch = self.historyEpoch.rawValue
       $0.uploadGroup = self.uploadGroup
       $0.uploadedOffset = self.uploadedOffset.rawValue
+      $0.logStartOffset = self.logStart.rawValue
     }
   }
 }

@@ -37,7 +37,7 @@ struct LogReader: Sendable {
     _ partition: TopicPartition, from offset: Offset, maxBytes: Int, wait: Duration,
     take: (LogPiece) async throws(MemQError) -> Bool
   ) async throws(MemQError) {
-    if let known = self.marks[partition], ReadPlace.of(offset, known) == .objects,
+    if let known = self.knownMarks(partition), ReadPlace.of(offset, known) == .objects,
       let piece = try await self.fromObjects(partition, offset, maxBytes, known)
     {
       _ = try await take(piece)
@@ -64,6 +64,15 @@ struct LogReader: Sendable {
         }
       }
     }
+  }
+
+  /// Marks may be old; what the cluster says is deleted is not read again.
+  private func knownMarks(_ partition: TopicPartition) -> LogMarks? {
+    guard var marks = self.marks[partition] else { return nil }
+    if let known = self.cluster.image.partitions[partition] {
+      marks.logStart = max(marks.logStart, known.logStart)
+    }
+    return marks
   }
 
   private func fromLeader(
@@ -177,5 +186,25 @@ struct LogReader: Sendable {
     return try await channel.call(
       ReplicationMethods.listOffsets, request, timeout: Self.patience
     ).offsets
+  }
+
+  /// Repeats what another leader, or the same a moment later, may answer.
+  func retrying<R: Sendable>(
+    _ body: () async throws(MemQError) -> R
+  ) async throws(MemQError) -> R {
+    let deadline = self.clock.monotonic + Self.patience
+    var attempts = 0
+    while true {
+      attempts += 1
+      do throws(MemQError) {
+        return try await body()
+      } catch {
+        let step = RetryDecision.step(
+          after: error, attempts: attempts, now: self.clock.monotonic, deadline: deadline,
+          isIdempotent: false, hasFailedPredecessor: false, jitter: .random(in: 0..<1))
+        guard case .again(let wait) = step else { throw error }
+        try await pause(wait)
+      }
+    }
   }
 }

@@ -63,7 +63,7 @@ struct OffsetsCall: Sendable {
     _ partitions: [TopicPartition], _ spec: Memq_V1_OffsetSpec, _ time: Timestamp
   ) async -> [(Int32, Memq_V1_PartitionOffset)] {
     do throws(MemQError) {
-      let answers = try await self.retrying { () async throws(MemQError) in
+      let answers = try await self.reader.retrying { () async throws(MemQError) in
         try await self.reader.askLeader(partitions, spec, time)
       }
       var found: [(Int32, Memq_V1_PartitionOffset)] = []
@@ -80,25 +80,6 @@ struct OffsetsCall: Sendable {
           $0.error = Memq_V1_ErrorDetail(error)
         }
         return (partition.partition.rawValue, answer)
-      }
-    }
-  }
-
-  private func retrying<R: Sendable>(
-    _ body: () async throws(MemQError) -> R
-  ) async throws(MemQError) -> R {
-    let deadline = self.reader.clock.monotonic + LogReader.patience
-    var attempts = 0
-    while true {
-      attempts += 1
-      do throws(MemQError) {
-        return try await body()
-      } catch {
-        let step = RetryDecision.step(
-          after: error, attempts: attempts, now: self.reader.clock.monotonic, deadline: deadline,
-          isIdempotent: false, hasFailedPredecessor: false, jitter: .random(in: 0..<1))
-        guard case .again(let wait) = step else { throw error }
-        try await pause(wait)
       }
     }
   }

@@ -6,9 +6,10 @@ import MemQModel
 
 struct TopicCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "topic", abstract: "Make, list, describe, change and delete topics.",
+    commandName: "topic", abstract: "Make, list, describe, change, trim and delete topics.",
     subcommands: [
-      TopicCreate.self, TopicList.self, TopicDescribe.self, TopicAlter.self, TopicDelete.self,
+      TopicCreate.self, TopicList.self, TopicDescribe.self, TopicAlter.self, TopicTrim.self,
+      TopicDelete.self,
     ])
 }
 
@@ -222,5 +223,60 @@ struct TopicDelete: AsyncParsableCommand {
   func run() async throws {
     try await self.server.withClient { try await $0.admin.deleteTopic(self.name) }
     try await self.output.show(["deleted": .string(self.name)], "deleted topic \(self.name)\n")
+  }
+}
+
+struct TopicTrim: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "trim",
+    abstract: "Delete a topic's oldest records, for good and on every tier.")
+
+  @Argument(help: "Its name.")
+  var name: String
+  @Option(help: "The first offset to keep; \"end\": delete everything that is committed.")
+  var before: TrimPoint
+  @Option(help: "The partition; may be repeated. Default: all.")
+  var partition: [Int32] = []
+  @OptionGroup var server: ServerOptions
+  @OptionGroup var output: OutputOptions
+
+  func run() async throws {
+    let starts = try await self.server.withClient { client in
+      var partitions = self.partition
+      if partitions.isEmpty {
+        let topic = try await client.admin.describeTopic(self.name)
+        partitions = topic.partitions.map(\.partition.rawValue)
+      }
+      let offsets = Dictionary(
+        partitions.map { (PartitionIndex($0), self.before.offset) },
+        uniquingKeysWith: { first, _ in first })
+      return try await client.admin.deleteRecords(self.name, before: offsets)
+    }
+    let sorted = starts.sorted { $0.key < $1.key }
+    try await self.output.show(
+      .array(
+        sorted.map { partition, start in
+          [
+            "topic": .string(self.name), "partition": .number(partition.rawValue),
+            "log_start_offset": .number(start.rawValue),
+          ]
+        }),
+      sorted.map { "\(self.name)/\($0.key) begins at \($0.value)\n" }.joined())
+  }
+}
+
+/// Up to where records go.
+struct TrimPoint: ExpressibleByArgument {
+  /// Nil: the committed end.
+  let offset: Offset?
+
+  init?(argument: String) {
+    if argument == "end" {
+      self.offset = nil
+    } else if let number = Int64(argument), number >= 0 {
+      self.offset = Offset(number)
+    } else {
+      return nil
+    }
   }
 }

@@ -44,6 +44,9 @@ extension MetadataNode {
         $0.partition = partition.wire
       }
     }
+    router.handle(MetadataMethods.raiseLogStarts) { request, _ in
+      try await self.raiseLogStarts(request)
+    }
     router.handle(MetadataMethods.transferLeadership) { request, _ in
       .with { [partition = try await self.transferLeadership(request)] in
         $0.partition = partition.wire
@@ -131,6 +134,36 @@ extension MetadataNode {
   }
 
   // MARK: Partitions
+
+  /// Log starts one request may raise.
+  private static let logStartsMax = 1_000
+
+  private func raiseLogStarts(
+    _ request: Memq_V1_RaiseLogStartsRequest
+  ) async throws(MemQError) -> Memq_V1_RaiseLogStartsResponse {
+    guard request.logStarts.count <= Self.logStartsMax else {
+      throw MemQError(
+        .invalidArgument, "too many log starts in one request", subject: "log_starts",
+        limit: Int64(Self.logStartsMax), actual: Int64(request.logStarts.count))
+    }
+    let (node, epoch) = (NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
+    let runner = try self.instance().runner
+    var response = Memq_V1_RaiseLogStartsResponse()
+    for entry in request.logStarts {
+      do throws(MemQError) {
+        let id = try TopicPartition(entry.topicPartition)
+        _ = try await runner.run("raise-log-start") { (state) throws(MemQError) in
+          try state.raiseLogStart(
+            of: id, to: Offset(entry.offset), node: node, nodeEpoch: epoch,
+            leaderEpoch: LeaderEpoch(entry.leaderEpoch))
+        }
+        response.errors.append(Memq_V1_ErrorDetail())
+      } catch {
+        response.errors.append(Memq_V1_ErrorDetail(error))
+      }
+    }
+    return response
+  }
 
   private func alterPartition(
     _ request: Memq_V1_AlterPartitionRequest

@@ -12,10 +12,17 @@ struct DesiredPartition: Hashable, Sendable {
   var member: ReplicaMember
   var assignment: PartitionAssignment
   var uploadedOffset: Offset
+  /// Records below are gone on every tier.
+  var logStart: Offset
   var messageBytesMax: Int
   var localRetentionBytes: Int64?
   var localRetention: Duration?
   var hasObjectTier: Bool
+  var retentionBytes: Int64?
+  var retention: Duration?
+
+  /// Where a replica without records begins.
+  var firstOffset: Offset { Swift.max(self.uploadedOffset, self.logStart) }
 
   /// Nil when the partition isn't placed on this node's volumes, or the image knows another life of the node.
   init?(
@@ -29,10 +36,13 @@ struct DesiredPartition: Hashable, Sendable {
     self.name = "\(topic.name)/\(partition.id.partition)"
     self.member = ReplicaMember(own, epoch)
     self.uploadedOffset = partition.uploadedOffset
+    self.logStart = partition.logStart
     self.messageBytesMax = topic.settings.messageBytesMax
     self.localRetentionBytes = topic.settings.localRetentionBytes
     self.localRetention = topic.settings.localRetention
     self.hasObjectTier = topic.settings.hasObjectTier
+    self.retentionBytes = topic.settings.retentionBytes
+    self.retention = topic.settings.retention
     let replicas = partition.replicas
     func replica(_ node: NodeID) -> ReplicaID? { replicas.first { $0.node == node } }
     self.assignment = PartitionAssignment(

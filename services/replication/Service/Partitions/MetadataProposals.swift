@@ -12,6 +12,20 @@ protocol MetadataProposals: Sendable {
   func propose(
     _ proposal: ISRProposal, of partition: TopicPartition, replicas: [ReplicaID],
     completion: @escaping @Sendable (ISRAnswer) -> Void)
+  /// Has the cluster know that records below are gone. The answers are in the order of `starts`: nil where it does.
+  func raise(
+    _ starts: [LogStartRaise], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async -> [MemQError?]
+}
+
+/// A leader's word that its partition's log begins later now.
+struct LogStartRaise: Hashable, Sendable {
+  /// One request's, as metadata takes them.
+  static let perRequestMax = 1_000
+
+  var partition: TopicPartition
+  var leaderEpoch: LeaderEpoch
+  var offset: Offset
 }
 
 /// Proposals by RPC to the cluster's metadata.
@@ -44,6 +58,32 @@ struct ClusterProposals: MetadataProposals {
       } catch {
         completion(Self.isDefinite(error.code) ? .refused : .unknown)
       }
+    }
+  }
+
+  func raise(
+    _ starts: [LogStartRaise], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async -> [MemQError?] {
+    let request = Memq_V1_RaiseLogStartsRequest.with {
+      $0.nodeID = node.rawValue
+      $0.nodeEpoch = nodeEpoch.rawValue
+      $0.logStarts = starts.map { start in
+        .with {
+          $0.topicPartition = start.partition.wire
+          $0.leaderEpoch = start.leaderEpoch.rawValue
+          $0.offset = start.offset.rawValue
+        }
+      }
+    }
+    do throws(MemQError) {
+      let answer = try await self.cluster.metadata.call(
+        MetadataMethods.raiseLogStarts, request, timeout: self.timeout)
+      guard answer.errors.count == starts.count else {
+        throw MemQError(.internalError, "metadata did not answer for each log start")
+      }
+      return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
+    } catch {
+      return Array(repeating: error, count: starts.count)
     }
   }
 

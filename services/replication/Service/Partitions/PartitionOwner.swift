@@ -32,6 +32,7 @@ final class PartitionOwner {
   private var effects: [ReplicationEffect] = []
   /// What the volume was told last.
   private var toldUploadedOffset = Offset.zero
+  private var appliedLogStart = Offset.zero
   /// The batch that was pushed here and is being decided on: `.write` takes it.
   var writing: (token: UInt64, slices: [ByteBuffer], byteCount: Int)?
   /// While it leads: what is on its way to the other replicas.
@@ -59,8 +60,9 @@ final class PartitionOwner {
   /// First offset that exists, wherever. What a replica lacks below its own beginning was uploaded, not deleted.
   var logStart: Offset {
     let log = self.core.log
-    return log.start <= Swift.max(log.uploadedOffset, self.desired.uploadedOffset)
-      ? .zero : log.start
+    let own =
+      log.start <= Swift.max(log.uploadedOffset, self.desired.uploadedOffset) ? .zero : log.start
+    return Swift.max(own, self.desired.logStart)
   }
   var name: String { self.desired.name }
 
@@ -88,10 +90,13 @@ final class PartitionOwner {
   func assign(_ desired: DesiredPartition) {
     let before = self.desired
     self.desired = desired
+    // An image may be older than an answer of metadata's.
+    self.desired.logStart = Swift.max(desired.logStart, before.logStart)
     if desired.member.nodeEpoch > before.member.nodeEpoch {
       self.feed(.registered(desired.member.nodeEpoch))
     }
     self.applyUploadedOffset()
+    self.applyLogStart()
     self.applyRetention()
     self.feed(.assigned(desired.assignment))
     if self.core.leader == nil { self.wakeReaders() }
@@ -103,6 +108,66 @@ final class PartitionOwner {
     self.toldUploadedOffset = offset
     self.feed(.uploadedOffsetMoved(offset))
     self.lane.volume.setUploadedOffset(self.id, to: offset)
+  }
+
+  /// Lets go of what the cluster says is deleted, as far as it is committed here.
+  private func applyLogStart() {
+    let offset = Swift.min(self.desired.logStart, self.core.highWatermark)
+    guard offset > self.appliedLogStart else { return }
+    self.appliedLogStart = offset
+    guard offset > self.core.log.start else { return }
+    self.feed(.logStartMoved(offset))
+    let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox!)
+    self.lane.inOrder {
+      volume.setLogStart(partition, to: offset) { result in
+        // A full volume says it again when it opens the next time: metadata knows.
+        if case .failure(let error) = result { mailbox.post(.refused(volume.id, error)) }
+      }
+    }
+  }
+
+  /// Metadata has taken over a later beginning; the image that says so may come after the answer.
+  func logStartRaised(to offset: Offset) {
+    self.desired.logStart = Swift.max(self.desired.logStart, offset)
+    self.applyLogStart()
+    self.wakeReaders()
+  }
+
+  /// Where retention by age and size lets the log begin; nil: where it does. Of a partition with an object tier the size counts over both
+  /// tiers, so the uploader, which knows the objects, sees to that.
+  func retentionStart() -> LogStartRaise? {
+    guard let leader = self.core.leader, leader.isHighWatermarkCurrent, self.lane.failure == nil
+    else { return nil }
+    let bytes = self.desired.hasObjectTier ? nil : self.desired.retentionBytes
+    let since = self.desired.retention.map { age in
+      Timestamp(milliseconds: self.shard.clock.wall.milliseconds - age.milliseconds)
+    }
+    guard bytes != nil || since != nil,
+      let start = self.lane.volume.retentionStart(self.id, bytes: bytes, appendedSince: since)
+    else { return nil }
+    let offset = Swift.min(start, leader.highWatermark)
+    guard offset > self.logStart else { return nil }
+    return LogStartRaise(partition: self.id, leaderEpoch: leader.epoch, offset: offset)
+  }
+
+  /// What to tell metadata so that records below `offset` are deleted; nil offset: all that is committed.
+  ///
+  /// - Throws: `.notLeader`, `.leaderNotAvailable`, `.offsetOutOfRange` above the committed end.
+  func deletion(below offset: Offset?) throws(MemQError) -> LogStartRaise {
+    let view = try self.leaderView(epoch: nil)
+    guard view.isHighWatermarkCurrent else {
+      throw MemQError(
+        .leaderNotAvailable, "the new leader doesn't know the committed end yet", subject: self.name
+      )
+    }
+    let wanted = offset ?? view.highWatermark
+    guard wanted <= view.highWatermark else {
+      throw MemQError(
+        .offsetOutOfRange, "only committed records can be deleted", subject: self.name,
+        limit: view.highWatermark.rawValue, actual: wanted.rawValue)
+    }
+    return LogStartRaise(
+      partition: self.id, leaderEpoch: view.leaderEpoch, offset: Swift.max(wanted, view.logStart))
   }
 
   func applyRetention() {
@@ -185,6 +250,7 @@ final class PartitionOwner {
       self.write(number, .truncate(to: end, epochs: epochs))
     case .highWatermark(let offset):
       self.lane.volume.setHighWatermark(self.id, to: offset)
+      self.applyLogStart()
       self.wakeReaders()
     case .producerSnapshot(let bytes, let at):
       let (volume, partition) = (self.lane.volume, self.id)

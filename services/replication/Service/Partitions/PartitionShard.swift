@@ -18,6 +18,8 @@ final class PartitionShard: @unchecked Sendable {
     case refused(VolumeID, MemQError)
     case localStartMoved(TopicPartition, Offset)
     case snapshotWanted(TopicPartition)
+    /// Metadata knows that the log begins here now.
+    case logStartRaised(TopicPartition, Offset)
     case assign(DesiredPartition)
     case unassign(TopicPartition)
     /// On this volume, opened or moved on to its end.
@@ -82,6 +84,9 @@ final class PartitionShard: @unchecked Sendable {
   private var line: [PartitionOwner] = []
   private var isStopped = false
   private var ticks: RepeatedTask?
+  private var retentionCheckedAt: MonotonicInstant
+  /// A round of retention waits for metadata.
+  private var isRaising = false
   private(set) var isDraining = false
 
   init(
@@ -97,6 +102,7 @@ final class PartitionShard: @unchecked Sendable {
     self.metrics = metrics
     self.metadata = metadata
     self.streams = streams
+    self.retentionCheckedAt = clock.monotonic
     self.mailbox = Mailbox(on: loop) { [weak self] events in self?.take(events) }
   }
 
@@ -149,6 +155,8 @@ final class PartitionShard: @unchecked Sendable {
     case .localStartMoved(let partition, let offset):
       self.partitions[partition]?.feed(.localStartMoved(offset))
     case .snapshotWanted(let partition): self.partitions[partition]?.feed(.snapshotWanted)
+    case .logStartRaised(let partition, let offset):
+      self.partitions[partition]?.logStartRaised(to: offset)
     case .assign(let desired): self.assign(desired)
     case .unassign(let partition): self.unassign(partition)
     case .opened(let partition, let volume, let result): self.opened(partition, volume, result)
@@ -188,7 +196,37 @@ final class PartitionShard: @unchecked Sendable {
     }
     self.pushWaiting()
     self.sendHeartbeats(at: now)
+    self.applyRetention(at: now)
     self.metrics.setParked(self.lanes.values.reduce(0) { $0 + $1.parkedCount })
+  }
+
+  /// Has metadata know, at intervals, which records are past their topics' retention.
+  private func applyRetention(at now: MonotonicInstant) {
+    guard !self.isStopped, !self.isRaising, let node = self.partitions.values.first?.desired.member,
+      now - self.retentionCheckedAt >= self.configuration.retentionCheckInterval
+    else { return }
+    self.retentionCheckedAt = now
+    let starts = self.partitions.values.compactMap { $0.retentionStart() }
+    guard !starts.isEmpty else { return }
+    self.isRaising = true
+    let (metadata, mailbox, logger) = (self.metadata, self.mailbox!, self.logger)
+    Task {
+      for first in stride(from: 0, to: starts.count, by: LogStartRaise.perRequestMax) {
+        let part = Array(starts[first..<min(first + LogStartRaise.perRequestMax, starts.count)])
+        let errors = await metadata.raise(part, of: node.id.node, node.nodeEpoch)
+        for (start, error) in zip(part, errors) {
+          guard let error else {
+            mailbox.post(.logStartRaised(start.partition, start.offset))
+            continue
+          }
+          // The next round says it again.
+          logger.debug(
+            "Retention waits",
+            metadata: ["partition": "\(start.partition)", "error": "\(error)"])
+        }
+      }
+      mailbox.post(.run { $0.isRaising = false })
+    }
   }
 
   private func sendHeartbeats(at now: MonotonicInstant) {
@@ -287,7 +325,7 @@ final class PartitionShard: @unchecked Sendable {
     // An empty disk: what was uploaded is the object tier's, the log goes on from there.
     self.changing[desired.id] = .some(desired)
     let (mailbox, volume, id) = (self.mailbox!, lane.volume, desired.id)
-    let start = Swift.max(desired.uploadedOffset, self.fresh[id]?.start ?? .zero)
+    let start = Swift.max(desired.firstOffset, self.fresh[id]?.start ?? .zero)
     lane.inOrder {
       volume.openPartition(id, logStart: start, epochs: []) { result in
         mailbox.post(.opened(id, volume.id, result))

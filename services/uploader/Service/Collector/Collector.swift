@@ -28,6 +28,8 @@ actor Collector {
   private let leases: LeaseKeeper
   /// Where the next pass of a group goes on.
   private var cursors: SortedMap<Int32, Int64> = [:]
+  /// What the passes of a group have seen since its first object.
+  private var retentions: SortedMap<Int32, ObjectRetention> = [:]
   /// When a group was searched for orphans last.
   private var searched: SortedMap<Int32, MonotonicInstant> = [:]
 
@@ -73,45 +75,73 @@ actor Collector {
     let after = self.cursors[group] ?? 0
     let page = try await ObjectList.page(group, after: after, cluster.metadata)
     let objects = page.objects.prefix(Self.objectsPerPass)
-    self.cursors[group] =
-      page.hasMore || page.objects.count > objects.count ? objects.last?.sequence : nil
-    guard !objects.isEmpty else { return }
+    let isLast = !page.hasMore && page.objects.count == objects.count
+    self.cursors[group] = isLast ? nil : objects.last?.sequence
+    var retention = after == 0 ? ObjectRetention() : self.retentions[group] ?? ObjectRetention()
+    self.retentions[group] = nil
     // Asked for after the list: what is missing in them now was deleted after those objects were announced.
-    try await self.leases.renewNow().get()
-    let standings = await self.standings(owner)
+    if !objects.isEmpty { try await self.leases.renewNow().get() }
+    let logStarts = await self.logStarts(owner)
     guard await self.leases.owner(of: group) === owner else { return }
     for object in objects {
-      if try await self.isDead(object, standings) { try await self.delete(object) }
+      guard let footer = try await self.footer(of: object) else { continue }
+      if CollectionPlanner.isDead(footer, logStarts) {
+        try await self.delete(object)
+      } else {
+        retention.add(footer)
+      }
+    }
+    if isLast {
+      try await self.applyRetention(retention)
+    } else {
+      self.retentions[group] = retention
     }
   }
 
-  private func standings(
-    _ owner: GroupUploader
-  ) async -> SortedMap<TopicPartition, CollectionPlanner.Standing> {
-    let partitions = await owner.positions.keys
-    let watch = LeaderWatch(cluster: self.context.cluster, timeout: .seconds(5))
-    let (reports, _) = await watch.reports(of: partitions)
+  /// Asks leaders to let their logs begin where retention lets them; the objects below go in a later pass.
+  private func applyRetention(_ retention: ObjectRetention) async throws(MemQError) {
     let image = self.context.cluster.image
     let now = self.context.clock.wall.milliseconds
-    var standings: SortedMap<TopicPartition, CollectionPlanner.Standing> = [:]
-    for partition in partitions {
-      let retention = image.topics[partition.topic]?.settings.retention
-      standings[partition] = CollectionPlanner.Standing(
-        logStart: reports[partition]?.logStart,
-        expiresBefore: retention.map { Timestamp(milliseconds: now - $0.milliseconds) })
+    func settings(_ partition: TopicPartition) -> TopicSettings? {
+      image.topics[partition.topic]?.settings
     }
-    return standings
+    let sized = retention.partitions.filter { settings($0)?.retentionBytes != nil }
+    let watch = LeaderWatch(cluster: self.context.cluster, timeout: .seconds(5))
+    let reports = sized.isEmpty ? [:] : await watch.reports(of: sized).reports
+    var starts: [(partition: TopicPartition, offset: Offset)] = []
+    for partition in retention.partitions {
+      guard let settings = settings(partition), let known = image.partitions[partition] else {
+        continue
+      }
+      let report = reports[partition]
+      let waiting = report.map { max(0, $0.highWatermark - known.uploadedOffset) } ?? 0
+      let limits = ObjectRetention.Limits(
+        expiresBefore: settings.retention.map { Timestamp(milliseconds: now - $0.milliseconds) },
+        bytes: report == nil ? nil : settings.retentionBytes,
+        bytesNotUploaded: waiting * (report?.bytesPerRecord ?? 0))
+      if let start = retention.start(of: partition, limits), start > known.logStart {
+        starts.append((partition, start))
+      }
+    }
+    try await watch.deleteRecords(starts)
   }
 
-  private func isDead(
-    _ object: ObjectRef, _ standings: SortedMap<TopicPartition, CollectionPlanner.Standing>
-  ) async throws(MemQError) -> Bool {
+  private func logStarts(_ owner: GroupUploader) async -> SortedMap<TopicPartition, Offset?> {
+    let image = self.context.cluster.image
+    var starts: SortedMap<TopicPartition, Offset?> = [:]
+    for partition in await owner.positions.keys {
+      starts[partition] = .some(image.partitions[partition]?.logStart)
+    }
+    return starts
+  }
+
+  private func footer(of object: ObjectRef) async throws(MemQError) -> ObjectFooter? {
     do throws(MemQError) {
-      return CollectionPlanner.isDead(try await self.context.reader.footer(of: object), standings)
+      return try await self.context.reader.footer(of: object)
     } catch {
       switch error.code {
       // Without its index nobody knows whether it is needed: it stays in the list, and readers are told of the damage.
-      case .objectNotFound, .objectCorrupt, .feature: return false
+      case .objectNotFound, .objectCorrupt, .feature: return nil
       default: throw error
       }
     }

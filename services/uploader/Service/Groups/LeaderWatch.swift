@@ -28,6 +28,7 @@ struct LeaderReport: Sendable {
 struct LeaderWatch: Sendable {
   /// One request's partitions, as replication nodes take them.
   private static let partitionsPerRequest = 10_000
+  private static let deletionsPerRequest = 1_000
 
   let cluster: any UploaderCluster
   let timeout: Duration
@@ -83,6 +84,36 @@ struct LeaderWatch: Sendable {
       return .success(reports)
     } catch {
       return .failure(error)
+    }
+  }
+
+  /// Has the leaders delete the records of these partitions below these offsets.
+  ///
+  /// - Throws: the first error; what other leaders did stands.
+  func deleteRecords(
+    _ starts: [(partition: TopicPartition, offset: Offset)]
+  ) async throws(MemQError) {
+    let image = self.cluster.image
+    var byLeader: SortedMap<NodeID, [(partition: TopicPartition, offset: Offset)]> = [:]
+    for start in starts {
+      guard let leader = image.partitions[start.partition]?.leader else { continue }
+      byLeader[leader, default: []].append(start)
+    }
+    for (leader, theirs) in byLeader {
+      for first in stride(from: 0, to: theirs.count, by: Self.deletionsPerRequest) {
+        let part = theirs[first..<min(first + Self.deletionsPerRequest, theirs.count)]
+        let answer = try await self.cluster.channel(to: leader, lane: .control).call(
+          ReplicationMethods.deleteRecords,
+          .with {
+            $0.partitions = part.map { start in
+              .with {
+                $0.topicPartition = start.partition.wire
+                $0.offset = start.offset.rawValue
+              }
+            }
+          }, timeout: self.timeout)
+        if let failed = answer.offsets.first(where: \.hasError) { throw MemQError(failed.error) }
+      }
     }
   }
 

@@ -609,6 +609,69 @@ public nonisolated struct Memq_V1_AlterPartitionResponse: Sendable {
   fileprivate var _partition: Memq_V1_Partition? = nil
 }
 
+/// Log starts that rose.
+public nonisolated struct Memq_V1_RaiseLogStartsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The node that leads all of them.
+  public var nodeID: Int32 = 0
+
+  /// Its node epoch.
+  public var nodeEpoch: Int64 = 0
+
+  /// At most 1,000.
+  public var logStarts: [Memq_V1_LogStart] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Where a partition's log begins now.
+public nonisolated struct Memq_V1_LogStart: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The leader's epoch.
+  public var leaderEpoch: Int64 = 0
+
+  /// First offset that is still there; committed, or the committed end.
+  public var offset: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// What became of each.
+public nonisolated struct Memq_V1_RaiseLogStartsResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// In the order of the request; code UNSPECIFIED where it stands.
+  public var errors: [Memq_V1_ErrorDetail] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 /// A leadership move.
 public nonisolated struct Memq_V1_TransferLeadershipRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -2803,6 +2866,120 @@ nonisolated extension Memq_V1_AlterPartitionResponse: SwiftProtobuf.Message, Swi
 
   public static func ==(lhs: Memq_V1_AlterPartitionResponse, rhs: Memq_V1_AlterPartitionResponse) -> Bool {
     if lhs._partition != rhs._partition {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_RaiseLogStartsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RaiseLogStartsRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_epoch\0\u{3}log_starts\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.logStarts) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 1)
+    }
+    if self.nodeEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.nodeEpoch, fieldNumber: 2)
+    }
+    if !self.logStarts.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.logStarts, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_RaiseLogStartsRequest, rhs: Memq_V1_RaiseLogStartsRequest) -> Bool {
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.nodeEpoch != rhs.nodeEpoch {return false}
+    if lhs.logStarts != rhs.logStarts {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_LogStart: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".LogStart"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{1}offset\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.offset) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.offset != 0 {
+      try visitor.visitSingularInt64Field(value: self.offset, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_LogStart, rhs: Memq_V1_LogStart) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.offset != rhs.offset {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_RaiseLogStartsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RaiseLogStartsResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}errors\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.errors) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.errors.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.errors, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_RaiseLogStartsResponse, rhs: Memq_V1_RaiseLogStartsResponse) -> Bool {
+    if lhs.errors != rhs.errors {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -345,7 +345,7 @@ public nonisolated struct Memq_V1_Partition: Sendable {
   /// Rises with each election.
   public var leaderEpoch: Int64 = 0
 
-  /// Rises with each accepted change of this record.
+  /// Rises with each accepted change of leader, replicas or ISR.
   public var partitionEpoch: Int64 = 0
 
   /// Assigned replicas, preferred leader first.
@@ -365,6 +365,9 @@ public nonisolated struct Memq_V1_Partition: Sendable {
 
   /// Below it the object tier is the log.
   public var uploadedOffset: Int64 = 0
+
+  /// Records below are gone on every tier: retention, or somebody deleted them.
+  public var logStartOffset: Int64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -729,7 +732,7 @@ nonisolated extension Memq_V1_Topic: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Partition"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -747,6 +750,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
       case 8: try { try decoder.decodeSingularInt64Field(value: &self.historyEpoch) }()
       case 9: try { try decoder.decodeSingularInt32Field(value: &self.uploadGroup) }()
       case 10: try { try decoder.decodeSingularInt64Field(value: &self.uploadedOffset) }()
+      case 11: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
       default: break
       }
     }
@@ -787,6 +791,9 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if self.uploadedOffset != 0 {
       try visitor.visitSingularInt64Field(value: self.uploadedOffset, fieldNumber: 10)
     }
+    if self.logStartOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.logStartOffset, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -801,6 +808,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.historyEpoch != rhs.historyEpoch {return false}
     if lhs.uploadGroup != rhs.uploadGroup {return false}
     if lhs.uploadedOffset != rhs.uploadedOffset {return false}
+    if lhs.logStartOffset != rhs.logStartOffset {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
