@@ -11,12 +11,15 @@ extension VolumeCore {
     if case .snapshotCarry(let segment) = frame.content {
       return self.placeCarry(segment, reference, into: &builder)
     }
-    guard let log = self.log(reference) else {
+    guard self.logs[reference.index]?.id == reference.log else {
       preconditionFailure("a frame waits for a log that is gone")
     }
+    // Before the log is copied: of batches there are many.
+    if case .batch(let batch, let payload) = frame.content {
+      return self.placeBatch(batch, payload, reference, into: &builder, at: now)
+    }
+    let log = self.logs[reference.index]!
     switch frame.content {
-    case .batch(let batch, let payload):
-      self.placeBatch(batch, payload, reference, into: &builder, at: now)
     case .epochStart(let entry):
       self.logs[reference.index]!.laid.startEpoch(entry)
       builder.add(
@@ -39,7 +42,7 @@ extension VolumeCore {
     case .snapshot(let snapshot):
       self.logs[reference.index]!.snapshotsPending -= 1
       self.placeSnapshot(snapshot, reference, into: &builder)
-    case .snapshotCarry:
+    case .batch, .snapshotCarry:
       preconditionFailure("handled above")
     }
   }
