@@ -166,8 +166,8 @@ extension VolumeCore {
     partitions.reserveCapacity(self.logs.count)
     var isSorted = true
     // In place: a copy of each log would cost four reference counts, and appends wait meanwhile.
-    for index in self.logs.indices where self.logs[index]?.isLaid == true {
-      let id = self.logs[index]!.id
+    for (index, id) in self.logIDs.enumerated() where id != .none {
+      guard self.logs[index]!.isLaid else { continue }
       if let last = partitions.last?.log, id < last { isSorted = false }
       partitions.append(
         Checkpoint.Partition(
@@ -192,7 +192,7 @@ extension VolumeCore {
     entries.reserveCapacity(segment.logs.count)
     for reference in segment.logs {
       let index = reference.index
-      guard self.logs[index]?.id == reference.log,
+      guard self.isHere(reference),
         let span = self.logs[index]!.spans.lastIndex(where: { $0.segment == active.sequence })
       else { continue }
       entries.append(

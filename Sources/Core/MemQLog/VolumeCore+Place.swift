@@ -11,7 +11,7 @@ extension VolumeCore {
     if case .snapshotCarry(let segment) = frame.content {
       return self.placeCarry(segment, reference, into: &builder)
     }
-    guard self.logs[reference.index]?.id == reference.log else {
+    guard self.isHere(reference) else {
       preconditionFailure("a frame waits for a log that is gone")
     }
     // Before the log is copied: of batches there are many.
@@ -36,6 +36,7 @@ extension VolumeCore {
     case .drop:
       self.checkpointBytes -= self.checkpointCost(log.accepted)
       self.logs[reference.index] = nil
+      self.logIDs[reference.index] = .none
       self.freeLogIndices.append(reference.index)
       self.resetReclaimCursors()
       builder.add(.state(.partitionDrop, log, at: log.laid.end), payload: [])

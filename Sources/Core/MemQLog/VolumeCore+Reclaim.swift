@@ -313,7 +313,7 @@ extension VolumeCore {
   mutating func sealActive() -> SegmentSequence {
     let segment = self.segments[self.segments.count - 1]
     for reference in segment.logs {
-      guard self.logs[reference.index]?.id == reference.log else { continue }
+      guard self.isHere(reference) else { continue }
       // Without a copy of the array: changing it then would copy all spans.
       let at = self.logs[reference.index]!.spans.lastIndex { $0.segment == segment.sequence }
       guard let span = at else { continue }
