@@ -66,15 +66,25 @@ extension VolumeCore {
       maxTimestamp: summary.maxTimestamp, maxAppendTime: summary.appendTime,
       hasProducers: summary.producerID.rawValue >= 0)
     let span = self.activeSpan(of: reference)
-    let before = self.logs[reference.index]!.spans[span].runs.count
-    self.logs[reference.index]!.spans[span].add(run, joinsBelow: self.configuration.runBytesMax)
-    let after = self.logs[reference.index]!.spans[span].runs.count
-    self.active!.footerBytes += Footer.runBytes * (after - before)
-    self.logs[reference.index]!.laid.append(
-      base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
+    let runs = Self.add(
+      run, of: summary, to: &self.logs[reference.index]!, span,
+      joinsBelow: self.configuration.runBytesMax)
+    self.active!.footerBytes += Footer.runBytes * runs.added
     self.active!.lastBatchAt = now
-    let retention = self.logs[reference.index]!.retention
-    if retention.bytes == 0, retention.hasObjectTier { self.active!.isWantedEmpty = true }
+    if runs.wantsEmpty { self.active!.isWantedEmpty = true }
+  }
+
+  /// In place, in one access: a copy of the log would cost more than all the rest.
+  private static func add(
+    _ run: RunEntry, of summary: BatchSummary, to log: inout PartitionLog, _ span: Int,
+    joinsBelow runBytesMax: Int
+  ) -> (added: Int, wantsEmpty: Bool) {
+    let before = log.spans[span].runs.count
+    log.spans[span].add(run, joinsBelow: runBytesMax)
+    log.laid.append(
+      base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
+    let wantsEmpty = log.retention.bytes == 0 && log.retention.hasObjectTier
+    return (log.spans[span].runs.count - before, wantsEmpty)
   }
 
   private mutating func placeTruncate(
