@@ -89,7 +89,7 @@ struct BenchStorage {
         --rate N          MB/s offered by partitions (200)
         --partitions N    the many of partitions, restart, memory (10,000)
         --gib N           size of restart's volume; of catch-up's and log-order's partitions (5)
-        --sync-us N       what an fdatasync takes at least in latency and catch-up (2,000)
+        --sync-us N       what an fdatasync takes at least in partitions, latency and catch-up (2,000)
 
       Figures and how they were made: docs/performance.md.
       """)

@@ -73,6 +73,8 @@ enum Works {
     let count = Int(perSecond) * options.seconds
     var ratios: [(rate: Double, p50: Double, p99: Double)] = []
     var all: [[BenchVolume.Run]] = [[], []]
+    bench_sync_takes(Int64(options.syncMicroseconds) * 1_000)
+    defer { bench_sync_takes(0) }
     for round in 1...options.rounds {
       var runs: [BenchVolume.Run] = []
       for partitions in [10, options.partitions] {

@@ -49,12 +49,13 @@ struct Checkpoint: Hashable, Sendable {
       writer.integer(segment.end)
       writer.integer(segment.state.rawValue)
     }
-    for partition in self.partitions {
+    // By index: the elements stay where they are, uncounted.
+    for index in self.partitions.indices {
       if writer.bytes.count >= Self.partBytes {
         bodies.append(writer)
-        writer = ByteWriter()
+        writer = ByteWriter(reserving: Self.partBytes + 1_024)
       }
-      Self.encode(partition, into: &writer)
+      Self.encode(self.partitions[index], into: &writer)
     }
     bodies.append(writer)
     return bodies.enumerated().map { index, body in

@@ -32,18 +32,19 @@ public struct Footer: Hashable, Sendable {
   func encoded() -> [[UInt8]] {
     var parts: [[UInt8]] = []
     var writer = ByteWriter(reserving: self.partReserve)
-    for entry in self.entries {
-      var remaining = entry.runs[...]
+    // By index: the elements stay where they are, uncounted.
+    for index in self.entries.indices {
+      var next = 0
       repeat {
         if writer.bytes.count + Self.entryBytes + Self.runBytes > Self.partBytes {
           parts.append(writer.bytes)
           writer = ByteWriter(reserving: self.partReserve)
         }
         let room = (Self.partBytes - writer.bytes.count - Self.entryBytes) / Self.runBytes
-        let taken = remaining.prefix(room)
-        remaining = remaining.dropFirst(taken.count)
-        Self.encode(entry, taken, into: &writer)
-      } while !remaining.isEmpty
+        let taken = next..<min(next + room, self.entries[index].runs.count)
+        next = taken.upperBound
+        Self.encode(self.entries[index], taken, into: &writer)
+      } while next < self.entries[index].runs.count
     }
     parts.append(writer.bytes)
     return parts
@@ -55,7 +56,7 @@ public struct Footer: Hashable, Sendable {
   }
 
   private static func encode(
-    _ entry: Entry, _ runs: ArraySlice<RunEntry>, into writer: inout ByteWriter
+    _ entry: Entry, _ runs: Range<Int>, into writer: inout ByteWriter
   ) {
     writer.integer(entry.log.rawValue)
     writer.id(entry.partition.topic)
@@ -64,7 +65,8 @@ public struct Footer: Hashable, Sendable {
     writer.integer(entry.cutTo?.rawValue ?? 0)
     writer.integer(entry.baseOffset.rawValue)
     writer.integer(UInt64(runs.count))
-    for run in runs {
+    for index in runs {
+      let run = entry.runs[index]
       writer.integer(UInt32(run.position))
       writer.integer(UInt32(run.byteCount) | (run.hasProducers ? 1 << 31 : 0))
       writer.integer(run.baseOffset.rawValue)

@@ -54,17 +54,18 @@ struct GroupBuilder {
   /// - Parameters:
   ///   - position: of the group header.
   ///   - segmentHeader: the block right before the group, when this is the segment's first.
-  ///   - frames: how many frames are expected: only saves reallocation.
+  ///   - frames: how many frames are expected, and the core's own payload bytes: only saves reallocation.
   init(
     at position: Int64, seal: HeaderSeal, previousChecksum: UInt32, segmentHeader: [UInt8] = [],
-    frames: Int
+    frames: Int, payloadBytes: Int = 0
   ) {
     self.position = position
     self.seal = seal
     self.prefixBytes = segmentHeader.count
     self.header = segmentHeader
     self.header.reserveCapacity(
-      segmentHeader.count + GroupHeader.byteCount + frames * FrameHeader.byteCount)
+      segmentHeader.count + GroupHeader.byteCount + frames * FrameHeader.byteCount
+        + payloadBytes + LogFormat.blockBytes)
     self.header.append(contentsOf: repeatElement(0, count: GroupHeader.byteCount))
     self.piecesBytes = self.header.count
     self.pieces.append(.bytes(0..<self.header.count))

@@ -143,9 +143,8 @@ extension VolumeCore {
       if due > now { consider(due) }
     }
     consider(self.allocationRetryAt)
-    for segment in [self.segments.first, self.segments.last] {
-      if let due = segment?.snapshotsDueAt, due > now { consider(due) }
-    }
+    if let due = self.segments.first?.snapshotsDueAt, due > now { consider(due) }
+    if let due = self.segments.last?.snapshotsDueAt, due > now { consider(due) }
     if self.isCleanWanted, self.cleanAt > now { consider(self.cleanAt) }
     // A short disk is looked at again: something else may have freed room.
     if self.hasTimedRetention || self.isShortOfRoom {

@@ -89,11 +89,13 @@ extension VolumeCore {
     return (frames, buckets.flatMap { $0 })
   }
 
-  private func builder(frames: Int, segmentHeader: [UInt8] = []) -> GroupBuilder {
+  private func builder(
+    frames: Int, segmentHeader: [UInt8] = [], payloadBytes: Int = 0
+  ) -> GroupBuilder {
     let active = self.active!
     return GroupBuilder(
       at: active.position, seal: active.seal, previousChecksum: active.previousChecksum,
-      segmentHeader: segmentHeader, frames: frames)
+      segmentHeader: segmentHeader, frames: frames, payloadBytes: payloadBytes)
   }
 
   /// Closes the group and puts it on its way.
@@ -145,7 +147,9 @@ extension VolumeCore {
       position: LogFormat.firstGroupPosition, previousChecksum: checksum)
     self.segments.append(
       LiveSegment(sequence: sequence, slot: slot, end: LogFormat.firstGroupPosition))
-    var builder = self.builder(frames: payloads.count, segmentHeader: block)
+    var builder = self.builder(
+      frames: payloads.count, segmentHeader: block,
+      payloadBytes: payloads.reduce(0) { $0 + $1.count })
     for payload in payloads { builder.add(.ofVolume(.checkpoint), payload: payload) }
     return self.launch(builder, .head, wall: wall)
   }
@@ -153,14 +157,21 @@ extension VolumeCore {
   /// The laid state of everything: what the next segment, or a clean end, begins from.
   private func checkpoint() -> Checkpoint {
     var partitions: [Checkpoint.Partition] = []
-    for log in self.logs {
-      guard let log, log.isLaid else { continue }
+    partitions.reserveCapacity(self.logs.count)
+    var isSorted = true
+    // In place: a copy of each log would cost four reference counts, and appends wait meanwhile.
+    for (index, id) in self.logIDs.enumerated() where id != .none {
+      guard self.logs[index]!.isLaid else { continue }
+      if let last = partitions.last?.log, id < last { isSorted = false }
       partitions.append(
         Checkpoint.Partition(
-          log: log.id, partition: log.partition, state: log.laid, highWatermark: log.highWatermark,
-          uploadedOffset: log.uploadedOffset, snapshot: log.snapshotPlace, coldEnd: log.coldEnd))
+          log: id, partition: self.logs[index]!.partition, state: self.logs[index]!.laid,
+          highWatermark: self.logs[index]!.highWatermark,
+          uploadedOffset: self.logs[index]!.uploadedOffset,
+          snapshot: self.logs[index]!.snapshotPlace,
+          coldEnd: self.logs[index]!.coldEnd))
     }
-    partitions.sort { $0.log < $1.log }
+    if !isSorted { partitions.sort { $0.log < $1.log } }
     let segments = self.segments.filter { $0.sequence != self.active?.sequence }
       .map { Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end) }
     let cold = self.cold.map {
@@ -177,19 +188,24 @@ extension VolumeCore {
     let active = self.active!
     let segment = self.segments[self.segments.count - 1]
     var entries: [Footer.Entry] = []
+    entries.reserveCapacity(segment.logs.count)
     for reference in segment.logs {
-      guard let log = self.log(reference),
-        let span = log.spans.last(where: { $0.segment == active.sequence })
+      let index = reference.index
+      guard self.isHere(reference),
+        let span = self.logs[index]!.spans.lastIndex(where: { $0.segment == active.sequence })
       else { continue }
       entries.append(
         Footer.Entry(
-          log: log.id, partition: log.partition, cutTo: span.cutTo, baseOffset: span.baseOffset,
-          runs: span.runs))
+          log: reference.log, partition: self.logs[index]!.partition,
+          cutTo: self.logs[index]!.spans[span].cutTo,
+          baseOffset: self.logs[index]!.spans[span].baseOffset,
+          runs: self.logs[index]!.spans[span].runs))
     }
     entries.sort { $0.log < $1.log }
     let payloads = Footer(entries: entries).encoded()
     let position = active.position
-    var builder = self.builder(frames: payloads.count)
+    var builder = self.builder(
+      frames: payloads.count, payloadBytes: payloads.reduce(0) { $0 + $1.count })
     for payload in payloads { builder.add(.ofVolume(.footer), payload: payload) }
     var write = self.launch(builder, .seal, wall: wall)
     let place = FooterPlace(position: position, byteCount: write.byteCount)

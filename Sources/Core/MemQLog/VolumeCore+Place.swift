@@ -14,12 +14,15 @@ extension VolumeCore {
     if case .coldSegment(let result) = frame.content {
       return self.placeColdSegment(result, into: &builder)
     }
-    guard let log = self.log(reference) else {
+    guard self.isHere(reference) else {
       preconditionFailure("a frame waits for a log that is gone")
     }
+    // Before the log is copied: of batches there are many.
+    if case .batch(let batch, let payload) = frame.content {
+      return self.placeBatch(batch, payload, reference, into: &builder, at: now)
+    }
+    let log = self.logs[reference.index]!
     switch frame.content {
-    case .batch(let batch, let payload):
-      self.placeBatch(batch, payload, reference, into: &builder, at: now)
     case .epochStart(let entry):
       self.logs[reference.index]!.laid.startEpoch(entry)
       builder.add(
@@ -36,6 +39,7 @@ extension VolumeCore {
     case .drop:
       self.checkpointBytes -= self.checkpointCost(log.accepted)
       self.logs[reference.index] = nil
+      self.logIDs[reference.index] = .none
       self.freeLogIndices.append(reference.index)
       self.resetReclaimCursors()
       self.cleanAt = .zero
@@ -43,7 +47,7 @@ extension VolumeCore {
     case .snapshot(let snapshot):
       self.logs[reference.index]!.snapshotsPending -= 1
       self.placeSnapshot(snapshot, reference, into: &builder)
-    case .snapshotCarry, .coldSegment:
+    case .batch, .snapshotCarry, .coldSegment:
       preconditionFailure("handled above")
     }
   }
@@ -66,16 +70,26 @@ extension VolumeCore {
       maxTimestamp: summary.maxTimestamp, maxAppendTime: summary.appendTime,
       hasProducers: summary.producerID.rawValue >= 0)
     let span = self.activeSpan(of: reference)
-    let before = self.logs[reference.index]!.spans[span].runs.count
-    self.logs[reference.index]!.spans[span].add(run, joinsBelow: self.configuration.runBytesMax)
-    let after = self.logs[reference.index]!.spans[span].runs.count
-    self.logs[reference.index]!.waitingBytes -= Int64(run.byteCount)
-    self.active!.footerBytes += Footer.runBytes * (after - before)
-    self.logs[reference.index]!.laid.append(
-      base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
+    let runs = Self.add(
+      run, of: summary, to: &self.logs[reference.index]!, span,
+      joinsBelow: self.configuration.runBytesMax)
+    self.active!.footerBytes += Footer.runBytes * runs.added
     self.active!.lastBatchAt = now
-    let retention = self.logs[reference.index]!.retention
-    if retention.bytes == 0, retention.hasObjectTier { self.active!.isWantedEmpty = true }
+    if runs.wantsEmpty { self.active!.isWantedEmpty = true }
+  }
+
+  /// In place, in one access: a copy of the log would cost more than all the rest.
+  private static func add(
+    _ run: RunEntry, of summary: BatchSummary, to log: inout PartitionLog, _ span: Int,
+    joinsBelow runBytesMax: Int
+  ) -> (added: Int, wantsEmpty: Bool) {
+    let before = log.spans[span].runs.count
+    log.spans[span].add(run, joinsBelow: runBytesMax)
+    log.waitingBytes -= Int64(run.byteCount)
+    log.laid.append(
+      base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
+    let wantsEmpty = log.retention.bytes == 0 && log.retention.hasObjectTier
+    return (log.spans[span].runs.count - before, wantsEmpty)
   }
 
   private mutating func placeTruncate(

@@ -183,9 +183,11 @@ extension VolumeCore {
   mutating func askForSnapshotsAtRoll(_ effects: inout [Effect]) {
     guard self.closeRequest == nil else { return }
     for reference in self.segments[self.segments.count - 1].logs {
-      guard let log = self.log(reference), log.snapshotsPending == 0, !log.isDamaged,
-        self.byName[log.partition] == reference.index,
-        let end = log.spans.last?.producersEnd, end > log.snapshotPlace?.end ?? .zero
+      // What is usually missing first: most partitions have no producers, and the dictionary is large.
+      guard self.isHere(reference), self.logs[reference.index]!.spans.last?.producersEnd != nil,
+        let log = self.log(reference), log.snapshotsPending == 0, !log.isDamaged,
+        let end = log.spans.last?.producersEnd, end > log.snapshotPlace?.end ?? .zero,
+        self.byName[log.partition] == reference.index
       else { continue }
       effects.append(.snapshotWanted(log.partition))
     }
@@ -339,7 +341,7 @@ extension VolumeCore {
   mutating func sealActive() -> SegmentSequence {
     let segment = self.segments[self.segments.count - 1]
     for reference in segment.logs {
-      guard self.log(reference) != nil else { continue }
+      guard self.isHere(reference) else { continue }
       // Without a copy of the array: changing it then would copy all spans.
       let at = self.logs[reference.index]!.spans.lastIndex { $0.segment == segment.sequence }
       guard let span = at else { continue }

@@ -118,7 +118,13 @@ extension VolumeCore {
       id: self.nextLog, partition: partition, accepted: state, laid: state, isLaid: false)
     self.nextLog = LogID(self.nextLog.rawValue + 1)
     let index = self.freeLogIndices.popLast() ?? self.logs.count
-    if index == self.logs.count { self.logs.append(log) } else { self.logs[index] = log }
+    if index == self.logs.count {
+      self.logs.append(log)
+      self.logIDs.append(log.id)
+    } else {
+      self.logs[index] = log
+      self.logIDs[index] = log.id
+    }
     self.byName[partition] = index
     self.pending.append(
       PendingFrame(

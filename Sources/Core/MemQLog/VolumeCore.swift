@@ -164,6 +164,8 @@ public struct VolumeCore: Sendable {
 
   // Partitions. `logs` keeps its places; `byName` holds those that are open as accepted.
   var logs: [PartitionLog?]
+  /// The id of the log at each place, `.none` without one: asked without touching the log, which is large and seldom in a cache.
+  var logIDs: [LogID]
   var freeLogIndices: [Int] = []
   var byName: [TopicPartition: Int] = [:]
   var nextLog: LogID
@@ -232,6 +234,7 @@ public struct VolumeCore: Sendable {
     self.identity = identity
     self.configuration = configuration
     self.logs = recovered.logs.map { $0 }
+    self.logIDs = recovered.logs.map(\.id)
     self.nextLog = recovered.nextLog
     self.segments = recovered.segments
     self.cold = recovered.cold
@@ -384,8 +387,13 @@ public struct VolumeCore: Sendable {
   }
 
   func log(_ reference: LogReference) -> PartitionLog? {
-    guard let log = self.logs[reference.index], log.id == reference.log else { return nil }
-    return log
+    guard self.isHere(reference) else { return nil }
+    return self.logs[reference.index]
+  }
+
+  /// Whether the reference is not stale.
+  func isHere(_ reference: LogReference) -> Bool {
+    self.logIDs[reference.index] == reference.log
   }
 
   private mutating func fail(_ error: MemQError, _ effects: inout [Effect]) {
