@@ -7,6 +7,8 @@ import MemQModel
 /// What a check found wrong.
 struct ModelViolation: Error, CustomStringConvertible {
   let description: String
+  /// The volume said itself that something is wrong.
+  var error: MemQError?
 }
 
 extension VolumeModel {
@@ -138,7 +140,8 @@ extension VolumeModel {
         batches = try self.volume.read(
           partition.id, from: offset, below: version.end, maxBytes: maxBytes)
       } catch {
-        throw ModelViolation(description: "\(partition.id) from \(offset): \(error)")
+        throw ModelViolation(
+          description: "\(partition.id) from \(offset): \(error)", error: error)
       }
       guard let last = batches.last else {
         throw ModelViolation(

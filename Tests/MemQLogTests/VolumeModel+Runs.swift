@@ -49,7 +49,7 @@ extension VolumeModel {
       slotsMax: 6 + Int(seed % 7))
     model.bodyBytesMax = 12_000
     change(&model)
-    try model.run(rounds: 4, steps: 120)
+    try model.run(rounds: 3, steps: 100)
     return model.segmentsCarried
   }
 }
