@@ -68,6 +68,11 @@ public struct SimulatedVolume: Sendable {
     self.disk = CrashableDisk(segmentBytes: Int(identity.segmentBytes))
   }
 
+  /// The cleaner copies.
+  public var isCarrying: Bool {
+    self.outstanding.contains { if case .carry = $0 { true } else { false } }
+  }
+
   /// What the file system has free.
   public var availableBytes: Int64 {
     Int64(max(0, self.slotsMax - self.disk.slots.count)) * self.identity.segmentBytes
