@@ -37,8 +37,8 @@ extension VolumeCore {
     }
   }
 
-  /// Places looked at for one plan: bounds the time it holds the core, about 100 ns each.
-  private static let looksMax = 200_000
+  /// Spans looked at for one plan: bounds the time it holds the core, a few nanoseconds each.
+  private static let looksMax = 1_000_000
 
   /// Whether anything may be to do for the cleaner.
   var isCleanWanted: Bool {
@@ -117,10 +117,10 @@ extension VolumeCore {
     var needed = 0
     for segment in self.segments {
       guard segment.sequence < self.checkpointSegment,
-        let candidate = self.candidate(segment, isCold: false, isTight: isTight, wall: wall)
+        let candidate = self.candidate(
+          segment, isCold: false, isTight: isTight, wall: wall, &found.looks)
       else { break }
       seen += 1
-      found.looks += segment.logs.count
       needed += self.carryBytes(candidate.cost)
       if !isFull, self.fits(found.cost + candidate.cost) {
         found.add(candidate)
@@ -159,8 +159,10 @@ extension VolumeCore {
     var candidates: [(candidate: Candidate, bytes: Int)] = []
     for segment in self.cold {
       guard found.looks < Self.looksMax else { break }
-      found.looks += segment.logs.count
-      guard let candidate = self.candidate(segment, isCold: true, isTight: true, wall: wall) else {
+      guard
+        let candidate = self.candidate(
+          segment, isCold: true, isTight: true, wall: wall, &found.looks)
+      else {
         continue
       }
       candidates.append((candidate, self.carryBytes(candidate.cost)))
@@ -174,12 +176,13 @@ extension VolumeCore {
 
   /// What keeps the segment; nil when that can't be carried, or is better waited for.
   private func candidate(
-    _ segment: LiveSegment, isCold: Bool, isTight: Bool, wall: Timestamp
+    _ segment: LiveSegment, isCold: Bool, isTight: Bool, wall: Timestamp, _ looks: inout Int
   ) -> Candidate? {
     let isShort = self.isShortOfRoom
     var candidate = Candidate(segment: segment.sequence)
     for reference in segment.logs {
       guard let log = self.log(reference) else { continue }
+      looks += log.spans.count
       for index in log.spans.indices where log.spans[index].segment == segment.sequence {
         guard let hold = self.hold(log, index, isShort: isShort, wall: wall) else { continue }
         let span = log.spans[index]
@@ -322,9 +325,20 @@ extension VolumeCore {
 
   private mutating func reclaimCold(wall: Timestamp, _ effects: inout [Effect]) {
     let isShort = self.isShortOfRoom
-    for segment in self.cold
-    where segment.logs.allSatisfy({ !self.keeps($0, segment.sequence, isShort, wall) }) {
-      self.cold.removeAll { $0.sequence == segment.sequence }
+    for index in self.cold.indices.reversed() {
+      // The search goes on where something kept it last time; at the end once more from the start.
+      let segment = self.cold[index]
+      let (passed, rest) = (
+        segment.logs[..<segment.reclaimCursor], segment.logs[segment.reclaimCursor...]
+      )
+      let keeper =
+        rest.firstIndex { self.keeps($0, segment.sequence, isShort, wall) }
+        ?? passed.firstIndex { self.keeps($0, segment.sequence, isShort, wall) }
+      if let keeper {
+        self.cold[index].reclaimCursor = keeper
+        continue
+      }
+      self.cold.remove(at: index)
       for reference in segment.logs { self.release(reference, in: segment.sequence, &effects) }
       self.freeing.append(
         FreeingSegment(
