@@ -336,6 +336,17 @@ struct VolumeModel {
     }
   }
 
+  /// No earlier state may come back.
+  mutating func acknowledge(_ request: RequestID) {
+    for partition in self.partitions.indices {
+      guard let index = self.partitions[partition].requests.firstIndex(of: request) else {
+        continue
+      }
+      self.partitions[partition].versions.removeFirst(index)
+      self.partitions[partition].requests.removeFirst(index)
+    }
+  }
+
   /// A state change that was refused at once takes its state with it.
   private mutating func forget(_ partition: Int, _ index: Int, _ error: MemQError) {
     guard self.volume.failure == nil else { return }
