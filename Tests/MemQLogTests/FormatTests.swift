@@ -34,6 +34,23 @@ import Testing
     #expect(hexText(bytes) == Golden.frame)
   }
 
+  @Test func `a carried batch's and a cold segment's frames have these bytes`() throws {
+    var frame = Self.frame
+    frame.type = .carriedBatch
+    let bytes = self.encoded(FrameHeader.byteCount) {
+      frame.encode(into: $0, at: 8_272, seal: Self.seal)
+    }
+    #expect(hexText(bytes) == Golden.carriedFrame)
+    let cold = ColdSegment(
+      sequence: SegmentSequence(7), slot: SegmentSlot(2), end: 999_424,
+      entries: [
+        .init(log: LogID(0x11), coldEnd: Offset(1_025)),
+        .init(log: LogID(0x12), coldEnd: Offset(7)),
+      ])
+    #expect(hexText(cold.encoded()) == Golden.coldSegment)
+    #expect(try ColdSegment(decoding: cold.encoded()) == cold)
+  }
+
   @Test func `a group header has these bytes`() {
     let bytes = self.encoded(GroupHeader.byteCount) {
       Self.group.encode(into: $0, at: 8_192, seal: Self.seal)
@@ -51,6 +68,11 @@ import Testing
     #expect(hexText(bytes.prefix(128)) == Golden.segment)
     #expect(bytes.dropFirst(128).allSatisfy { $0 == 0 })
     #expect(bytes.withUnsafeBytes { SegmentHeader.decode($0) }?.header == header)
+    var cold = header
+    cold.kind = .cold
+    let coldBytes = self.encoded(LogFormat.blockBytes) { cold.encode(into: $0) }
+    #expect(coldBytes[5] == 1)
+    #expect(coldBytes.withUnsafeBytes { SegmentHeader.decode($0) }?.header == cold)
   }
 
   @Test func `a trailer and a volume file have these bytes`() throws {

@@ -7,6 +7,8 @@ import MemQModel
 /// What a check found wrong.
 struct ModelViolation: Error, CustomStringConvertible {
   let description: String
+  /// The volume said itself that something is wrong.
+  var error: MemQError?
 }
 
 extension VolumeModel {
@@ -47,7 +49,14 @@ extension VolumeModel {
     guard completions.contains(where: { $0.request == request }) else {
       throw ModelViolation(description: "close never completed")
     }
-    for index in self.partitions.indices {
+    // A full disk refuses what still waits; whatever came before may be what is left.
+    let refused = completions.contains { other, result in
+      if case .failure = result { other != request } else { false }
+    }
+    for (other, result) in completions {
+      if case .success = result { self.acknowledge(other) }
+    }
+    for index in self.partitions.indices where !refused {
       // Everything was drained: the last state is durable.
       self.partitions[index].versions.removeFirst(self.partitions[index].versions.count - 1)
       self.partitions[index].requests = [nil]
@@ -138,7 +147,8 @@ extension VolumeModel {
         batches = try self.volume.read(
           partition.id, from: offset, below: version.end, maxBytes: maxBytes)
       } catch {
-        throw ModelViolation(description: "\(partition.id) from \(offset): \(error)")
+        throw ModelViolation(
+          description: "\(partition.id) from \(offset): \(error)", error: error)
       }
       guard let last = batches.last else {
         throw ModelViolation(

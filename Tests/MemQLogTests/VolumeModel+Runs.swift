@@ -48,8 +48,9 @@ extension VolumeModel {
       seed: seed, segmentBytes: 64 << 10, partitionCount: 3 + Int(seed % 3),
       slotsMax: 6 + Int(seed % 7))
     model.bodyBytesMax = 12_000
+    model.truncatesDeep = seed % 2 == 0
     change(&model)
-    try model.run(rounds: 4, steps: 120)
+    try model.run(rounds: 3, steps: 100)
     return model.segmentsCarried
   }
 }

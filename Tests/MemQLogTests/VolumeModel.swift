@@ -52,6 +52,9 @@ struct VolumeModel {
   /// Frames the cleaner copied, and cold segments it made, over all openings.
   var bytesCarried: Int64 = 0
   var segmentsCarried: UInt64 = 0
+  /// Partitions without an object tier have no producers either, and so no snapshots that would bound truncates: these reach into what
+  /// is being carried.
+  var truncatesDeep = false
   /// The most bytes of a batch's records.
   var bodyBytesMax = 20_000
 
@@ -87,6 +90,11 @@ struct VolumeModel {
     self.wall = Timestamp(milliseconds: self.wall.milliseconds + 1)
     if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
     let partition = Int.random(in: 0..<self.partitions.count, using: &self.generator)
+    if self.truncatesDeep, self.volume.isCarrying, !self.hasObjectTier(partition),
+      self.generator.oneIn(3)
+    {
+      self.truncate(partition)
+    }
     switch Int.random(in: 0..<100, using: &self.generator) {
     case 0..<38: self.append(partition)
     case 38..<40: self.truncate(partition)
@@ -179,7 +187,7 @@ struct VolumeModel {
     // Each batch is durable as a whole; several of one request may end up in different groups.
     var versions: [Version] = []
     for _ in 0..<count {
-      let batch = self.batch(at: version.end, epoch: epoch)
+      let batch = self.batch(at: version.end, epoch: epoch, partition)
       version.batches.append(batch)
       version.end = batch.summary.endOffset
       versions.append(version)
@@ -198,13 +206,16 @@ struct VolumeModel {
     self.partitions[partition].requests += repeatElement(nil, count: count - 1) + [request]
   }
 
-  private mutating func batch(at base: Offset, epoch: LeaderEpoch) -> SyntheticBatch {
+  private mutating func batch(
+    at base: Offset, epoch: LeaderEpoch, _ partition: Int
+  ) -> SyntheticBatch {
     let records = Int64.random(in: 1...5, using: &self.generator)
     let bytes =
       self.generator.oneIn(12)
       ? Int.random(in: 0..<self.bodyBytesMax, using: &self.generator)
       : Int.random(in: 0..<min(1_200, self.bodyBytesMax), using: &self.generator)
-    let hasProducer = self.generator.oneIn(2)
+    let hasProducer =
+      self.generator.oneIn(2) && !(self.truncatesDeep && !self.hasObjectTier(partition))
     let summary = BatchSummary(
       baseOffset: base, endOffset: base + records, leaderEpoch: epoch,
       producerID: hasProducer ? ProducerID(7) : .none,
@@ -288,7 +299,9 @@ struct VolumeModel {
 
   /// Snapshots cover what no truncate reaches, as the rules of replication have it.
   mutating func snapshot(_ partition: Int) {
-    guard self.partitions[partition].versions.allSatisfy(\.exists) else { return }
+    guard self.partitions[partition].versions.allSatisfy(\.exists),
+      !(self.truncatesDeep && !self.hasObjectTier(partition))
+    else { return }
     let end = self.partitions[partition].versions.map(\.end).min()!
     self.partitions[partition].snapshotted = max(self.partitions[partition].snapshotted, end)
     let text = "producers below \(end)"
@@ -320,6 +333,17 @@ struct VolumeModel {
           self.forget(partition, index, error)
         }
       }
+    }
+  }
+
+  /// No earlier state may come back.
+  mutating func acknowledge(_ request: RequestID) {
+    for partition in self.partitions.indices {
+      guard let index = self.partitions[partition].requests.firstIndex(of: request) else {
+        continue
+      }
+      self.partitions[partition].versions.removeFirst(index)
+      self.partitions[partition].requests.removeFirst(index)
     }
   }
 

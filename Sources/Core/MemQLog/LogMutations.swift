@@ -5,8 +5,8 @@ package struct LogMutations: OptionSet, Sendable {
   package let rawValue: Int
   package init(rawValue: Int) { self.rawValue = rawValue }
 
-  /// After a crash the tail goes on at its cut instead of being sealed there.
-  package static let appendsAfterCut = LogMutations(rawValue: 1)
+  /// After a crash nothing states where the tail was cut.
+  package static let cutsWithoutSealing = LogMutations(rawValue: 1)
   /// Recovery takes any damage of the tail for its end.
   package static let ignoresDurableMark = LogMutations(rawValue: 2)
   /// A carried copy counts as it was planned, whatever was truncated meanwhile.

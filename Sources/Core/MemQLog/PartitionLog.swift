@@ -44,6 +44,7 @@ struct PartitionLog: Sendable {
   var cappedBytes: Int64 {
     let gone = self.retention.hasObjectTier ? self.uploadedOffset : .zero
     let start = max(gone, self.accepted.logStart)
+    guard start < self.accepted.end else { return 0 }
     var bytes = self.waitingBytes
     for span in self.spans.reversed() {
       if span.hasRecords, span.endOffset <= start { break }

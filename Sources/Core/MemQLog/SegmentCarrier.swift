@@ -25,6 +25,8 @@ public struct CarryPlan: Sendable {
   public let bytesPerSecond: Int?
   /// By log id, then by offset.
   var pieces: [Piece]
+  /// They may be more than fits: the last one is copied as far as there is room.
+  let isPart: Bool
   /// The file's first block.
   let header: SegmentHeader
   /// A group takes no further batch beyond this.
@@ -58,6 +60,8 @@ public struct CarryResult: Sendable {
   /// Sources that did not verify: nothing from there on was carried of these partitions.
   public let damage: [(partition: TopicPartition, error: MemQError)]
   let damaged: [LogReference]
+  /// Everything planned was copied, or as much as the plan knew would fit.
+  let isComplete: Bool
   /// Frames copied.
   public let bytesCarried: Int64
 }
@@ -115,7 +119,9 @@ public struct SegmentCarrier: Sendable {
           var moved = moved
           moved.span.moveToFooter()
           return moved
-        }, damage: self.damage, damaged: self.damaged, bytesCarried: self.bytesCarried))
+        }, damage: self.damage, damaged: self.damaged,
+        isComplete: self.damaged.isEmpty && (!self.isFull || self.plan.isPart),
+        bytesCarried: self.bytesCarried))
   }
 
   /// The header goes first and alone: whatever group is found later is then known to be of this life.
@@ -312,7 +318,7 @@ public struct SegmentCarrier: Sendable {
       for piece in part.pieces {
         switch piece {
         case .bytes(let range): bytes += group.headerBytes[range]
-        case .zeros(let count): bytes += repeatElement(0, count: count)
+        case .zeros(let count): bytes += [UInt8](repeating: 0, count: count)
         case .payload: preconditionFailure("a carried group has all its bytes")
         }
       }

@@ -75,7 +75,8 @@ struct SegmentSpan: Hashable, Sendable {
     self.isInFooter = true
   }
 
-  /// What is left of it without what stands below `start`, or nil. Bytes and runs of a part are reckoned by its offsets.
+  /// What is left of it between these offsets, or nil. Its bytes and runs are those of the runs that reach into it, or, where only
+  /// the footer knows these, still all: never less than there are.
   func part(from start: Offset, to end: Offset) -> SegmentSpan? {
     let (start, end) = (max(start, self.baseOffset), min(end, self.endOffset))
     guard start < end else { return nil }
@@ -83,11 +84,21 @@ struct SegmentSpan: Hashable, Sendable {
     var part = self
     part.baseOffset = start
     part.endOffset = end
-    let whole = Double(self.endOffset - self.baseOffset)
-    part.byteCount = Int64((Double(self.byteCount) * Double(end - start) / whole).rounded(.up))
     part.producersEnd = self.producersEnd.flatMap { $0 > start ? min($0, end) : nil }
+    guard !self.isInFooter else { return part }
     part.runs = self.runs.filter { $0.endOffset > start && $0.baseOffset < end }
+    part.byteCount = part.runs.reduce(0) { $0 + Int64($1.byteCount) }
     return part
+  }
+
+  /// As `part`, where `moved` is what a carry took of it: the bytes that are left are known then.
+  func rest(from start: Offset, to end: Offset, of moved: SegmentSpan) -> [SegmentSpan] {
+    guard var rest = self.part(from: start, to: end) else { return [] }
+    if rest.isInFooter, rest.baseOffset > self.baseOffset || rest.endOffset < self.endOffset {
+      rest.byteCount = max(0, self.byteCount - moved.byteCount)
+      rest.footerRuns = max(1, self.footerRuns - moved.footerRuns)
+    }
+    return [rest]
   }
 
   mutating func add(_ run: RunEntry, joinsBelow runBytesMax: Int) {

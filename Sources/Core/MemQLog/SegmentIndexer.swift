@@ -74,9 +74,7 @@ extension SegmentSpan {
   }
 
   /// What a cold segment has of one partition: a span for each stretch without a gap.
-  static func cold(
-    _ runs: [RunEntry], segment: SegmentSequence, isInFooter: Bool
-  ) -> [SegmentSpan] {
+  static func cold(_ runs: [RunEntry], segment: SegmentSequence) -> [SegmentSpan] {
     var spans: [SegmentSpan] = []
     for run in runs {
       if spans.last?.endOffset != run.baseOffset {
@@ -84,8 +82,6 @@ extension SegmentSpan {
       }
       spans[spans.count - 1].add(run, joinsBelow: 0)
     }
-    guard isInFooter else { return spans }
-    for index in spans.indices { spans[index].moveToFooter() }
     return spans
   }
 }

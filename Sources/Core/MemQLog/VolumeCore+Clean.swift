@@ -37,8 +37,8 @@ extension VolumeCore {
     }
   }
 
-  /// Places looked at for one plan: bounds the time it holds the core, about 100 ns each.
-  private static let looksMax = 200_000
+  /// Spans looked at for one plan: bounds the time it holds the core, a few nanoseconds each.
+  private static let looksMax = 1_000_000
 
   /// Whether anything may be to do for the cleaner.
   var isCleanWanted: Bool {
@@ -86,7 +86,8 @@ extension VolumeCore {
     return CarryPlan(
       slot: slot, segment: self.nextSequence,
       bytesPerSecond: self.configuration.carryBytesPerSecond.map { isShort ? 4 * $0 : $0 },
-      pieces: pieces.taken, header: header, groupBytes: self.configuration.carryGroupBytes,
+      pieces: pieces.taken, isPart: pieces.isPart, header: header,
+      groupBytes: self.configuration.carryGroupBytes,
       runBytesMax: self.configuration.runBytesMax,
       footerBytesMax: self.configuration.footerBytesMax)
   }
@@ -98,6 +99,7 @@ extension VolumeCore {
     var emptied = 0
     /// Going on like this frees more segments than it takes.
     var isWorthwhile = false
+    var isPart = false
     var looks = 0
 
     mutating func add(_ candidate: Candidate) {
@@ -115,10 +117,10 @@ extension VolumeCore {
     var needed = 0
     for segment in self.segments {
       guard segment.sequence < self.checkpointSegment,
-        let candidate = self.candidate(segment, isCold: false, isTight: isTight, wall: wall)
+        let candidate = self.candidate(
+          segment, isCold: false, isTight: isTight, wall: wall, &found.looks)
       else { break }
       seen += 1
-      found.looks += segment.logs.count
       needed += self.carryBytes(candidate.cost)
       if !isFull, self.fits(found.cost + candidate.cost) {
         found.add(candidate)
@@ -143,6 +145,7 @@ extension VolumeCore {
 
   /// A segment that is too full for one cold segment goes in parts, whole pieces first.
   private func addPart(of candidate: Candidate, to found: inout Pieces) {
+    found.isPart = true
     for (piece, cost) in candidate.pieces.sorted(by: { $0.piece.log.log < $1.piece.log.log }) {
       found.taken.append(piece)
       found.cost = found.cost + cost
@@ -156,8 +159,10 @@ extension VolumeCore {
     var candidates: [(candidate: Candidate, bytes: Int)] = []
     for segment in self.cold {
       guard found.looks < Self.looksMax else { break }
-      found.looks += segment.logs.count
-      guard let candidate = self.candidate(segment, isCold: true, isTight: true, wall: wall) else {
+      guard
+        let candidate = self.candidate(
+          segment, isCold: true, isTight: true, wall: wall, &found.looks)
+      else {
         continue
       }
       candidates.append((candidate, self.carryBytes(candidate.cost)))
@@ -171,20 +176,21 @@ extension VolumeCore {
 
   /// What keeps the segment; nil when that can't be carried, or is better waited for.
   private func candidate(
-    _ segment: LiveSegment, isCold: Bool, isTight: Bool, wall: Timestamp
+    _ segment: LiveSegment, isCold: Bool, isTight: Bool, wall: Timestamp, _ looks: inout Int
   ) -> Candidate? {
     let isShort = self.isShortOfRoom
     var candidate = Candidate(segment: segment.sequence)
     for reference in segment.logs {
       guard let log = self.log(reference) else { continue }
+      looks += log.spans.count
       for index in log.spans.indices where log.spans[index].segment == segment.sequence {
         guard let hold = self.hold(log, index, isShort: isShort, wall: wall) else { continue }
         let span = log.spans[index]
         guard !log.isDamaged, !log.isCarryStopped,
           isCold || self.mayCarry(log, span, hold, isTight: isTight)
         else { return nil }
-        let from = max(span.baseOffset, min(log.laid.logStart, span.endOffset))
-        let part = span.part(from: from, to: span.endOffset) ?? span
+        let from = self.carryStart(log, span)
+        let part = span.part(from: from, to: span.endOffset)!
         let cost = CarryCost(bytes: Int(part.byteCount), runs: part.runCount, pieces: 1)
         let piece = CarryPlan.Piece(
           log: reference, partition: log.partition, segment: segment.sequence, slot: segment.slot,
@@ -196,6 +202,15 @@ extension VolumeCore {
       }
     }
     return candidate
+  }
+
+  /// What is below the log start stays behind, but not batches whose producers no snapshot knows.
+  private func carryStart(_ log: PartitionLog, _ span: SegmentSpan) -> Offset {
+    var start = log.laid.logStart
+    let known = log.snapshotPlace?.end ?? .zero
+    if let end = span.producersEnd, end > known { start = min(start, known) }
+    start = max(start, span.baseOffset)
+    return start < span.endOffset ? start : span.baseOffset
   }
 
   /// Records that only this disk will have. What is uploaded and kept for a while leaves by itself; what is not uploaded yet
@@ -239,7 +254,7 @@ extension VolumeCore {
     for (partition, error) in result.damage { effects.append(.damageFound(partition, error)) }
     self.counters.bytesCarried += result.bytesCarried
     guard !result.moved.isEmpty, self.closeRequest == nil else {
-      return self.endCarry(unused: true)
+      return self.endCarry(unused: true, isComplete: false)
     }
     self.carry!.cost = 0
     self.pending.append(
@@ -248,8 +263,10 @@ extension VolumeCore {
         cost: PendingFrame.overhead + ColdSegment.byteCount(entries: result.moved.count)))
   }
 
-  private mutating func endCarry(unused: Bool) {
-    if unused { self.readySlots.append(self.carry!.slot) } else { self.cleanAt = .zero }
+  /// Goes on at once after what went as planned; else only after a while, so that nothing is copied round and round.
+  private mutating func endCarry(unused: Bool, isComplete: Bool) {
+    if unused { self.readySlots.append(self.carry!.slot) }
+    if isComplete { self.cleanAt = .zero }
     self.carry = nil
   }
 
@@ -268,7 +285,7 @@ extension VolumeCore {
         cold.logs.append(moved.log)
       }
     }
-    self.endCarry(unused: entries.isEmpty)
+    self.endCarry(unused: entries.isEmpty, isComplete: result.isComplete)
     guard !entries.isEmpty else { return }
     self.cold.append(cold)
     self.counters.segmentsCarried += 1
@@ -291,7 +308,7 @@ extension VolumeCore {
     let end = mutates ? moved.span.endOffset : min(moved.span.endOffset, source.endOffset)
     guard let span = moved.span.part(from: base, to: end) else { return false }
     var replacement = [span]
-    if let rest = source.part(from: end, to: source.endOffset) { replacement.append(rest) }
+    replacement += source.rest(from: end, to: source.endOffset, of: moved.span)
     log.spans.replaceSubrange(found...found, with: replacement)
     if found > 0, log.spans[found - 1].segment == segment,
       log.spans[found - 1].endOffset == span.baseOffset
@@ -308,9 +325,20 @@ extension VolumeCore {
 
   private mutating func reclaimCold(wall: Timestamp, _ effects: inout [Effect]) {
     let isShort = self.isShortOfRoom
-    for segment in self.cold
-    where segment.logs.allSatisfy({ !self.keeps($0, segment.sequence, isShort, wall) }) {
-      self.cold.removeAll { $0.sequence == segment.sequence }
+    for index in self.cold.indices.reversed() {
+      // The search goes on where something kept it last time; at the end once more from the start.
+      let segment = self.cold[index]
+      let (passed, rest) = (
+        segment.logs[..<segment.reclaimCursor], segment.logs[segment.reclaimCursor...]
+      )
+      let keeper =
+        rest.firstIndex { self.keeps($0, segment.sequence, isShort, wall) }
+        ?? passed.firstIndex { self.keeps($0, segment.sequence, isShort, wall) }
+      if let keeper {
+        self.cold[index].reclaimCursor = keeper
+        continue
+      }
+      self.cold.remove(at: index)
       for reference in segment.logs { self.release(reference, in: segment.sequence, &effects) }
       self.freeing.append(
         FreeingSegment(

@@ -254,8 +254,10 @@ public struct VolumeCore: Sendable {
       self.byName[log.partition] = index
       self.checkpointBytes += self.checkpointCost(log.accepted)
     }
-    if recovered.cleanShutdown || configuration.mutations.contains(.appendsAfterCut) {
+    if recovered.cleanShutdown {
       self.resume()
+    } else if configuration.mutations.contains(.cutsWithoutSealing), !self.segments.isEmpty {
+      self.segments[self.segments.count - 1].end = identity.segmentBytes
     }
   }
 

@@ -14,7 +14,8 @@ extension Recovery {
         live.logs.append(LogReference(index: index, log: log))
         let coldEnd = self.state.logs[index].coldEnd
         for span in found {
-          guard let span = span.part(from: span.baseOffset, to: coldEnd) else { continue }
+          guard var span = span.part(from: span.baseOffset, to: coldEnd) else { continue }
+          if live.footer != nil { span.moveToFooter() }
           spans[log] = Self.overlay(spans[log] ?? [], with: span)
         }
       }
@@ -36,7 +37,7 @@ extension Recovery {
     {
       live.footer = place
       return footer.entries.map {
-        ($0.log, SegmentSpan.cold($0.runs, segment: segment.sequence, isInFooter: true))
+        ($0.log, SegmentSpan.cold($0.runs, segment: segment.sequence))
       }
     }
     self.result.segmentsReadThrough += 1
@@ -50,20 +51,16 @@ extension Recovery {
       throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
     }
     return index.entries.map {
-      ($0.log, SegmentSpan.cold($0.span.runs, segment: segment.sequence, isInFooter: false))
+      ($0.log, SegmentSpan.cold($0.span.runs, segment: segment.sequence))
     }
   }
 
   /// A younger copy counts instead of what older segments have of the same offsets.
   private static func overlay(_ spans: [SegmentSpan], with new: SegmentSpan) -> [SegmentSpan] {
     var result: [SegmentSpan] = []
-    for span in spans {
-      if let before = span.part(from: span.baseOffset, to: new.baseOffset) { result.append(before) }
-    }
+    for span in spans { result += span.rest(from: span.baseOffset, to: new.baseOffset, of: new) }
     result.append(new)
-    for span in spans {
-      if let after = span.part(from: new.endOffset, to: span.endOffset) { result.append(after) }
-    }
+    for span in spans { result += span.rest(from: new.endOffset, to: span.endOffset, of: new) }
     return result
   }
 
@@ -81,8 +78,8 @@ extension Recovery {
     var kept: [SegmentSpan] = []
     for span in cold.reversed() where span.endOffset > logStart {
       guard span.endOffset == end else { break }
-      kept.append(span)
       end = span.baseOffset
+      kept.append(span)
     }
     log.spans.insert(contentsOf: kept.reversed(), at: 0)
   }

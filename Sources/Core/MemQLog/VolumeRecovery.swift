@@ -253,10 +253,15 @@ struct Recovery<Source: SegmentSource> {
     if let (footer, place) = try SealedSegment.footer(
       of: found.header, end: segment.end, from: &self.source)
     {
-      let entries = footer.entries.map {
-        (
-          log: $0.log, partition: $0.partition,
-          span: SegmentSpan(footer: $0, segment: segment.sequence)
+      let entries = footer.entries.map { entry in
+        var entry = entry
+        if let index = self.state.index(of: entry.log) {
+          // What was carried since is no longer here.
+          entry.runs.removeAll { $0.endOffset <= self.state.logs[index].coldEnd }
+        }
+        return (
+          log: entry.log, partition: entry.partition,
+          span: SegmentSpan(footer: entry, segment: segment.sequence)
         )
       }
       return self.merge(entries, segment.slot, segment.sequence, end: segment.end, footer: place)

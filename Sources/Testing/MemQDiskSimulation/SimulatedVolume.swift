@@ -68,6 +68,11 @@ public struct SimulatedVolume: Sendable {
     self.disk = CrashableDisk(segmentBytes: Int(identity.segmentBytes))
   }
 
+  /// The cleaner copies.
+  public var isCarrying: Bool {
+    self.outstanding.contains { if case .carry = $0 { true } else { false } }
+  }
+
   /// What the file system has free.
   public var availableBytes: Int64 {
     Int64(max(0, self.slotsMax - self.disk.slots.count)) * self.identity.segmentBytes
@@ -242,7 +247,7 @@ public struct SimulatedVolume: Sendable {
     var works = 0
     while !self.outstanding.isEmpty {
       works += 1
-      precondition(works < 100_000, "the volume never comes to rest")
+      precondition(works < 20_000, "the volume never comes to rest: \(self.core!.stats)")
       self.perform(0, at: now, wall: wall)
     }
   }
@@ -261,7 +266,7 @@ public struct SimulatedVolume: Sendable {
           let payload = payloads[id]!
           precondition(payload.count == count)
           bytes += payload
-        case .zeros(let count): bytes += repeatElement(0, count: count)
+        case .zeros(let count): bytes += [UInt8](repeating: 0, count: count)
         }
       }
       return (part.position, bytes)

@@ -14,6 +14,10 @@ extension ReplicationNode.Configuration {
       "volume.capacity.bytes", .size,
       "Bytes the segments of a volume may take; by default what its file system has."),
     ConfigurationKey(
+      "clean.rate", .size, default: "32MiB",
+      "Bytes per second a volume copies out of old segments to make room; four times that where room runs out."
+    ),
+    ConfigurationKey(
       "shards", .integer(1...64), default: "2",
       "Threads that own the partitions; each partition stays with one."),
     ConfigurationKey(
@@ -37,6 +41,7 @@ extension ReplicationNode.Configuration {
       dataPath: dataPath, volumes: volumes.map { VolumeSettings(path: $0, capacityBytes: capacity) }
     )
     self.segmentBytes = loaded.bytes("segment.bytes")
+    self.cleanBytesPerSecond = Int(loaded.bytes("clean.rate"))
     self.shards = loaded.integer("shards")
     self.rules.replicaLagMax = loaded.duration("replica.lag.max")
     self.retentionCheckInterval = loaded.duration("retention.check.interval")

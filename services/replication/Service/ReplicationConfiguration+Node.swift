@@ -24,6 +24,8 @@ extension ReplicationNode {
     public var volumes: [VolumeSettings]
     /// A volume's segment files, bytes each.
     public var segmentBytes: Int64 = 256 << 20
+    /// What a volume's cleaner copies per second.
+    public var cleanBytesPerSecond = 32 << 20
     /// Event loops that own the partitions; each partition stays with one. 1–64.
     public var shards = 2
     /// How often records past their retention are looked for.
@@ -61,6 +63,11 @@ extension ReplicationNode {
         throw refuse(
           "segment.bytes", "a segment has 16 MiB to 1 GiB in blocks of 4 KiB",
           limit: 1 << 30, actual: self.segmentBytes)
+      }
+      guard (64 << 10...1 << 40).contains(self.cleanBytesPerSecond) else {
+        throw refuse(
+          "clean.rate", "64 KiB to 1 TiB per second", limit: 64 << 10,
+          actual: Int64(self.cleanBytesPerSecond))
       }
     }
   }

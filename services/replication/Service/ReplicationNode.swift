@@ -109,6 +109,7 @@ public final class ReplicationNode: Sendable {
         configuration.volumeID = id
         configuration.segmentBytes = self.configuration.segmentBytes
         configuration.capacityBytes = settings.capacityBytes
+        configuration.carryBytesPerSecond = self.configuration.cleanBytesPerSecond
         volumes.append(try await Volume.open(configuration, logger: self.logger))
       }
       // Now they are made: an empty folder under one's path will be another volume.

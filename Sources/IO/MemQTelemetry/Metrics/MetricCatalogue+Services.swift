@@ -2,8 +2,17 @@
 
 extension MetricCatalogue {
   static let storage: [MetricDefinition] = [
+    MetricDefinition(
+      "memq_storage_carried_bytes_total", .counter,
+      "Bytes the cleaner copied to cold segments to make room."),
     MetricDefinition("memq_storage_groups_total", .counter, "Group commits written to volumes."),
+    MetricDefinition(
+      "memq_storage_partitions_at_cap", .gauge, labels: ["volume"],
+      "Partitions of a volume with as many bytes as their cap allows."),
     MetricDefinition("memq_storage_read_bytes_total", .counter, "Bytes read from volumes' files."),
+    MetricDefinition(
+      "memq_storage_segments", .gauge, labels: ["volume", "kind"],
+      "Segments of a volume: hot, cold, or free to be written."),
     MetricDefinition(
       "memq_storage_sync_seconds", .histogram, "Time of one fdatasync of a volume, in seconds."),
     MetricDefinition(

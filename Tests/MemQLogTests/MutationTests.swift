@@ -1,0 +1,132 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQDiskSimulation
+import MemQLog
+import MemQModel
+import MemQTestSupport
+import Testing
+
+/// Each switches one safety rule off and shows that the model check notices.
+@Suite struct MutationTests {
+  /// Whether one of the first `seeds` runs goes wrong with `change`.
+  private func isNoticed(
+    within seeds: UInt64, _ change: (inout VolumeModel) -> Void
+  ) -> Bool {
+    for seed in 1...seeds {
+      do { _ = try VolumeModel.check(seed: seed, change: change) } catch { return true }
+    }
+    return false
+  }
+
+  @Test func `without fdatasync`() {
+    #expect(self.isNoticed(within: 10) { $0.volume.disk.skipsSyncs = true })
+  }
+
+  @Test func `without the folder's fsync`() {
+    #expect(self.isNoticed(within: 20) { $0.volume.disk.skipsFolderSyncs = true })
+  }
+
+  @Test func `a tail that is cut and not sealed there`() {
+    #expect(
+      self.isNoticed(within: 20) { $0.volume.configuration.mutations = .cutsWithoutSealing })
+  }
+
+  @Test func `an original freed before its copy is durable`() {
+    #expect(self.isNoticed(within: 200) { $0.volume.skipsCarrySyncs = true })
+  }
+
+  @Test func `a carried copy that undoes a truncate`() {
+    #expect(
+      self.isNoticed(within: 400) { $0.volume.configuration.mutations = .carriesOverTruncates })
+  }
+
+  /// A model with damage below what was durable, opened: what it is found to be.
+  private func damaged(seed: UInt64, _ mutations: LogMutations) throws -> ModelViolation? {
+    var model = VolumeModel(seed: seed, segmentBytes: 64 << 10, slotsMax: 12)
+    try model.run(rounds: 1, steps: 60)
+    model.append(0)
+    model.drain()
+    model.pass(.milliseconds(30))
+    let durable = model.volume.core!.stats.durable
+    var disk = model.volume.disk
+    let slot = try #require(
+      disk.slots.first { try SegmentInspector.header($0, from: &disk)?.sequence == durable.segment }
+    )
+    model.volume.kill()
+    // Before the mark-only group, which is the last block.
+    let position = Int.random(in: 8_192..<(Int(durable.position) - 4_096), using: &model.generator)
+    model.volume.disk.flip(bit: 2, at: position, of: slot)
+    model.volume.configuration.mutations = mutations
+    do {
+      try model.open()
+      return nil
+    } catch let violation as ModelViolation {
+      return violation
+    } catch let error as MemQError {
+      return ModelViolation(description: "\(error)", error: error)
+    }
+  }
+
+  @Test func `damage below the durable mark that counts as a torn tail`() throws {
+    var noticed = 0
+    for seed in 1...20 as ClosedRange<UInt64> {
+      // As it ships, the volume says so itself and gives nothing back.
+      let shipped = try self.damaged(seed: seed, [])
+      #expect(shipped?.error?.code == .logCorrupt)
+      if let found = try self.damaged(seed: seed, .ignoresDurableMark), found.error == nil {
+        noticed += 1
+      }
+    }
+    #expect(noticed > 5)
+  }
+
+  /// Puts one group's block over another's, as a disk that writes to the wrong place; `reseals` makes its headers what they would
+  /// be if their checksums did not cover the position.
+  private func misdirected(seed: UInt64, reseals: Bool) throws -> ModelViolation? {
+    var model = VolumeModel(seed: seed, partitionCount: 1)
+    // Batches of one size: the frame of one fits where another was.
+    model.bodyBytesMax = 1
+    try model.open()
+    model.drain()
+    for _ in 0..<8 {
+      model.append(0)
+      model.drain()
+    }
+    let end = model.volume.core!.stats.durable
+    let source = 4_096 * Int.random(in: 3..<6, using: &model.generator)
+    let target = source + 4_096
+    let slot = try #require(model.volume.disk.slots.first)
+    var block = Array(model.volume.disk.bytes(of: slot)[source..<(source + 4_096)])
+    let seal = HeaderSeal(volume: model.volume.identity.volume, segment: end.segment)
+    if reseals {
+      block.withUnsafeMutableBytes { bytes in
+        let frames = UnsafeMutableRawBufferPointer(rebasing: bytes[80...])
+        guard
+          let (frame, _) = FrameHeader.decode(
+            UnsafeRawBufferPointer(frames), at: Int64(source) + 80, seal: seal)
+        else { return }
+        frame.encode(into: frames, at: Int64(target) + 80, seal: seal)
+      }
+    }
+    model.volume.disk.write(block, to: slot, at: Int64(target))
+    do {
+      try model.check(0)
+      return nil
+    } catch let violation as ModelViolation {
+      return violation
+    }
+  }
+
+  @Test func `a frame's checksum without its position`() throws {
+    var noticed = 0
+    for seed in 1...20 as ClosedRange<UInt64> {
+      if let shipped = try self.misdirected(seed: seed, reseals: false) {
+        #expect(shipped.error?.code == .logCorrupt)
+      }
+      if let found = try self.misdirected(seed: seed, reseals: true), found.error == nil {
+        noticed += 1
+      }
+    }
+    #expect(noticed > 2)
+  }
+}

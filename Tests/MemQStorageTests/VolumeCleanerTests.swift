@@ -1,0 +1,93 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQDiskSimulation
+import MemQLog
+import MemQModel
+import MemQStorage
+import MemQSystem
+import NIOCore
+import Testing
+
+/// The cleaner on real files.
+@Suite struct VolumeCleanerTests {
+  @Test func `a disk filled by a topic with and one without an object tier heals by itself`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    var configuration = Example.configuration(folder)
+    configuration.capacityBytes = 10 << 20
+    configuration.carryBytesPerSecond = 256 << 20
+    var volume = try await Volume.open(configuration, logger: Example.logger)
+    let (tiered, kept) = (Example.partition(0), Example.partition(1))
+    try await volume.openDurably(tiered)
+    try await volume.openDurably(kept)
+    volume.setLocalRetention(tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    var made: [SyntheticBatch] = []
+    var (end, keptEnd) = (Offset.zero, Offset.zero)
+    var refusal: MemQError?
+    while refusal == nil {
+      let batch = Example.batch(at: end, bodyBytes: 20_000)
+      let other = Example.batch(at: keptEnd, bodyBytes: 8_000)
+      do {
+        try await volume.appendDurably([(tiered, batch), (kept, other)])
+        made.append(other)
+        (end, keptEnd) = (batch.summary.endOffset, other.summary.endOffset)
+      } catch let error as MemQError where error.code != .resourceExhausted {
+        refusal = error
+      } catch {
+        await Task.yield()
+      }
+    }
+    #expect(refusal?.code == .volumeFull)
+    // An upload is all it takes: what only this disk has moves out of the way.
+    volume.setUploadedOffset(tiered, to: end)
+    let deadline = ContinuousClock.now + .seconds(60)
+    while volume.stats.log.segmentsFree < 4, ContinuousClock.now < deadline { await Task.yield() }
+    #expect(volume.stats.log.segmentsFree >= 4 && volume.stats.log.segmentsCold > 0)
+    #expect(volume.stats.log.counters.bytesCarried > 0)
+    #expect(try await volume.readAll(kept, from: .zero) == made.map(\.bytes))
+    // Cold segments come back after a crash, and are looked at like any other.
+    await volume.abandon()
+    volume = try await Volume.open(configuration, logger: Example.logger)
+    #expect(try await volume.readAll(kept, from: .zero) == made.map(\.bytes))
+    await volume.close()
+    let dump = try VolumeDump(path: configuration.path, requireStopped: true)
+    #expect(try dump.segments().contains { $0.header.kind == .cold && $0.hasFooter })
+    #expect(try dump.partitions().contains { $0.partition == kept && $0.end == keptEnd })
+  }
+
+  @Test func `a producer's batch beyond its partition's cap is refused, a follower's is not`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    let volume = try await Volume.open(Example.configuration(folder), logger: Example.logger)
+    let (capped, other) = (Example.partition(0), Example.partition(1))
+    try await volume.openDurably(capped)
+    try await volume.openDurably(other)
+    volume.setLocalRetention(
+      capped, bytes: nil, milliseconds: nil, hasObjectTier: true, capBytes: 10_000)
+    func append(_ partition: TopicPartition, at base: Offset, isCapped: Bool) throws(MemQError) {
+      let batch = Example.batch(at: base, bodyBytes: 6_000)
+      var append = Volume.Append(
+        partition: partition, summary: batch.summary, batch: [ByteBuffer(bytes: batch.bytes)])
+      append.isCapped = isCapped
+      try volume.append([append]) { _ in }
+    }
+    try append(capped, at: .zero, isCapped: true)
+    do {
+      try append(capped, at: Offset(3), isCapped: true)
+      Issue.record("taken beyond the cap")
+    } catch {
+      #expect(error.code == .partitionQuotaExceeded && error.subject == "\(capped)")
+      #expect(error.limit == 10_000)
+    }
+    try append(capped, at: Offset(3), isCapped: false)
+    try append(other, at: .zero, isCapped: true)
+    #expect(volume.stats.log.partitionsAtCap == 1)
+    volume.setUploadedOffset(capped, to: Offset(6))
+    #expect(volume.room(of: capped, for: 6_000) == .open)
+    await volume.close()
+  }
+}
