@@ -26,6 +26,17 @@ public enum FrameWalk {
     in bytes: UnsafeRawBufferPointer, run: RunEntry, log: LogID, seal: HeaderSeal, from: Offset,
     below: Offset
   ) throws(MemQError) -> [WalkedFrame] {
+    let (frames, damage) = self.wholeBatches(
+      in: bytes, run: run, log: log, seal: seal, from: from, below: below)
+    if let damage { throw damage }
+    return frames
+  }
+
+  /// As `batches`, with those before the damage.
+  public static func wholeBatches(
+    in bytes: UnsafeRawBufferPointer, run: RunEntry, log: LogID, seal: HeaderSeal, from: Offset,
+    below: Offset
+  ) -> (frames: [WalkedFrame], damage: MemQError?) {
     var frames: [WalkedFrame] = []
     var offset = 0
     let below = min(below, run.endOffset)
@@ -34,16 +45,16 @@ public enum FrameWalk {
       let place = LogPlace(seal.segment, position)
       guard let frame = self.frame(in: bytes, at: offset, position: position, seal: seal),
         frame.header.type == .batch, frame.header.log == log
-      else { throw .corrupt(place, "a batch's frame is damaged") }
+      else { return (frames, .corrupt(place, "a batch's frame is damaged")) }
       offset = frame.payload.upperBound
       if frame.header.endOffset <= from { continue }
       if frame.header.endOffset > below { break }
       guard frame.header.verifies(bytes.part(frame.payload)) else {
-        throw .corrupt(place, "a record batch is damaged")
+        return (frames, .corrupt(place, "a record batch is damaged"))
       }
       frames.append(frame)
     }
-    return frames
+    return (frames, nil)
   }
 
   /// The frame whose header stands at `offset`; nil unless the header verifies and the payload is within `bytes`.

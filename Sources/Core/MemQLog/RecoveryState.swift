@@ -20,6 +20,20 @@ struct RecoveryState {
 
   mutating func withLogs(_ body: (inout [PartitionLog]) -> Void) { body(&self.logs) }
 
+  func end(of log: LogID) -> Offset? { self.indexOf[log].map { self.logs[$0].laid.end } }
+
+  /// Replays one frame on its own, of anything but a checkpoint.
+  mutating func apply(
+    _ frame: WalkedFrame, _ bytes: UnsafeRawBufferPointer, in segment: SegmentSequence,
+    kind: GroupKind?
+  ) throws(MemQError) {
+    do throws(MemQError) {
+      try self.apply(frame, bytes.part(frame.payload), segment)
+    } catch {
+      throw .corrupt(LogPlace(segment, frame.position), error.message)
+    }
+  }
+
   /// Replays one group.
   mutating func apply(
     _ group: GroupHeader, _ frames: [WalkedFrame], _ bytes: UnsafeRawBufferPointer

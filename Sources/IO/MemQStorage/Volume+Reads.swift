@@ -26,8 +26,13 @@ extension Volume {
     case .disk(let plan, let slot):
       defer { self.engine.send(.readEnded(slot)) }
       return try await self.readers.run { () throws(MemQError) in
-        guard let runs = try self.runs(plan) else { return ReadResult(nextOffset: from) }
-        return try self.read(runs, maxBytes: maxBytes)
+        do throws(MemQError) {
+          guard let runs = try self.runs(plan) else { return ReadResult(nextOffset: from) }
+          return try self.read(runs, maxBytes: maxBytes)
+        } catch {
+          if error.code == .logCorrupt { self.note(error, partition, from: from) }
+          throw error
+        }
       }
     }
   }
@@ -46,6 +51,7 @@ extension Volume {
           .partitionNotFound, "the volume has no such partition", subject: "\(partition)")
       }
       if from >= offsets.upperBound { return ReadResult(nextOffset: from) }
+      let below = try state.limit(partition, from: from, below: below)
       return state.cache.read(partition, from: from, below: below, maxBytes: maxBytes)
     }
   }
@@ -84,6 +90,7 @@ extension Volume {
   ) throws(MemQError) -> Found {
     try self.engine.update { (state, now, wall) throws(MemQError) in
       if let failure = state.core.failure { throw failure }
+      let below = try state.limit(partition, from: from, below: below)
       if let offsets = state.core.offsets(of: partition), offsets.contains(from),
         let cached = state.cache.read(partition, from: from, below: below, maxBytes: maxBytes)
       {
@@ -193,13 +200,24 @@ extension Volume {
     var result = ReadResult(nextOffset: read.from)
     let seal = HeaderSeal(volume: self.id, segment: read.segment)
     var bytes = 0
-    for chunk in Self.chunks(read.runs) {
-      let start = chunk[0].position
-      let count = Int(chunk[chunk.count - 1].position - start) + chunk[chunk.count - 1].byteCount
-      let buffer = try self.bytes(read.slot, read.segment, at: start, count)
+    for whole in Self.chunks(read.runs) {
+      let start = whole[0].position
+      let buffer: ByteBuffer
+      var chunk = whole
+      do throws(MemQError) {
+        let count = Int(chunk[chunk.count - 1].position - start) + chunk[chunk.count - 1].byteCount
+        buffer = try self.bytes(read.slot, read.segment, at: start, count)
+      } catch {
+        // What stands before a bad block is still to be had.
+        guard result.batches.isEmpty else { return result }
+        guard chunk.count > 1 else { throw error }
+        chunk = [chunk[0]]
+        buffer = try self.bytes(read.slot, read.segment, at: start, chunk[0].byteCount)
+      }
       for run in chunk {
         let offset = Int(run.position - start)
-        for (frame, summary) in try Self.frames(buffer, offset, run, read, seal) {
+        let (frames, damage) = Self.frames(buffer, offset, run, read, seal)
+        for (frame, summary) in frames {
           guard bytes == 0 || bytes + frame.header.payloadBytes <= maxBytes else { return result }
           bytes += frame.header.payloadBytes
           let slice = buffer.getSlice(
@@ -209,23 +227,27 @@ extension Volume {
             .init(summary: summary, byteCount: frame.payload.count))
           result.nextOffset = frame.header.endOffset
         }
+        guard let damage else { continue }
+        guard result.batches.isEmpty else { return result }
+        throw damage
       }
+      if chunk.count < whole.count { return result }
     }
     return result
   }
 
   private static func frames(
     _ buffer: ByteBuffer, _ offset: Int, _ run: RunEntry, _ read: SegmentRuns, _ seal: HeaderSeal
-  ) throws(MemQError) -> [(WalkedFrame, BatchSummary)] {
-    let frames = buffer.withUnsafeReadableBytes { whole in
+  ) -> (frames: [(WalkedFrame, BatchSummary)], damage: MemQError?) {
+    buffer.withUnsafeReadableBytes { whole in
       let bytes = UnsafeRawBufferPointer(rebasing: whole[offset..<(offset + run.byteCount)])
-      return Result { () throws(MemQError) in
-        try FrameWalk.batches(
-          in: bytes, run: run, log: read.log, seal: seal, from: read.from, below: read.below
-        ).map { ($0, $0.header.summary(of: UnsafeRawBufferPointer(rebasing: bytes[$0.payload]))) }
+      let (frames, damage) = FrameWalk.wholeBatches(
+        in: bytes, run: run, log: read.log, seal: seal, from: read.from, below: read.below)
+      let summed = frames.map {
+        ($0, $0.header.summary(of: UnsafeRawBufferPointer(rebasing: bytes[$0.payload])))
       }
+      return (summed, damage)
     }
-    return try frames.get()
   }
 
   /// Runs that are read together.

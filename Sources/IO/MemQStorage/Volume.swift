@@ -17,6 +17,7 @@ public final class Volume: Sendable {
   let readers: DiskThreads
   let configuration: Configuration
   private let recovered: [RecoveredPartition]
+  let foundDamages: [MemQError]
   /// Made by this open.
   public let isFresh: Bool
   /// The last open ended in order.
@@ -25,14 +26,15 @@ public final class Volume: Sendable {
 
   init(
     engine: VolumeEngine, readers: DiskThreads, configuration: Configuration,
-    recovered: [RecoveredPartition], isFresh: Bool, wasClean: Bool
+    recovered: RecoveredVolume, isFresh: Bool
   ) {
     self.engine = engine
     self.readers = readers
     self.configuration = configuration
-    self.recovered = recovered
+    self.recovered = recovered.partitions
+    self.foundDamages = recovered.damages
     self.isFresh = isFresh
-    self.wasClean = wasClean
+    self.wasClean = recovered.cleanShutdown
     self.onClose = Monitor(false)
   }
 
@@ -58,7 +60,13 @@ public final class Volume: Sendable {
 
   /// Ends a partition's log; its records are gone.
   public func dropPartition(_ partition: TopicPartition, completion: @escaping Completion) {
-    self.request(completion, before: { $0.cache.drop(partition) }) { .dropPartition($0, partition) }
+    self.request(
+      completion,
+      before: {
+        $0.cache.drop(partition)
+        $0.damaged[partition] = nil
+      }
+    ) { .dropPartition($0, partition) }
   }
 
   /// Whether an append of up to an eighth of `pendingBytesMax` would be taken now.
@@ -78,7 +86,7 @@ public final class Volume: Sendable {
   ///
   /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
   /// (`RecordBatchHeader.validate`): what does not hold would read as damage later.
-  /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable:
+  /// - Throws: `.volumeFailed`, `.logCorrupt` where the open found the partition damaged, `.shuttingDown`, `.partitionNotFound`, `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable:
   ///   `.resourceExhausted` (too much waits for the disk), `.volumeFull`. Nothing was taken then, and `completion` is not called.
   public func append(
     _ appends: [Append], completion: @escaping Completion
@@ -94,6 +102,12 @@ public final class Volume: Sendable {
           checksum: batch.checksum))
     }
     try self.engine.update { (state, now, wall) throws(MemQError) in
+      for append in appends {
+        // What follows a hole must not look as if it followed what was there.
+        if let damaged = state.damaged[append.partition], damaged.isKnownSinceOpen {
+          throw damaged.error
+        }
+      }
       let request = RequestID(state.nextRequest)
       state.nextRequest += 1
       for (index, batch) in batches.enumerated() {
@@ -127,7 +141,13 @@ public final class Volume: Sendable {
     _ partition: TopicPartition, to end: Offset, epochs: [EpochStart]? = nil,
     completion: @escaping Completion
   ) {
-    self.request(completion, before: { $0.cache.cut(partition, to: end) }) {
+    self.request(
+      completion,
+      before: {
+        $0.cache.cut(partition, to: end)
+        $0.forgetDamage(partition, from: end)
+      }
+    ) {
       .truncate($0, partition, to: end, epochs: epochs)
     }
   }
@@ -169,7 +189,10 @@ public final class Volume: Sendable {
         throw error
       }
       state.completions[request] = VolumeEngine.Completion(body: completion, serial: nil)
-      if case .truncate(let end, _) = change { state.cache.cut(partition, to: end) }
+      if case .truncate(let end, _) = change {
+        state.cache.cut(partition, to: end)
+        state.forgetDamage(partition, from: end)
+      }
     }
   }
 

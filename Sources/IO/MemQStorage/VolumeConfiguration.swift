@@ -34,6 +34,9 @@ extension Volume {
     /// Threads that read; appends have their own. 2 keep one SSD busy with 4 MiB reads.
     public var readThreads = 2
 
+    /// For a repair: what can't be told any more is no reason not to open.
+    package var acceptsLoss = false
+
     public init(
       path: String, clusterID: ClusterID, incarnation: Incarnation = .zero,
       incarnationID: UniqueID = .zero

@@ -41,6 +41,9 @@ final class VolumeEngine: Sendable {
     var whenStarted: (@Sendable (MemQError?) -> Void)?
     var effects: [VolumeCore.Effect] = []
     var measures = DiskMeasures()
+    /// What does not read of which partition.
+    var damaged: [TopicPartition: Volume.DamagedPartition] = [:]
+    var onDamage: (@Sendable (Volume.DamagedPartition) -> Void)?
   }
 
   struct Completion {
