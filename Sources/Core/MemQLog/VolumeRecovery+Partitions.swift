@@ -8,7 +8,7 @@ extension Recovery {
     var logs = self.state.logs
     for index in logs.indices {
       logs[index].accepted = logs[index].laid
-      var damage = self.notes.logs[logs[index].id]
+      var damage = self.notes.damage(of: logs[index])
       if let gap = self.gap(logs[index]), gap.from < damage?.from ?? .max { damage = gap }
       do throws(MemQError) {
         if let damage { throw damage.error }

@@ -4,8 +4,16 @@ import MemQModel
 
 /// What recovery found damaged below what was durable, while it went on.
 struct SalvageNotes {
-  /// Where each damaged partition log stops being whole, and why.
-  private(set) var logs: [LogID: (from: Offset, error: MemQError)] = [:]
+  struct LogNote {
+    /// A sealed segment, whose records may have been cut since; nil: the tail, where the log's state is known.
+    var segment: SegmentSequence?
+    /// The records that are damaged or missing; from there on the log is not whole.
+    var offsets: Range<Offset>
+    var error: MemQError
+  }
+
+  /// What is damaged of each partition log.
+  private(set) var logs: [LogID: [LogNote]] = [:]
   /// Each damage with its place.
   private(set) var errors: [MemQError] = []
   /// Somewhere in a sealed segment frames of unknown partitions are gone.
@@ -17,9 +25,31 @@ struct SalvageNotes {
     if self.errors.count < Self.errorsMax { self.errors.append(error) }
   }
 
-  mutating func note(_ log: LogID, from offset: Offset, _ error: MemQError) {
-    if let known = self.logs[log], known.from <= offset { return }
-    self.logs[log] = (offset, error)
+  /// - Parameter end: of what is damaged; nil: nobody knows.
+  mutating func note(
+    _ log: LogID, from offset: Offset, to end: Offset? = nil, in segment: SegmentSequence? = nil,
+    _ error: MemQError
+  ) {
+    guard self.logs[log]?.count ?? 0 < Self.errorsMax else { return }
+    self.logs[log, default: []].append(
+      LogNote(segment: segment, offsets: offset..<max(offset, end ?? .max), error: error))
+  }
+
+  /// The log was cut behind the damage.
+  mutating func cut(_ log: LogID, to end: Offset) {
+    self.logs[log]?.removeAll { $0.segment == nil && $0.offsets.lowerBound >= end }
+  }
+
+  /// Where a log stops being whole, and why: of what the log still needs.
+  func damage(of log: PartitionLog) -> (from: Offset, error: MemQError)? {
+    let live = (self.logs[log.id] ?? []).filter { note in
+      guard note.offsets.upperBound > log.laid.logStart else { return false }
+      guard let segment = note.segment else { return true }
+      let span = log.spans.first { $0.segment == segment }
+      return span.map { $0.endOffset > note.offsets.lowerBound } ?? false
+    }
+    return live.min { $0.offsets.lowerBound < $1.offsets.lowerBound }
+      .map { ($0.offsets.lowerBound, $0.error) }
   }
 }
 
@@ -78,6 +108,9 @@ extension Recovery {
         }
         index.add(frame, bytes.part(frame.payload))
         confirmed.insert(frame.header.log)
+        if frame.header.type == .truncate {
+          notes.cut(frame.header.log, to: frame.header.baseOffset)
+        }
       }
     }
     let end = try SegmentSalvage.run(
@@ -150,7 +183,8 @@ extension Recovery {
         case .unknown: notes.isSealedUnknown = true
         case .payload(let header) where header.type.carriesRecords:
           notes.note(
-            header.log, from: header.baseOffset, .corrupt(place, "a record batch is damaged"))
+            header.log, from: header.baseOffset, to: header.endOffset, in: segment.sequence,
+            .corrupt(place, "a record batch is damaged"))
         case .payload, .groupHeader, .padding, .chain: break
         }
       }
@@ -204,7 +238,8 @@ extension SegmentIndexer {
       end != frame.header.baseOffset
     {
       notes.note(
-        frame.header.log, from: min(end, frame.header.baseOffset),
+        frame.header.log, from: min(end, frame.header.baseOffset), to: frame.header.baseOffset,
+        in: segment,
         .corrupt(
           LogPlace(segment, frame.position),
           "\(frame.header.partition) has a gap from \(end) to \(frame.header.baseOffset)"))
