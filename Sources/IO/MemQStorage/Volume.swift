@@ -41,6 +41,9 @@ public final class Volume: Sendable {
   /// The identity of the disk's content.
   public var id: VolumeID { self.engine.identity.volume }
 
+  /// Its folder.
+  public var path: String { self.configuration.path }
+
   /// The partitions as of open.
   public func recoveredPartitions() -> [RecoveredPartition] { self.recovered }
 

@@ -14,6 +14,7 @@ struct ReplicationMetrics: Sendable {
   private let partitions = Gauge(label: "memq_replication_partitions")
   private let parked = Gauge(label: "memq_replication_append_parked")
   private let failedVolumes = Gauge(label: "memq_replication_volumes_failed")
+  private let damagedPartitions = Gauge(label: "memq_replication_partitions_damaged")
   private let pushedFromMemory = Counter(
     label: "memq_replication_push_bytes_total", dimensions: [("from", "memory")])
   private let pushedFromDisk = Counter(
@@ -76,5 +77,6 @@ struct ReplicationMetrics: Sendable {
     self.underReplicated.record(all.underReplicated)
     self.lag.record(all.lagMax)
   }
+  func setDamagedPartitions(_ count: Int) { self.damagedPartitions.record(count) }
   func setFailedVolumes(_ count: Int) { self.failedVolumes.record(count) }
 }

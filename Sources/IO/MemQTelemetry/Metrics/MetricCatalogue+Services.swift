@@ -96,7 +96,11 @@ extension MetricCatalogue {
       "memq_replication_under_replicated_partitions", .gauge,
       "Partitions led here with fewer replicas in sync than assigned."),
     MetricDefinition(
-      "memq_replication_volumes_failed", .gauge, "Volumes out of use since a write or sync failed."),
+      "memq_replication_volumes_failed", .gauge,
+      "Volumes out of use: they could not be opened, or a write or sync failed."),
+    MetricDefinition(
+      "memq_replication_partitions_damaged", .gauge,
+      "Partitions of which records on this node's volumes do not read."),
   ]
 
   static let ingest: [MetricDefinition] = [
