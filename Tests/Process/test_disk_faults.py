@@ -191,7 +191,7 @@ def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
         refused = None
         while taken < 40_000:
             lines = b"".join(b"%d-%s\n" % (taken + n, value) for n in range(500))
-            done = server.cli("produce", "events", "--delivery-timeout", "5", stdin=lines, check=False)
+            done = server.cli("produce", "events", "--delivery-timeout", "40", stdin=lines, check=False)
             if done.returncode != 0:
                 refused = done.stderr
                 break

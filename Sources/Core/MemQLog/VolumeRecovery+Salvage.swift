@@ -99,6 +99,17 @@ extension Recovery {
       _ group: GroupHeader?, _ frames: [WalkedFrame], _ bytes: UnsafeRawBufferPointer
     ) throws(MemQError) {
       for frame in frames {
+        let header = frame.header
+        if header.log != .none, header.type != .partitionOpen, header.type != .partitionDrop,
+          state.end(of: header.log) == nil
+        {
+          state.adopt(header)
+          notes.note(
+            header.log, from: header.baseOffset,
+            .corrupt(
+              LogPlace(tail.sequence, frame.position),
+              "\(header.partition) has lost the beginning of its log"))
+        }
         do throws(MemQError) {
           try state.apply(frame, bytes, in: tail.sequence, kind: group?.kind)
         } catch {
@@ -139,6 +150,7 @@ extension Recovery {
         let isRecords = frame.header.type.carriesRecords
         if holds || isRecords { try apply(nil, [frame], bytes) }
         guard !holds, frame.header.log != .none else { return }
+        if frame.header.type == .partitionOpen { state.adopt(frame.header) }
         let from = min(frame.header.baseOffset, state.end(of: frame.header.log) ?? .max)
         notes.note(
           frame.header.log, from: from,

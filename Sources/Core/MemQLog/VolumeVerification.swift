@@ -21,7 +21,6 @@ public struct VolumeVerification: Sendable {
       case checkpoint
       /// What holds by itself contradicts what holds elsewhere.
       case order
-      case missing
     }
 
     public var kind: Kind

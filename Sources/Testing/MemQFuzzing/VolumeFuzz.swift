@@ -158,7 +158,7 @@ enum VolumeFuzz {
     let file = random.below(files.files.count)
     let size = files.files[file].count
     // Mostly where something stands.
-    let limit = random.oneIn(3) ? size : max(4_096, size / 3)
+    let limit = [size, size / 3, 20 << 10].randomElement(using: &random)!
     let block = random.below(limit / 4_096) * 4_096
     let at = block + random.below(4_096)
     let end = min(block + 4_096, at + 1 + random.below(random.oneIn(2) ? 4 : 4_096))

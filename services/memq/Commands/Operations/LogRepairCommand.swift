@@ -175,7 +175,7 @@ struct VolumeReport: Sendable {
         ? "memq log repair makes it anew" : "nothing needs it: the segment is read through"
     case .segmentHeader, .groupHeader, .padding, .order, .frames, .payload:
       return "nothing the log needs: goes with the segment"
-    case .checkpoint, .missing: return "repair this replica from another one"
+    case .checkpoint: return "repair this replica from another one"
     }
   }
 
