@@ -125,7 +125,7 @@ private final class Damaged: Sendable {
         segment.slot, end: segment.end, from: &files)
       let isFound = inspection.map { $0.damage != nil || !$0.hasFooter } ?? true
       if isFound != belongs { silent.append(position) }
-      guard position % 13 == 0 else { continue }
+      guard position % 31 == 0 else { continue }
       let found = try VolumeVerification.run(identity, from: &files)
       // Between end and trailer nothing is of the log: nothing is told and nothing lost.
       #expect(found.isWhole == !belongs && found.refusal == nil)
@@ -203,6 +203,28 @@ private final class Damaged: Sendable {
       await #expect(throws: MemQError.self) {
         try await volume.appendDurably([(damage.partition, Example.batch(at: damage.end))])
       }
+    }
+    await volume.close()
+  }
+
+  @Test func `a partition whose beginning is lost is damaged from there, not gone`() async throws {
+    let made = try await Damaged(batches: 9, closes: false)
+    var opens: [FrameDescription] = []
+    let dump = try VolumeDump(path: made.configuration.path, requireStopped: false)
+    try dump.forEachFrame { frame in
+      if frame.header.type == .partitionOpen { opens.append(frame) }
+      return true
+    }
+    let lost = opens[1]
+    let slot = try #require(try made.verify().segments.first?.slot)
+    try made.flip(slot, at: lost.place.position + 20)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    for partition in Damaged.partitions {
+      let isLost = partition == lost.header.partition
+      let found = try #require(
+        volume.recoveredPartitions().first { $0.partition == partition })
+      #expect(found.damagedFrom == (isLost ? .zero : nil))
+      #expect(try await made.readable(volume, partition) == (isLost ? .zero : made.end(partition)))
     }
     await volume.close()
   }
