@@ -81,6 +81,12 @@ def test_a_damaged_batch_is_named_and_cut_only_when_told_to(stopped):
     refused = stopped.cli("produce", "events", "--delivery-timeout", "3", stdin=b"x\n", check=False)
     assert refused.returncode == 1
     assert b"LOG_CORRUPT" in refused.stderr, refused.stderr
+    # Without another replica it is served up to the damage, and not beyond.
+    whole = frame["base_offset"]
+    below = stopped.cli("consume", "events", "--from", "beginning", "--max", whole).stdout.splitlines()
+    assert below == [b"events-%d" % n for n in range(whole)]
+    beyond = stopped.cli("consume", "events", "--from", whole, "--max", "1", check=False, patience=60)
+    assert beyond.returncode == 1 and b"LOG_CORRUPT" in beyond.stderr, beyond.stderr
     running = memq("log", "verify", "--data", data, status=1)
     assert b"stop the server" in running.stderr
     assert stopped.stop() == 0
