@@ -149,7 +149,10 @@ let modules: [Module] = [
     uses: ["MemQModel", "MemQSimulation"], packages: ["ArgumentParser"]),
   Module(
     "MemQFuzzing", .testing, "Sources/Testing/MemQFuzzing",
-    uses: ["MemQModel", "MemQRPC", "MemQAPI", "MemQTestSupport"],
+    uses: [
+      "MemQModel", "MemQRecords", "MemQLog", "MemQRPC", "MemQAPI", "MemQDiskSimulation",
+      "MemQTestSupport",
+    ],
     packages: ["NIOCore", "NIOEmbedded", "Logging", "SwiftProtobuf"]),
   Module(
     "memq-fuzz", .testing, "Sources/Testing/memq-fuzz", kind: .executable,

@@ -199,7 +199,7 @@ final class FaultyFile: SegmentFile {
   func byteCount() throws(FileError) -> Int64 { try self.file.byteCount() }
 
   func write(
-    gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64
+    gathered pieces: UnsafeMutableBufferPointer<FilePiece>, at position: Int64
   ) throws(FileError) {
     let fails = self.faults.withLock { faults in
       faults.writesUntilError -= 1

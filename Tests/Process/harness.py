@@ -258,14 +258,15 @@ class Reader:
 
 
 class Disk:
-    """A loop-mounted ext4 whose power can be cut: what was not flushed is gone afterwards."""
+    """A loop-mounted ext4 or xfs whose power can be cut: what was not flushed is gone afterwards."""
 
-    def __init__(self, folder: Path, size: str = "3G"):
+    def __init__(self, folder: Path, size: str = "3G", file_system: str = "ext4"):
         self.image = Path(folder) / "disk.img"
         self.mount_point = Path(folder) / "disk"
         self.mount_point.mkdir(parents=True)
         subprocess.run(["truncate", "-s", size, self.image], check=True)
-        subprocess.run(["mkfs.ext4", "-q", "-F", self.image], check=True)
+        force = {"ext4": "-F", "xfs": "-f"}[file_system]
+        subprocess.run([f"mkfs.{file_system}", "-q", force, self.image], check=True)
         self.mounted = False
         self.mount()
 

@@ -291,3 +291,22 @@ def test_retention_deletes_what_is_old_or_too_much_and_nothing_else(folder):
         server.cli("topic", "alter", "aged", "--set", "retention.ms=1")
         wait_until("retention.ms deletes", lambda: start("aged") == 400)
         assert server.values("aged") == []
+
+
+def test_a_partition_at_its_cap_refuses_its_own_producers_until_it_is_uploaded(folder):
+    # Nothing is uploaded by itself here: the uploader does not look.
+    options = ("--upload-observe-interval", "1h", "--upload-linger", "1h")
+    with Server(folder / "data", *options).start() as server:
+        server.cli("topic", "create", "capped", "--set", "local.retention.bytes=1048576")
+        server.cli("topic", "create", "free")
+        line = b"x" * 1023 + b"\n"
+        full = server.cli("produce", "capped", "--delivery-timeout", "3", stdin=line * 4096, check=False)
+        assert full.returncode == 1 and b"PARTITION_QUOTA_EXCEEDED" in full.stderr, full.stderr
+        held = len(server.values("capped"))
+        # What was on its way when the cap was reached may lie above it.
+        assert 900 <= held < 4096
+        server.cli("produce", "free", stdin=line * 4096)
+        assert len(server.values("free")) == 4096
+        server.cli("upload", "flush", "capped")
+        server.cli("produce", "capped", stdin=line * 100)
+        assert len(server.values("capped")) == held + 100

@@ -26,12 +26,27 @@ public enum FrameWalk {
     in bytes: UnsafeRawBufferPointer, run: RunEntry, log: LogID, seal: HeaderSeal, from: Offset,
     below: Offset
   ) throws(MemQError) -> [WalkedFrame] {
-    var frames: [WalkedFrame] = []
-    try self.forEachBatch(in: bytes, run: run, log: log, seal: seal, from: from, below: below) {
-      frames.append($0)
-      return true
-    }
+    let (frames, damage) = self.wholeBatches(
+      in: bytes, run: run, log: log, seal: seal, from: from, below: below)
+    if let damage { throw damage }
     return frames
+  }
+
+  /// As `batches`, with those before the damage.
+  public static func wholeBatches(
+    in bytes: UnsafeRawBufferPointer, run: RunEntry, log: LogID, seal: HeaderSeal, from: Offset,
+    below: Offset
+  ) -> (frames: [WalkedFrame], damage: MemQError?) {
+    var frames: [WalkedFrame] = []
+    do throws(MemQError) {
+      try self.forEachBatch(in: bytes, run: run, log: log, seal: seal, from: from, below: below) {
+        frames.append($0)
+        return true
+      }
+      return (frames, nil)
+    } catch {
+      return (frames, error)
+    }
   }
 
   /// As `batches`, one after the other until `body` says false: those before damage are handed out.

@@ -23,6 +23,8 @@ public struct RecoveredPartition: Hashable, Sendable {
   public var batchesAfterSnapshot: [BatchSummary]
   /// Something of it below what was durable does not read: it must not be served, nor voted with. Its bytes stay.
   public var damage: MemQError?
+  /// With damage: the records below are whole, and may be read by whom nothing better is at hand.
+  public var damagedFrom: Offset?
 
   public init(
     partition: TopicPartition, logStart: Offset, end: Offset, localStart: Offset,
@@ -54,6 +56,9 @@ public struct RecoveredVolume: Sendable {
   public internal(set) var end = LogPlace.start
   /// Segments that had to be read through because their footer did not hold.
   public internal(set) var segmentsReadThrough = 0
+
+  /// Damage below what was durable, each with its place, where recovery went on all the same.
+  public internal(set) var damages: [MemQError] = []
 
   var logs: [PartitionLog] = []
   var segments: [LiveSegment] = []

@@ -20,6 +20,36 @@ struct RecoveryState {
 
   mutating func withLogs(_ body: (inout [PartitionLog]) -> Void) { body(&self.logs) }
 
+  func end(of log: LogID) -> Offset? { self.indexOf[log].map { self.logs[$0].laid.end } }
+
+  /// A log whose beginning is lost: what follows of it is kept under its name.
+  mutating func adopt(_ header: FrameHeader) {
+    let state = LogState(logStart: header.baseOffset, end: header.baseOffset, epochs: [])
+    self.nextLog = max(self.nextLog, LogID(header.log.rawValue + 1))
+    self.drop(header.partition)
+    self.insert(
+      PartitionLog(
+        id: header.log, partition: header.partition, accepted: state, laid: state, isLaid: true))
+  }
+
+  /// A partition that is opened anew was dropped before, seen or not.
+  private mutating func drop(_ partition: TopicPartition) {
+    if let index = self.logs.firstIndex(where: { $0.partition == partition }) { self.remove(index) }
+  }
+
+  /// Replays one frame on its own, of anything but a checkpoint.
+  mutating func apply(
+    _ frame: WalkedFrame, _ bytes: UnsafeRawBufferPointer, in segment: SegmentSequence,
+    kind: GroupKind?
+  ) throws(MemQError) {
+    if frame.header.type == .partitionOpen { self.drop(frame.header.partition) }
+    do throws(MemQError) {
+      try self.apply(frame, bytes.part(frame.payload), segment)
+    } catch {
+      throw .corrupt(LogPlace(segment, frame.position), error.message)
+    }
+  }
+
   /// Replays one group.
   mutating func apply(
     _ group: GroupHeader, _ frames: [WalkedFrame], _ bytes: UnsafeRawBufferPointer

@@ -180,4 +180,9 @@ struct LogReference: Hashable, Sendable {
 public struct FooterPlace: Hashable, Sendable {
   public let position: Int64
   public let byteCount: Int
+
+  public init(position: Int64, byteCount: Int) {
+    self.position = position
+    self.byteCount = byteCount
+  }
 }

@@ -25,6 +25,14 @@ struct SegmentIndexer {
     self.runBytesMax = runBytesMax
   }
 
+  /// Where the log's records end in this segment so far; nil: it has none.
+  func end(of log: LogID) -> Offset? {
+    guard let span = self.positionOf[log].map({ self.entries[$0].span }), span.hasRecords else {
+      return nil
+    }
+    return span.endOffset
+  }
+
   mutating func add(_ frame: WalkedFrame, _ payload: UnsafeRawBufferPointer) {
     switch frame.header.type {
     case .batch, .carriedBatch:

@@ -8,7 +8,10 @@ extension Recovery {
     var logs = self.state.logs
     for index in logs.indices {
       logs[index].accepted = logs[index].laid
+      var damage = self.notes.damage(of: logs[index])
+      if let gap = self.gap(logs[index]), gap.from < damage?.from ?? .max { damage = gap }
       do throws(MemQError) {
+        if let damage { throw damage.error }
         try self.finish(&logs[index])
       } catch {
         // Damage of one partition is no reason to refuse the others.
@@ -16,6 +19,8 @@ extension Recovery {
         logs[index].isDamaged = true
         var damaged = self.describe(logs[index], producers: [])
         damaged.damage = error
+        // Where only the producers' state is damaged, all records are whole.
+        damaged.damagedFrom = max(damage?.from ?? logs[index].laid.end, logs[index].laid.logStart)
         self.result.partitions.append(damaged)
       }
     }
@@ -24,10 +29,15 @@ extension Recovery {
   }
 
   private mutating func finish(_ log: inout PartitionLog) throws(MemQError) {
-    try self.checkContinuity(log)
     if let place = log.snapshotPlace {
-      log.snapshot = PartitionLog.Snapshot(
-        bytes: try self.readSnapshot(log, place), end: place.end)
+      do throws(MemQError) {
+        log.snapshot = PartitionLog.Snapshot(
+          bytes: try self.readSnapshot(log, place), end: place.end)
+      } catch {
+        guard self.salvage == .acceptLoss, error.code == .logCorrupt else { throw error }
+        // The producers of what is left count; older ones are forgotten.
+        log.snapshotPlace = nil
+      }
     }
     let producers = try self.summaries(log, from: Self.producerSnapshotEnd(log))
     self.result.partitions.append(self.describe(log, producers: producers))
@@ -37,21 +47,6 @@ extension Recovery {
   private static func producerSnapshotEnd(_ log: PartitionLog) -> Offset {
     log.snapshotPlace?.end
       ?? min(log.laid.logStart, log.spans.first?.baseOffset ?? log.laid.logStart)
-  }
-
-  private func checkContinuity(_ log: PartitionLog) throws(MemQError) {
-    var end: Offset?
-    for span in log.spans where span.hasRecords && span.endOffset > log.laid.logStart {
-      if let end, span.baseOffset != end {
-        throw .corrupt(
-          LogPlace(span.segment, 0), "\(log.partition) has a gap from \(end) to \(span.baseOffset)")
-      }
-      end = span.endOffset
-    }
-    guard end == nil || end == log.laid.end else {
-      throw .corrupt(
-        self.result.end, "\(log.partition) ends at \(log.laid.end), its records at \(end!)")
-    }
   }
 
   private func describe(

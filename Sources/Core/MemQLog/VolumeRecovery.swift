@@ -17,25 +17,40 @@ public enum VolumeRecovery {
   /// - Parameters:
   ///   - identity: as the volume file states it, `openCount` as of the opening before.
   ///   - runBytesMax: as `LogConfiguration.runBytesMax`.
+  ///   - salvage: what to do with damage below what was durable.
   /// - Throws: `.logCorrupt` with the place; whatever the source throws.
   public static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source,
-    runBytesMax: Int = LogConfiguration().runBytesMax,
+    runBytesMax: Int = LogConfiguration().runBytesMax, salvage: SalvageMode = .refuse,
     progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
-    try self.run(identity, from: &source, runBytesMax: runBytesMax, mutations: [], progress)
+    try self.run(
+      identity, from: &source, runBytesMax: runBytesMax, salvage: salvage, mutations: [], progress)
   }
 
   package static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source, runBytesMax: Int,
-    mutations: LogMutations, _ progress: (RecoveryProgress) -> Void = { _ in }
+    salvage: SalvageMode = .refuse, mutations: LogMutations,
+    _ progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
     var recovery = Recovery(identity: identity, runBytesMax: runBytesMax, source: source)
     recovery.mutations = mutations
+    recovery.salvage = salvage
     let recovered = try recovery.run(progress)
     source = recovery.source
     return recovered
   }
+}
+
+/// What recovery does where something below the durable mark does not hold.
+public enum SalvageMode: Sendable {
+  /// Throws it.
+  case refuse
+  /// Goes on where the rest of the volume can be told from what is damaged: the partitions that lost something say so
+  /// (`RecoveredPartition.damage`), the others are whole.
+  case isolate
+  /// As `isolate`, for a repair that was told to accept losses: a missing segment and a damaged producer snapshot are no reason to stop.
+  case acceptLoss
 }
 
 struct Recovery<Source: SegmentSource> {
@@ -59,6 +74,8 @@ struct Recovery<Source: SegmentSource> {
   /// The youngest hot segment the checkpoint names that was freed by then or has been retired since. Older ones that are still there
   /// were freed too and may only hold a snapshot.
   var retiredThrough = SegmentSequence.none
+  var salvage = SalvageMode.refuse
+  var notes = SalvageNotes()
   var result = RecoveredVolume()
   var state = RecoveryState()
 
@@ -86,6 +103,7 @@ struct Recovery<Source: SegmentSource> {
     try self.loadCold()
     self.finishSlots(live: (self.result.segments + self.result.cold).map(\.slot))
     try self.finishPartitions()
+    self.result.damages = self.notes.errors
     progress(RecoveryProgress(segmentsDone: total, segmentsTotal: total))
     return self.result
   }
@@ -124,8 +142,13 @@ struct Recovery<Source: SegmentSource> {
   }
 
   private mutating func findTail() throws(MemQError) -> Found? {
-    for slot in self.headerless where slot.sequence > (self.found.last?.sequence ?? .none) {
+    let youngest = self.found.last?.sequence ?? .none
+    for slot in self.headerless where slot.sequence > youngest {
       // A durable mark within the segment itself means its head was durable, and so its header.
+      if slot.mark.segment == slot.sequence, self.salvage != .refuse {
+        _ = try self.revive(slot)
+        continue
+      }
       if slot.mark.segment == slot.sequence {
         throw .corrupt(LogPlace(slot.sequence, 0), "a segment's header is damaged")
       }
@@ -179,13 +202,19 @@ struct Recovery<Source: SegmentSource> {
       try state.apply(group, frames, bytes)
       for frame in frames { index.add(frame, bytes.part(frame.payload)) }
     }
-    self.state = state
-    if let damage = scan.damage {
-      let place = LogPlace(tail.sequence, scan.end)
-      guard scan.mark <= place || self.mutations.contains(.ignoresDurableMark) else {
+    if let damage = scan.damage, scan.mark > LogPlace(tail.sequence, scan.end),
+      !self.mutations.contains(.ignoresDurableMark)
+    {
+      guard self.salvage != .refuse else {
         throw .corrupt(LogPlace(tail.sequence, damage.position), damage.what)
       }
+      let (salvaged, index) = try self.salvageTail(tail, mark: scan.mark)
+      // No group is the last one: the tail is sealed here.
+      var end = scan
+      (end.end, end.checksum, end.lastGroup) = (salvaged.end, salvaged.checksum, nil)
+      return (end, index)
     }
+    self.state = state
     return (scan, index)
   }
 
@@ -221,6 +250,20 @@ struct Recovery<Source: SegmentSource> {
         $0.slot == segment.slot
           && ($0.sequence > segment.sequence
             || ($0.sequence == segment.sequence && $0.kind == .freed))
+      }
+      if !isOver, self.salvage != .refuse,
+        let slot = self.headerless.first(where: {
+          $0.slot == segment.slot && $0.sequence == segment.sequence
+        })
+      {
+        _ = try self.revive(slot)
+        live.append(segment)
+        continue
+      }
+      if !isOver, self.salvage == .acceptLoss {
+        self.notes.note(.corrupt(LogPlace(segment.sequence, 0), "a segment is missing"))
+        self.notes.isSealedUnknown = true
+        continue
       }
       guard isOver else {
         throw .corrupt(
@@ -274,7 +317,10 @@ struct Recovery<Source: SegmentSource> {
       for frame in frames { index.add(frame, bytes.part(frame.payload)) }
     }
     if let damage = scan.damage {
-      throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
+      guard self.salvage != .refuse else {
+        throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
+      }
+      index = try self.salvageIndex(found, segment)
     }
     self.merge(index.entries, segment.slot, segment.sequence, end: segment.end, footer: nil)
   }

@@ -96,8 +96,9 @@ extension Volume {
           let want = wants[index]
           let cached = state.cache.start(of: want.partition)
           do throws(MemQError) {
+            let below = try state.limit(want.partition, from: want.from, below: want.below)
             let plan = try state.core.locate(
-              want.partition, from: want.from, below: min(want.below, cached ?? want.below),
+              want.partition, from: want.from, below: min(below, cached ?? below),
               maxBytes: want.maxBytes)
             guard let (slot, segment) = plan.place else {
               if cached != nil { inMemory.append(index) }

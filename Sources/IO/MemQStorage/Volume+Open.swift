@@ -12,6 +12,9 @@ extension Volume {
   /// A volume whose disk has no room for another segment opens all the same: it serves what it holds, refuses writes as
   /// `.volumeFull`, and goes on once there is room.
   ///
+  /// Damage below what was durable stays with the partitions that lost something by it, where these can be told
+  /// (`damagedPartitions`); the others are whole.
+  ///
   /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt` with the place, `.volumeFailed`;
   ///   `.volumeFull` when there is no room for its very first segment.
   public static func open(
@@ -98,9 +101,17 @@ private struct Opening: Sendable {
     let engine = VolumeEngine(
       core: core, disk: self.disk, files: files, configuration: self.configuration,
       clock: self.clock, logger: self.logger)
+    for found in recovered.partitions {
+      guard let error = found.damage else { continue }
+      engine.monitor.withLock {
+        $0.damaged[found.partition] = Volume.DamagedPartition(
+          partition: found.partition, from: found.damagedFrom ?? found.end, error: error,
+          isKnownSinceOpen: true)
+      }
+    }
     return Volume(
-      engine: engine, readers: readers, configuration: self.configuration,
-      recovered: recovered.partitions, isFresh: isFresh, wasClean: recovered.cleanShutdown)
+      engine: engine, readers: readers, configuration: self.configuration, recovered: recovered,
+      isFresh: isFresh)
   }
 
   /// The volume file, made when the folder is empty.
@@ -162,8 +173,12 @@ private struct Opening: Sendable {
   ) throws(MemQError) -> RecoveredVolume {
     let slots = try self.blocking { () throws(FileError) in try self.disk.slots() }
     try self.settle(slots, files, header.identity.segmentBytes)
-    var source = DiskSource(slots: slots, files: files)
-    let recovered = try VolumeRecovery.run(header.identity, from: &source, progress: self.progress)
+    var source = TolerantSource(slots: slots, files: files)
+    self.progress(RecoveryProgress(segmentsDone: 0, segmentsTotal: slots.count))
+    let recovered = try VolumeRecovery.run(
+      header.identity, from: &source,
+      salvage: self.configuration.acceptsLoss ? .acceptLoss : .isolate, progress: self.progress)
+    self.log(recovered.damages, source.failed, of: header)
     guard !header.hasLog || !recovered.isEmpty else {
       throw MemQError(
         .logCorrupt,
@@ -179,6 +194,25 @@ private struct Opening: Sendable {
         "segments.read.through": "\(recovered.segmentsReadThrough)",
       ])
     return recovered
+  }
+
+  private func log(
+    _ damages: [MemQError],
+    _ unreadable: [(slot: SegmentSlot, position: Int64, error: FileError)], of header: VolumeHeader
+  ) {
+    let volume = "\(header.identity.volume)"
+    for failed in unreadable {
+      self.logger.error(
+        "A block can't be read",
+        metadata: [
+          "volume": "\(volume)", "segment.file": "\(failed.slot)",
+          "position": "\(failed.position)", "error": "\(failed.error)",
+        ])
+    }
+    for damage in damages {
+      self.logger.error(
+        "The log is damaged", metadata: ["volume": "\(volume)", "error": "\(damage)"])
+    }
   }
 
   /// Makes durable what a killed process left in the page cache, then drops the cache: recovery sees what is on the disk.

@@ -55,7 +55,11 @@ extension Volume {
       }
     }
     switch outcomes[0] {
-    case .failed(let error): throw error
+    case .failed(let error):
+      if error.code == .logCorrupt {
+        self.note(error, found.partition, from: found.plan.from!)
+      }
+      throw error
     case .notReached: return ReadResult(nextOffset: found.plan.from!)
     case .found(let result):
       if found.isFarBehind { self.engine.metrics.caughtUp(result.byteCount) }
@@ -77,6 +81,7 @@ extension Volume {
           .partitionNotFound, "the volume has no such partition", subject: "\(partition)")
       }
       if from >= offsets.upperBound { return ReadResult(nextOffset: from) }
+      let below = try state.limit(partition, from: from, below: below)
       return state.cache.read(partition, from: from, below: below, maxBytes: maxBytes)
     }
   }
@@ -111,6 +116,7 @@ extension Volume {
   }
 
   private struct DiskRead: Sendable {
+    let partition: TopicPartition
     let plan: ReadPlan
     /// Held against being written over until `.readEnded`.
     let slot: SegmentSlot
@@ -125,6 +131,7 @@ extension Volume {
   ) throws(MemQError) -> Found {
     try self.engine.update { (state, now, wall) throws(MemQError) in
       if let failure = state.core.failure { throw failure }
+      let below = try state.limit(partition, from: from, below: below)
       if let offsets = state.core.offsets(of: partition), offsets.contains(from) {
         if let cached = state.cache.read(partition, from: from, below: below, maxBytes: maxBytes) {
           return .memory(cached)
@@ -141,7 +148,7 @@ extension Volume {
       state.core.handle(.readBegan(slot), at: now, wall: wall, into: &state.effects)
       return .disk(
         DiskRead(
-          plan: plan, slot: slot, maxBytes: wanted,
+          partition: partition, plan: plan, slot: slot, maxBytes: wanted,
           isFarBehind: !state.core.isNearEnd(segment), cuts: state.readAhead.cuts))
     }
   }

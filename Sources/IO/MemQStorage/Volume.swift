@@ -19,6 +19,7 @@ public final class Volume: Sendable {
   let catchUp: CatchUpQueue
   let configuration: Configuration
   private let recovered: [RecoveredPartition]
+  let foundDamages: [MemQError]
   /// Made by this open.
   public let isFresh: Bool
   /// The last open ended in order.
@@ -27,20 +28,24 @@ public final class Volume: Sendable {
 
   init(
     engine: VolumeEngine, readers: DiskThreads, configuration: Configuration,
-    recovered: [RecoveredPartition], isFresh: Bool, wasClean: Bool
+    recovered: RecoveredVolume, isFresh: Bool
   ) {
     self.engine = engine
     self.readers = readers
     self.catchUp = CatchUpQueue(SegmentReader(engine), threadCount: configuration.catchUpThreads)
     self.configuration = configuration
-    self.recovered = recovered
+    self.recovered = recovered.partitions
+    self.foundDamages = recovered.damages
     self.isFresh = isFresh
-    self.wasClean = wasClean
+    self.wasClean = recovered.cleanShutdown
     self.onClose = Monitor(false)
   }
 
   /// The identity of the disk's content.
   public var id: VolumeID { self.engine.identity.volume }
+
+  /// Its folder.
+  public var path: String { self.configuration.path }
 
   /// The partitions as of open.
   public func recoveredPartitions() -> [RecoveredPartition] { self.recovered }
@@ -66,6 +71,7 @@ public final class Volume: Sendable {
       before: {
         $0.cache.drop(partition)
         $0.readAhead.cut(partition)
+        $0.damaged[partition] = nil
       }
     ) { .dropPartition($0, partition) }
   }
@@ -94,9 +100,9 @@ public final class Volume: Sendable {
   ///
   /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
   /// (`RecordBatchHeader.validate`): what does not hold would read as damage later.
-  /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable:
-  ///   `.resourceExhausted` (too much waits for the disk), `.volumeFull`, `.partitionQuotaExceeded` (a capped batch, the partition at
-  ///   its cap). Nothing was taken then, and `completion` is not called.
+  /// - Throws: `.volumeFailed`, `.logCorrupt` where the open found the partition damaged, `.shuttingDown`, `.partitionNotFound`,
+  ///   `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable: `.resourceExhausted` (too much waits for the disk), `.volumeFull`,
+  ///   `.partitionQuotaExceeded` (a capped batch, the partition at its cap). Nothing was taken then, and `completion` is not called.
   public func append(
     _ appends: [Append], completion: @escaping Completion
   ) throws(MemQError) {
@@ -111,6 +117,12 @@ public final class Volume: Sendable {
           checksum: batch.checksum, isCapped: append.isCapped))
     }
     try self.engine.update { (state, now, wall) throws(MemQError) in
+      for append in appends {
+        // What follows a hole must not look as if it followed what was there.
+        if let damaged = state.damaged[append.partition], damaged.isKnownSinceOpen {
+          throw damaged.error
+        }
+      }
       let request = RequestID(state.nextRequest)
       state.nextRequest += 1
       for (index, batch) in batches.enumerated() {
@@ -149,6 +161,7 @@ public final class Volume: Sendable {
       before: {
         $0.cache.cut(partition, to: end)
         $0.readAhead.cut(partition)
+        $0.forgetDamage(partition, from: end)
       }
     ) {
       .truncate($0, partition, to: end, epochs: epochs)
@@ -195,6 +208,7 @@ public final class Volume: Sendable {
       if case .truncate(let end, _) = change {
         state.cache.cut(partition, to: end)
         state.readAhead.cut(partition)
+        state.forgetDamage(partition, from: end)
       }
     }
   }
@@ -309,13 +323,6 @@ public final class Volume: Sendable {
   public var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)? {
     get { self.engine.monitor.withLock { $0.onSnapshotWanted } }
     set { self.engine.monitor.withLock { $0.onSnapshotWanted = newValue } }
-  }
-
-  /// The cleaner found records that do not verify: the partition is to be repaired from another replica. Nothing more of it is
-  /// moved until the next open.
-  public var onDamage: (@Sendable (TopicPartition, MemQError) -> Void)? {
-    get { self.engine.monitor.withLock { $0.onDamage } }
-    set { self.engine.monitor.withLock { $0.onDamage = newValue } }
   }
 
   // MARK: - End

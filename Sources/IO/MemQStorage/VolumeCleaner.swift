@@ -89,7 +89,7 @@ extension SegmentFile {
     var bytes = bytes
     let result = bytes.withUnsafeMutableBytes { bytes in
       Result { () throws(FileError) in
-        var piece = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+        var piece = FilePiece(bytes.baseAddress, count: bytes.count)
         try withUnsafeMutablePointer(to: &piece) { (piece) throws(FileError) in
           try self.write(
             gathered: UnsafeMutableBufferPointer(start: piece, count: 1), at: position)

@@ -1,6 +1,5 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-package import Glibc
 package import MemQLog
 package import MemQModel
 package import MemQSystem
@@ -32,7 +31,7 @@ package protocol SegmentFile: AnyObject, Sendable {
   func byteCount() throws(FileError) -> Int64
   /// Writes all pieces from `position` on; may change the pieces.
   func write(
-    gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64) throws(FileError)
+    gathered pieces: UnsafeMutableBufferPointer<FilePiece>, at position: Int64) throws(FileError)
   /// fdatasync.
   func syncData() throws(FileError)
   @discardableResult
@@ -57,6 +56,8 @@ package final class FolderDisk: VolumeDisk {
   package init(path: String) { self.path = path }
 
   private var volumePath: String { self.path + "/volume" }
+
+  func segmentPath(_ slot: SegmentSlot) -> String { self.path(slot) }
 
   private func path(_ slot: SegmentSlot) -> String {
     let digits = String(slot.rawValue)

@@ -109,7 +109,7 @@ enum GatheredWrite {
   static func run(
     _ group: GroupWrite, _ batches: [StoredBatch], into file: any SegmentFile
   ) throws(FileError) {
-    var pieces: [iovec] = []
+    var pieces: [FilePiece] = []
     pieces.reserveCapacity(group.parts[0].pieces.count + batches.count)
     var owners: [Unmanaged<AnyObject>] = []
     defer { for owner in owners { owner.release() } }
@@ -137,7 +137,7 @@ enum GatheredWrite {
   }
 
   private static func write(
-    _ pieces: inout [iovec], at position: Int64, into file: any SegmentFile
+    _ pieces: inout [FilePiece], at position: Int64, into file: any SegmentFile
   ) throws(FileError) {
     let result = pieces.withUnsafeMutableBufferPointer { pieces in
       Result { () throws(FileError) in try file.write(gathered: pieces, at: position) }
@@ -145,19 +145,18 @@ enum GatheredWrite {
     try result.get()
   }
 
-  private static func piece(_ bytes: UnsafeRawBufferPointer, _ range: Range<Int>) -> iovec {
-    iovec(
-      iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress! + range.lowerBound),
-      iov_len: range.count)
+  private static func piece(_ bytes: UnsafeRawBufferPointer, _ range: Range<Int>) -> FilePiece {
+    FilePiece(bytes.baseAddress! + range.lowerBound, count: range.count)
   }
 
   /// The slice's bytes in place; their storage is retained until the write is done.
-  private static func piece(_ slice: ByteBuffer, _ owners: inout [Unmanaged<AnyObject>]) -> iovec {
+  private static func piece(
+    _ slice: ByteBuffer, _ owners: inout [Unmanaged<AnyObject>]
+  ) -> FilePiece {
     slice.withUnsafeReadableBytesWithStorageManagement { bytes, owner in
       _ = owner.retain()
       owners.append(owner)
-      return iovec(
-        iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+      return FilePiece(bytes.baseAddress, count: bytes.count)
     }
   }
 }

@@ -36,12 +36,14 @@ final class VolumeEngine: Sendable {
     var onFailure: (@Sendable (MemQError) -> Void)?
     var onLocalStartMoved: (@Sendable (TopicPartition, Offset) -> Void)?
     var onSnapshotWanted: (@Sendable (TopicPartition) -> Void)?
-    var onDamage: (@Sendable (TopicPartition, MemQError) -> Void)?
     /// When the core was last told what the file system has free.
     var roomAt: MonotonicInstant?
     var whenStarted: (@Sendable (MemQError?) -> Void)?
     var effects: [VolumeCore.Effect] = []
     var measures = DiskMeasures()
+    /// What does not read of which partition.
+    var damaged: [TopicPartition: Volume.DamagedPartition] = [:]
+    var onDamage: (@Sendable (Volume.DamagedPartition) -> Void)?
   }
 
   struct Completion {
@@ -175,8 +177,14 @@ final class VolumeEngine: Sendable {
         metadata: [
           "volume": "\(self.identity.volume)", "partition": "\(partition)", "error": "\(error)",
         ])
+      guard state.damaged[partition] == nil else { return }
+      // Somewhere in what is here; a read finds the place.
+      let damaged = Volume.DamagedPartition(
+        partition: partition, from: state.core.offsets(of: partition)?.lowerBound ?? .zero,
+        error: error)
+      state.damaged[partition] = damaged
       guard let body = state.onDamage else { return }
-      state.deliveries.append(.callback { body(partition, error) })
+      state.deliveries.append(.callback { body(damaged) })
     case .complete(let request, let result):
       guard let completion = state.completions.removeValue(forKey: request) else { return }
       if let serial = completion.serial { state.cache.durable(below: serial) }

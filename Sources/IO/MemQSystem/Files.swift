@@ -23,6 +23,8 @@ public struct FileError: Error, Hashable, Sendable, CustomStringConvertible {
 
   /// No space, or no quota, is left.
   public var isNoSpace: Bool { self.number == ENOSPC || self.number == EDQUOT }
+  /// The device failed, not the call.
+  public var isUnreadable: Bool { self.number == EIO }
   public var isNotFound: Bool { self.number == ENOENT }
   public var alreadyExists: Bool { self.number == EEXIST }
   /// Another process holds the lock.
@@ -140,4 +142,14 @@ public final class File: Sendable {
 
   /// Drops clean pages from the page cache: the next read asks the disk.
   public func dropCache() { _ = posix_fadvise(self.descriptor, 0, 0, POSIX_FADV_DONTNEED) }
+}
+
+/// Bytes for a gathered write. An alias, as the type belongs to whichever C module is loaded first.
+public typealias FilePiece = iovec
+
+extension FilePiece {
+  /// The bytes must outlive the write.
+  public init(_ base: UnsafeRawPointer?, count: Int) {
+    self.init(iov_base: UnsafeMutableRawPointer(mutating: base), iov_len: count)
+  }
 }

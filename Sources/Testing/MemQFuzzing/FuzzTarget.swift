@@ -12,6 +12,12 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case headers
   /// The splitter of messages with a payload field.
   case payload
+  /// Record batches: validation, decompression, decoding.
+  case batch
+  /// The SSD log's headers, groups, footers, checkpoints and positions.
+  case log
+  /// A whole volume with damaged files: recovery, verification, reads.
+  case volume
 
   /// Runs one seed.
   ///
@@ -28,6 +34,9 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .framing: try FramingFuzz.run(&random)
     case .headers: try HeaderFuzz.run(&random)
     case .payload: try PayloadFuzz.run(&random)
+    case .batch: try BatchFuzz.run(&random)
+    case .log: try LogFuzz.run(&random)
+    case .volume: try VolumeFuzz.run(&random)
     }
   }
 

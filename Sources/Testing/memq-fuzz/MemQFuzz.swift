@@ -4,12 +4,12 @@ public import ArgumentParser
 import Foundation
 public import MemQFuzzing
 
-/// Runs the fuzzers of MemQ's RPC by seeds.
+/// Runs the fuzzers of MemQ's RPC and SSD log by seeds.
 @main
 struct MemQFuzz: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "memq-fuzz",
-    abstract: "Feeds recorded and mutated bytes to MemQ's RPC.",
+    abstract: "Feeds recorded and mutated bytes to MemQ's RPC and SSD log.",
     discussion: """
       Each seed makes the bytes and what is done with them. A seed that breaks an invariant prints
       "target frames seed N: what" and the command exits with 1; one that crashes is printed before the crash.
@@ -52,7 +52,7 @@ func say(_ line: String) {
 struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Runs a range of seeds.")
 
-  @Option(help: "frames, framing, headers or payload; all of them when absent.")
+  @Option(help: "frames, framing, headers, payload, batch, log or volume; all of them when absent.")
   var target: FuzzTarget?
 
   @Option(help: "The first seed.")
@@ -109,7 +109,7 @@ struct Run: ParsableCommand {
 struct Replay: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Runs one seed again.")
 
-  @Option(help: "frames, framing, headers or payload.")
+  @Option(help: "frames, framing, headers, payload, batch, log or volume.")
   var target: FuzzTarget
 
   @Argument(help: "The seed.")

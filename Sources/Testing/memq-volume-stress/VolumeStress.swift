@@ -93,7 +93,7 @@ final class UnsyncedFile: SegmentFile {
   init(_ file: any SegmentFile) { self.file = file }
   func byteCount() throws(FileError) -> Int64 { try self.file.byteCount() }
   func write(
-    gathered pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64
+    gathered pieces: UnsafeMutableBufferPointer<FilePiece>, at position: Int64
   ) throws(FileError) {
     try self.file.write(gathered: pieces, at: position)
   }

@@ -81,6 +81,7 @@ struct RootCommand: AsyncParsableCommand {
       ServeCommand.self, TopicCommand.self, ProduceCommand.self, ConsumeCommand.self,
       FileCommand.self, GroupCommand.self, ClusterCommand.self, UploadCommand.self,
       ScanCommand.self, QuarantineCommand.self, RebalanceCommand.self, LogCommand.self,
+      BenchCommand.self,
       ConfigCommand.self, DoctorCommand.self, CompletionCommand.self,
     ])
 }

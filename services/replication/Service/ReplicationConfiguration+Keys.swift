@@ -8,6 +8,10 @@ extension ReplicationNode.Configuration {
   /// Keys of a storage node beyond those every node has.
   public static let keys: [ConfigurationKey] = [
     ConfigurationKey(
+      "volumes", .text,
+      "Folders of the SSD volumes, one per disk, separated by commas; by default one in the data folder."
+    ),
+    ConfigurationKey(
       "segment.bytes", .size, default: "256MiB",
       "Size of a volume's segment files, 16MiB to 1GiB; they are made once and recycled."),
     ConfigurationKey(
@@ -31,11 +35,15 @@ extension ReplicationNode.Configuration {
       "An idempotent producer not heard of for this long is forgotten."),
   ]
 
-  /// - Parameter volumes: folders, one per disk.
+  /// - Parameter volumes: folders, one per disk, where the configuration names none.
   /// - Throws: `.configurationInvalid` naming the key.
   public init(
     _ loaded: LoadedConfiguration, dataPath: String, volumes: [String]
   ) throws(MemQError) {
+    let named = loaded.optionalText("volumes")?.split(separator: ",").map { name in
+      String(name.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
+    }
+    let volumes = named ?? volumes
     let capacity = loaded.optionalBytes("volume.capacity.bytes")
     self.init(
       dataPath: dataPath, volumes: volumes.map { VolumeSettings(path: $0, capacityBytes: capacity) }

@@ -10,10 +10,12 @@ struct ReplicationMetrics: Sendable {
   private let appendedBytes = Counter(label: "memq_replication_append_bytes_total")
   private let appendTime = Timer(label: "memq_replication_append_duration_seconds")
   private let duplicates = Counter(label: "memq_replication_append_duplicates_total")
+  private let slowedAppends = Counter(label: "memq_replication_append_slowed_total")
   private let readBytes = Counter(label: "memq_replication_read_bytes_total")
   private let partitions = Gauge(label: "memq_replication_partitions")
   private let parked = Gauge(label: "memq_replication_append_parked")
   private let failedVolumes = Gauge(label: "memq_replication_volumes_failed")
+  private let damagedPartitions = Gauge(label: "memq_replication_partitions_damaged")
   private let pushedFromMemory = Counter(
     label: "memq_replication_push_bytes_total", dimensions: [("from", "memory")])
   private let pushedFromDisk = Counter(
@@ -51,6 +53,7 @@ struct ReplicationMetrics: Sendable {
       label: "memq_replication_append_refused_total", dimensions: [("reason", code.name)]
     ).increment()
   }
+  func slowed() { self.slowedAppends.increment() }
   func read(bytes: Int) { self.readBytes.increment(by: Int64(bytes)) }
   func setPartitions(_ count: Int) { self.partitions.record(count) }
   func setParked(_ count: Int) { self.parked.record(count) }
@@ -76,5 +79,6 @@ struct ReplicationMetrics: Sendable {
     self.underReplicated.record(all.underReplicated)
     self.lag.record(all.lagMax)
   }
+  func setDamagedPartitions(_ count: Int) { self.damagedPartitions.record(count) }
   func setFailedVolumes(_ count: Int) { self.failedVolumes.record(count) }
 }

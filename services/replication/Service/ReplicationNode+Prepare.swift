@@ -20,8 +20,19 @@ extension ReplicationNode {
     var ids: [VolumeID] = []
     var cluster: ClusterID?
     for settings in configuration.volumes {
-      try Self.makeFolder(settings.path)
-      let header = try Volume.peek(settings.path)
+      let known = identity.volumes.firstIndex { $0.path == settings.path }
+      let header: (id: VolumeID, clusterID: ClusterID)?
+      do throws(MemQError) {
+        try Self.makeFolder(settings.path)
+        header = try Volume.peek(settings.path)
+      } catch {
+        // It can't be opened, and is known by name: the others are no worse for it.
+        guard error.code == .logCorrupt || error.code == .volumeFailed,
+          configuration.volumes.count > 1, let known
+        else { throw error }
+        ids.append(identity.volumes[known].id)
+        continue
+      }
       if let header {
         guard cluster == nil || cluster == header.clusterID else {
           throw MemQError(
@@ -29,7 +40,6 @@ extension ReplicationNode {
         }
         cluster = header.clusterID
       }
-      let known = identity.volumes.firstIndex { $0.path == settings.path }
       // The disk itself says who it is. Where there was a volume and is none, nothing may be expected of it: it is another one.
       let named = known.map { identity.volumes[$0] }.flatMap { $0.isMade ? nil : $0.id }
       let id = header?.id ?? named ?? entropy.identifier()

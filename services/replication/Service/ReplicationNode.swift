@@ -18,6 +18,10 @@ import Synchronization
 public final class ReplicationNode: Sendable {
   private struct State {
     var volumes: [Volume] = []
+    /// Those that could not be opened.
+    var closed: [ClosedVolume] = []
+    /// How far each volume's opening is, by path; for people.
+    var opening: [String: String] = [:]
     var shards: [PartitionShard] = []
     var isStarted = false
     var isDraining = false
@@ -71,24 +75,31 @@ public final class ReplicationNode: Sendable {
 
   /// Opens the volumes, recovers, and takes up the partitions of the cluster's image.
   ///
-  /// - Throws: `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt`, `.volumeFailed`.
+  /// A volume that is damaged as a whole, or whose disk fails, leaves the others serving: its partitions answer why.
+  ///
+  /// - Throws: `.dataFolderInUse`, `.wrongCluster`; `.logCorrupt`, `.volumeFailed`, `.volumeFull` where no volume opens.
   public func start() async throws(MemQError) {
     try self.configuration.validate()
-    let volumes = try await self.openVolumes()
+    let (volumes, closed) = try await self.openVolumes()
     let shards = self.makeShards(volumes)
     let recovered = volumes.flatMap { $0.recoveredPartitions() }
     for (at, shard) in shards.enumerated() {
       let own = recovered.filter { Self.shardIndex($0.partition, of: shards.count) == at }
       let byID = Dictionary(own.map { ($0.partition, $0) }) { first, _ in first }
-      shard.mailbox.post(.run { $0.start(volumes, recovered: byID) })
+      let errors = Dictionary(closed.map { ($0.id, $0.error) }) { first, _ in first }
+      shard.mailbox.post(.run { $0.start(volumes, closed: errors, recovered: byID) })
     }
     for volume in volumes { self.listen(to: volume) }
     self.streams.start(shards)
     self.state.withLock {
       $0.volumes = volumes
+      $0.closed = closed
+      for volume in closed { $0.volumeProblems[volume.id] = "\(volume.error)" }
       $0.shards = shards
       $0.isStarted = true
     }
+    self.metrics.setFailedVolumes(closed.count)
+    self.countDamaged()
     self.logger.info(
       "Volumes are open",
       metadata: ["volumes": "\(volumes.count)", "partitions": "\(recovered.count)"])
@@ -97,31 +108,7 @@ public final class ReplicationNode: Sendable {
     self.cluster.setState(.ready)
   }
 
-  private func openVolumes() async throws(MemQError) -> [Volume] {
-    let prepared = try await self.prepared()
-    let image = self.cluster.image
-    var volumes: [Volume] = []
-    do throws(MemQError) {
-      for (settings, id) in zip(self.configuration.volumes, prepared.volumeIDs) {
-        var configuration = Volume.Configuration(
-          path: settings.path, clusterID: self.cluster.clusterID,
-          incarnation: image.incarnation, incarnationID: image.incarnationID)
-        configuration.volumeID = id
-        configuration.segmentBytes = self.configuration.segmentBytes
-        configuration.capacityBytes = settings.capacityBytes
-        configuration.carryBytesPerSecond = self.configuration.cleanBytesPerSecond
-        volumes.append(try await Volume.open(configuration, logger: self.logger))
-      }
-      // Now they are made: an empty folder under one's path will be another volume.
-      _ = try await self.prepared()
-    } catch {
-      for volume in volumes { await volume.close() }
-      throw error
-    }
-    return volumes
-  }
-
-  private func prepared() async throws(MemQError) -> Prepared {
+  func prepared() async throws(MemQError) -> Prepared {
     let configuration = self.configuration
     do {
       return try await NIOThreadPool.singleton.runIfActive {
@@ -154,6 +141,7 @@ public final class ReplicationNode: Sendable {
 
   private func listen(to volume: Volume) {
     let id = volume.id
+    volume.onDamage = { [weak self] _ in self?.countDamaged() }
     volume.onFailure = { [weak self] error in self?.failed(id, error) }
     volume.onLocalStartMoved = { [weak self] partition, offset in
       self?.shard(of: partition)?.mailbox.post(.localStartMoved(partition, offset))
@@ -167,7 +155,8 @@ public final class ReplicationNode: Sendable {
     let (shards, count, isLast) = self.state.withLock { state in
       state.volumeProblems[id] = "\(error)"
       let count = state.volumeProblems.count
-      return (state.shards, count, state.isStarted && count == state.volumes.count)
+      let all = state.volumes.count + state.closed.count
+      return (state.shards, count, state.isStarted && count == all)
     }
     self.metrics.setFailedVolumes(count)
     self.logger.error(
@@ -239,7 +228,10 @@ public final class ReplicationNode: Sendable {
     self.state.withLock { state in
       let failed = state.volumeProblems.values.sorted().joined(separator: "; ")
       return [
-        ("volumes", !state.isStarted ? "being opened" : failed.isEmpty ? nil : failed),
+        (
+          "volumes",
+          !state.isStarted ? Self.text(opening: state.opening) : failed.isEmpty ? nil : failed
+        ),
         ("node", state.isDraining ? "shutting down" : nil),
       ]
     }
@@ -251,7 +243,7 @@ public final class ReplicationNode: Sendable {
     let (node, epoch) = (self.cluster.nodeID, self.cluster.nodeEpoch)
     // An image from before this life of the node: leaderships in it are those of the earlier one.
     guard image.nodes[node]?.epoch == epoch else { return }
-    let volumes = self.state.withLock { $0.volumes.map(\.id) }
+    let volumes = self.state.withLock { $0.volumes.map(\.id) + $0.closed.map(\.id) }
     var desired: [TopicPartition: DesiredPartition] = [:]
     for partition in image.partitions.values {
       guard let topic = image.topics[partition.id.topic],
@@ -314,6 +306,11 @@ public final class ReplicationNode: Sendable {
   var allShards: [PartitionShard] { self.state.withLock { $0.shards } }
   var allVolumes: [(volume: Volume, problem: String?)] {
     self.state.withLock { state in state.volumes.map { ($0, state.volumeProblems[$0.id]) } }
+  }
+  var closedVolumes: [ClosedVolume] { self.state.withLock { $0.closed } }
+
+  func noteOpening(_ path: String, _ text: String?) {
+    self.state.withLock { $0.opening[path] = text }
   }
 
   /// Hands a checked batch to the owner of its partition.

@@ -41,6 +41,9 @@ extension UploadPacker {
     }
     if !self.flushes.isEmpty { return self.partitions.values.contains { $0.waiting > 0 } }
     if self.waitingBytes >= self.configuration.objectBytes { return true }
+    if self.partitions.values.contains(where: { $0.waiting > 0 && $0.progress?.isUrgent == true }) {
+      return true
+    }
     return self.waitingSince.map { now >= $0 + self.configuration.lingerMax } ?? false
   }
 

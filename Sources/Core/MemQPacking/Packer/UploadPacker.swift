@@ -7,8 +7,8 @@ public import MemQModel
 /// ```
 /// idle ── due ──> filling ── nothing left to read ──> committing ── outcome ──> idle
 /// ```
-/// Due: enough bytes wait for a whole object, or the first of them has waited for `lingerMax`, or a flush asks. While a
-/// group is idle nothing is read and nothing is held in memory. It knows lengths and offsets, never bytes: the owner
+/// Due: enough bytes wait for a whole object, or the first of them has waited for `lingerMax`, or a partition nears its cap on the SSD,
+/// or a flush asks. While a group is idle nothing is read and nothing is held in memory. It knows lengths and offsets, never bytes: the owner
 /// keeps those, and drops them where an effect says so.
 ///
 /// Invariants: a partition's position moves only when metadata accepted a range; one read per partition at a time; at
@@ -48,13 +48,17 @@ public struct UploadPacker: Sendable {
     public var highWatermark: Offset
     /// Average size of its records, for the estimate of what waits.
     public var bytesPerRecord: Int64
+    /// What waits takes half of what the partition may have on the SSD alone: its producers are about to be slowed.
+    public var isUrgent: Bool
     public init(
-      partition: TopicPartition, logStart: Offset, highWatermark: Offset, bytesPerRecord: Int64
+      partition: TopicPartition, logStart: Offset, highWatermark: Offset, bytesPerRecord: Int64,
+      isUrgent: Bool = false
     ) {
       self.partition = partition
       self.logStart = logStart
       self.highWatermark = highWatermark
       self.bytesPerRecord = bytesPerRecord
+      self.isUrgent = isUrgent
     }
   }
 

@@ -42,3 +42,17 @@ void memq_yield_thread(int niceness);
 
 // Freed memory up to so many bytes stays with each arena of the allocator; single allocations above it are mapped and unmapped.
 void memq_keep_freed_memory(int bytes);
+
+// Opens an existing file for reading and writing past the page cache (O_DIRECT). -EINVAL: the file system can't.
+int memq_open_direct(const char *path);
+
+// io_uring, just enough to compare it with plain calls: one ring, one thread, one write and its fdatasync at a time.
+typedef struct memq_uring memq_uring;
+// NULL: the kernel has none for us; *error is then a negative errno.
+memq_uring *memq_uring_open(int *error);
+void memq_uring_close(memq_uring *ring);
+// Writes and then makes durable, in one submission. 0, or a negative errno; -EIO for a short write.
+int memq_uring_write_sync(memq_uring *ring, int descriptor, const void *bytes, unsigned count, int64_t offset);
+
+// Of the device that holds the descriptor's file: its numbers, and the magic number of the file system.
+int memq_device(int descriptor, unsigned *major_number, unsigned *minor_number, int64_t *file_system);

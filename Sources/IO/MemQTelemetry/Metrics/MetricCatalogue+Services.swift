@@ -98,6 +98,9 @@ extension MetricCatalogue {
     MetricDefinition(
       "memq_replication_append_refused_total", .counter, labels: ["reason"],
       "Batches refused, by error code."),
+    .init(
+      "memq_replication_append_slowed_total", .counter,
+      "Batches whose answer waited because their partition neared local.retention.bytes."),
     MetricDefinition(
       "memq_replication_follow_bytes_total", .counter,
       "Bytes of record batches written as follower."),
@@ -117,7 +120,11 @@ extension MetricCatalogue {
       "memq_replication_under_replicated_partitions", .gauge,
       "Partitions led here with fewer replicas in sync than assigned."),
     MetricDefinition(
-      "memq_replication_volumes_failed", .gauge, "Volumes out of use since a write or sync failed."),
+      "memq_replication_volumes_failed", .gauge,
+      "Volumes out of use: they could not be opened, or a write or sync failed."),
+    MetricDefinition(
+      "memq_replication_partitions_damaged", .gauge,
+      "Partitions of which records on this node's volumes do not read."),
   ]
 
   static let ingest: [MetricDefinition] = [

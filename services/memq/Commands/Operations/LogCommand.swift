@@ -11,8 +11,8 @@ import MemQSystem
 
 struct LogCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "log", abstract: "Look into the logs on this machine's SSDs.",
-    subcommands: [LogDump.self])
+    commandName: "log", abstract: "Look into the logs on this machine's SSDs, and mend them.",
+    subcommands: [LogDump.self, LogVerify.self, LogRepair.self])
 }
 
 struct LogDump: AsyncParsableCommand {
@@ -61,10 +61,11 @@ struct LogDump: AsyncParsableCommand {
   }
 
   /// The volumes of a data folder, or the folder itself when it is one.
-  private static func volumes(_ data: String) throws(MemQError) -> [String] {
+  static func volumes(_ data: String) throws(MemQError) -> [String] {
     func isVolume(_ path: String) -> Bool {
       let identity = path + "/volume"
       return Files.exists(identity) && !Files.isFolder(identity)
+        || Files.exists(path + "/segment-00000000")
     }
     if isVolume(data) { return [data] }
     guard let folder = opendir(data) else {
@@ -86,7 +87,7 @@ struct LogDump: AsyncParsableCommand {
 }
 
 /// Names of topics by id, as the data folder's own metadata knows them.
-private struct TopicNames {
+struct TopicNames {
   private var names: [TopicID: String] = [:]
 
   init(_ data: String) throws(MemQError) {

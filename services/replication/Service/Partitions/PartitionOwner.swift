@@ -2,6 +2,7 @@
 
 import Logging
 import MemQAPI
+import MemQLog
 import MemQModel
 import MemQRecords
 import MemQReplication
@@ -18,6 +19,8 @@ final class PartitionOwner {
     var requestID: UInt64
     var wantsAnswer: Bool
     var receivedAt: MonotonicInstant
+    /// The partition is near its cap: its producers are slowed by so much.
+    var slowedBy: Duration
   }
 
   private(set) var desired: DesiredPartition
@@ -174,19 +177,21 @@ final class PartitionOwner {
     self.lane.volume.setLocalRetention(
       self.id, bytes: self.desired.localRetentionBytes,
       milliseconds: self.desired.localRetention?.milliseconds,
-      hasObjectTier: self.desired.hasObjectTier)
+      hasObjectTier: self.desired.hasObjectTier, capBytes: self.capBytes)
   }
 
   func decide(_ append: InboundAppend) {
+    let slowedBy: Duration
     do throws(MemQError) {
       try self.check(append)
+      slowedBy = try self.checkCap(append.header.batchLength)
     } catch {
       return self.shard.refuse(append, error)
     }
     let token = self.nextToken()
     self.waiting[token] = Waiting(
       stream: append.stream, requestID: append.requestID, wantsAnswer: append.acks != .none,
-      receivedAt: append.receivedAt)
+      receivedAt: append.receivedAt, slowedBy: slowedBy)
     self.deciding = (token, append)
     let header = append.header
     self.feed(
@@ -220,6 +225,25 @@ final class PartitionOwner {
         "the batch has more bytes than this volume's segments take: make segment.bytes larger",
         subject: self.name, limit: Int64(self.lane.batchBytesMax),
         actual: Int64(append.header.batchLength))
+    }
+  }
+
+  /// `local.retention.bytes` is the most that only this disk has of the partition: near it producers are slowed, past it refused.
+  /// 0 means that uploaded records leave the SSD at once, and caps nothing.
+  private var capBytes: Int64? { self.desired.localRetentionBytes.flatMap { $0 > 0 ? $0 : nil } }
+
+  /// - Returns: how long the answer should wait.
+  /// - Throws: `.partitionQuotaExceeded`, retriable.
+  private func checkCap(_ byteCount: Int) throws(MemQError) -> Duration {
+    guard self.capBytes != nil else { return .zero }
+    switch self.lane.volume.room(of: self.id, for: byteCount) {
+    case .open: return .zero
+    case .slowed(let wait):
+      self.shard.metrics.slowed()
+      return wait
+    case .full(let error):
+      throw MemQError(
+        error.code, error.message, subject: self.name, limit: error.limit, actual: error.actual)
     }
   }
 
@@ -309,25 +333,25 @@ final class PartitionOwner {
     self.count(outcome, waiting)
     guard waiting.wantsAnswer else { return waiting.stream.post(.done(nil)) }
     let logStart = self.logStart.rawValue
-    waiting.stream.post(
-      .done(
-        .with {
-          $0.requestID = waiting.requestID
-          $0.logStartOffset = logStart
-          $0.baseOffset = -1
-          $0.endOffset = -1
-          switch outcome {
-          case .appended(let base, let end, let at):
-            $0.baseOffset = base.rawValue
-            $0.endOffset = end.rawValue
-            $0.appendTimeMs = at.milliseconds
-          case .duplicate(let base):
-            $0.duplicate = true
-            if let base { $0.baseOffset = base.rawValue }
-          case .refused(let refusal):
-            $0.error = Memq_V1_ErrorDetail(refusal.error(self.name))
-          }
-        }))
+    let response = Memq_V1_AppendResponse.with {
+      $0.requestID = waiting.requestID
+      $0.logStartOffset = logStart
+      $0.baseOffset = -1
+      $0.endOffset = -1
+      switch outcome {
+      case .appended(let base, let end, let at):
+        $0.baseOffset = base.rawValue
+        $0.endOffset = end.rawValue
+        $0.appendTimeMs = at.milliseconds
+      case .duplicate(let base):
+        $0.duplicate = true
+        if let base { $0.baseOffset = base.rawValue }
+      case .refused(let refusal):
+        $0.error = Memq_V1_ErrorDetail(refusal.error(self.name))
+      }
+    }
+    guard waiting.slowedBy > .zero else { return waiting.stream.post(.done(response)) }
+    self.shard.after(waiting.slowedBy) { waiting.stream.post(.done(response)) }
   }
 
   private func count(_ outcome: AppendOutcome, _ waiting: Waiting) {

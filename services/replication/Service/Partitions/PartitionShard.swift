@@ -71,6 +71,8 @@ final class PartitionShard: @unchecked Sendable {
   let index: Int
   private(set) var mailbox: Mailbox<Event>!
   private var lanes: [VolumeID: VolumeLane] = [:]
+  /// Volumes that could not be opened, and why.
+  private var closed: [VolumeID: MemQError] = [:]
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
   /// On a volume, and without an owner yet.
   private var recovered: [TopicPartition: Volume.RecoveredPartition] = [:]
@@ -109,7 +111,11 @@ final class PartitionShard: @unchecked Sendable {
   // MARK: - Life
 
   /// On the loop, once, before anything else.
-  func start(_ volumes: [Volume], recovered: [TopicPartition: Volume.RecoveredPartition]) {
+  func start(
+    _ volumes: [Volume], closed: [VolumeID: MemQError],
+    recovered: [TopicPartition: Volume.RecoveredPartition]
+  ) {
+    self.closed = closed
     for volume in volumes { self.lanes[volume.id] = VolumeLane(volume, shard: self) }
     self.recovered = recovered
     self.ticks = self.loop.scheduleRepeatedTask(
@@ -200,10 +206,17 @@ final class PartitionShard: @unchecked Sendable {
     self.metrics.setParked(self.lanes.values.reduce(0) { $0 + $1.parkedCount })
   }
 
+  /// While a volume has no room left, what may go should not wait.
+  private var retentionInterval: Duration {
+    let isFull = self.lanes.values.contains { $0.failure == nil && $0.volume.isFull(for: 0) }
+    let interval = self.configuration.retentionCheckInterval
+    return isFull ? Swift.min(interval, .seconds(1)) : interval
+  }
+
   /// Has metadata know, at intervals, which records are past their topics' retention.
   private func applyRetention(at now: MonotonicInstant) {
     guard !self.isStopped, !self.isRaising, let node = self.partitions.values.first?.desired.member,
-      now - self.retentionCheckedAt >= self.configuration.retentionCheckInterval
+      now - self.retentionCheckedAt >= self.retentionInterval
     else { return }
     self.retentionCheckedAt = now
     let starts = self.partitions.values.compactMap { $0.retentionStart() }
@@ -301,6 +314,23 @@ final class PartitionShard: @unchecked Sendable {
     return MemQError(.notLeader, "this node doesn't hold the partition", subject: "\(partition)")
   }
 
+  /// What a damaged partition without another replica still gives: everything below the damage, read-only.
+  ///
+  /// - Throws: why there is no owner.
+  func damagedView(_ partition: TopicPartition) throws(MemQError) -> PartitionView {
+    guard let desired = self.problems[partition]?.desired,
+      desired.assignment.replicas.count == 1, desired.assignment.leader == desired.member.id,
+      let found = self.recovered[partition], let end = found.damagedFrom,
+      let lane = self.lanes[desired.member.id.volume], lane.failure == nil
+    else { throw self.missing(partition) }
+    let isCut = found.logStart > Swift.max(found.uploadedOffset, desired.uploadedOffset)
+    return PartitionView(
+      name: desired.name, volume: lane.volume, highWatermark: end, isHighWatermarkCurrent: false,
+      logStart: isCut ? found.logStart : .zero,
+      localStart: lane.volume.localBytes(partition).localStart, logEnd: end,
+      leaderEpoch: desired.assignment.leaderEpoch)
+  }
+
   // MARK: - Partitions come and go
 
   private func assign(_ desired: DesiredPartition) {
@@ -316,7 +346,12 @@ final class PartitionShard: @unchecked Sendable {
 
   /// Makes an owner for the partition, or says why there is none.
   private func take(up desired: DesiredPartition) {
-    guard let lane = self.lanes[desired.member.id.volume] else { return }
+    guard let lane = self.lanes[desired.member.id.volume] else {
+      if let error = self.closed[desired.member.id.volume] {
+        self.note(error, of: desired, isFinal: true)
+      }
+      return
+    }
     if let failure = lane.failure { return self.note(failure, of: desired, isFinal: true) }
     if let found = self.recovered[desired.id] {
       if let damage = found.damage { return self.note(damage, of: desired, isFinal: true) }

@@ -46,7 +46,7 @@ extension ReplicationNode {
     _ entry: inout Memq_V1_PartitionOffset, _ partition: TopicPartition,
     _ request: Memq_V1_ListOffsetsRequest
   ) async throws(MemQError) {
-    let view = try await self.leaderView(partition)
+    let view = try await self.leaderView(partition, request.spec)
     entry.leaderEpoch = view.leaderEpoch.rawValue
     entry.highWatermark = view.highWatermark.rawValue
     entry.logStartOffset = view.logStart.rawValue
@@ -72,11 +72,17 @@ extension ReplicationNode {
     }
   }
 
-  private func leaderView(_ partition: TopicPartition) async throws(MemQError) -> PartitionView {
+  private func leaderView(
+    _ partition: TopicPartition, _ spec: Memq_V1_OffsetSpec
+  ) async throws(MemQError) -> PartitionView {
     let shard = try self.requireShard(of: partition)
     let result = await Self.ask(shard) { shard -> Result<PartitionView, MemQError> in
       do throws(MemQError) {
-        guard let owner = shard.partitions[partition] else { throw shard.missing(partition) }
+        guard let owner = shard.partitions[partition] else {
+          // Where its records end, a damaged log doesn't know.
+          guard spec != .latest else { throw shard.missing(partition) }
+          return .success(try shard.damagedView(partition))
+        }
         return .success(try owner.leaderView(epoch: nil))
       } catch {
         return .failure(error)
@@ -106,15 +112,21 @@ extension ReplicationNode {
     }
     return .with {
       $0.replicas = replicas
-      $0.volumes = zip(self.allVolumes, self.configuration.volumes).map { open, settings in
+      $0.volumes = self.allVolumes.map { open in
         let stats = open.volume.stats
         return .with {
           $0.volumeID = open.volume.id.wire
-          $0.path = settings.path
+          $0.path = open.volume.path
           $0.capacityBytes =
             Int64(stats.log.segmentsUsed + stats.log.segmentsFree) * stats.segmentBytes
           $0.usedBytes = Int64(stats.log.segmentsUsed) * stats.segmentBytes
           $0.healthy = open.problem == nil
+        }
+      }
+      $0.volumes += self.closedVolumes.map { closed in
+        .with {
+          $0.volumeID = closed.id.wire
+          $0.path = closed.path
         }
       }
     }

@@ -73,7 +73,7 @@ extension ReplicationNode {
         shard.mailbox.post(
           .run { shard in
             guard let owner = shard.partitions[plan.partition] else {
-              return reader.resume(.failure(shard.missing(plan.partition)))
+              return reader.resume(shard.damaged(plan.partition, offset))
             }
             owner.add(reader)
           })
@@ -124,6 +124,22 @@ extension PartitionView {
       $0.logStartOffset = self.logStart.rawValue
       $0.localStartOffset = self.localStart.rawValue
       $0.nextOffset = next.rawValue
+    }
+  }
+}
+
+extension PartitionShard {
+  /// For a reader of a partition that has no owner.
+  fileprivate func damaged(
+    _ partition: TopicPartition, _ offset: Offset
+  ) -> Result<PartitionView, MemQError> {
+    do throws(MemQError) {
+      let view = try self.damagedView(partition)
+      guard offset < view.logEnd else { throw self.missing(partition) }
+      try view.check(offset, view.name)
+      return .success(view)
+    } catch {
+      return .failure(error)
     }
   }
 }

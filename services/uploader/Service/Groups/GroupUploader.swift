@@ -94,10 +94,17 @@ actor GroupUploader {
 
   func observed(_ reports: SortedMap<TopicPartition, LeaderReport>) {
     guard !self.isEnded, !self.isDraining else { return }
-    let progress = self.positions.keys.compactMap { reports[$0] }.map { report in
-      UploadPacker.Progress(
-        partition: report.partition, logStart: report.logStart,
-        highWatermark: report.highWatermark, bytesPerRecord: report.bytesPerRecord)
+    let image = self.context.cluster.image
+    let progress = self.positions.compactMap { partition, position in
+      reports[partition].map { report in
+        let next = self.packer.nextOffset(partition) ?? position.nextOffset
+        let waiting = max(0, report.highWatermark - next) * report.bytesPerRecord
+        let cap = image.topics[partition.topic]?.settings.localRetentionBytes ?? 0
+        return UploadPacker.Progress(
+          partition: report.partition, logStart: report.logStart,
+          highWatermark: report.highWatermark, bytesPerRecord: report.bytesPerRecord,
+          isUrgent: cap > 0 && waiting >= cap / 2)
+      }
     }
     self.handle(.observed(progress))
   }

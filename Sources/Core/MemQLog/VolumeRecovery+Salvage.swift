@@ -1,0 +1,261 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQModel
+
+/// What recovery found damaged below what was durable, while it went on.
+struct SalvageNotes {
+  struct LogNote {
+    /// A sealed segment, whose records may have been cut since; nil: the tail, where the log's state is known.
+    var segment: SegmentSequence?
+    /// The records that are damaged or missing; from there on the log is not whole.
+    var offsets: Range<Offset>
+    var error: MemQError
+  }
+
+  /// What is damaged of each partition log.
+  private(set) var logs: [LogID: [LogNote]] = [:]
+  /// Each damage with its place.
+  private(set) var errors: [MemQError] = []
+  /// Somewhere in a sealed segment frames of unknown partitions are gone.
+  var isSealedUnknown = false
+  /// Bounds what a disk in ruins makes us remember.
+  private static let errorsMax = 1_000
+
+  mutating func note(_ error: MemQError) {
+    if self.errors.count < Self.errorsMax { self.errors.append(error) }
+  }
+
+  /// - Parameter end: of what is damaged; nil: nobody knows.
+  mutating func note(
+    _ log: LogID, from offset: Offset, to end: Offset? = nil, in segment: SegmentSequence? = nil,
+    _ error: MemQError
+  ) {
+    guard self.logs[log]?.count ?? 0 < Self.errorsMax else { return }
+    self.logs[log, default: []].append(
+      LogNote(segment: segment, offsets: offset..<max(offset, end ?? .max), error: error))
+  }
+
+  /// The log was cut behind the damage.
+  mutating func cut(_ log: LogID, to end: Offset) {
+    self.logs[log]?.removeAll { $0.segment == nil && $0.offsets.lowerBound >= end }
+  }
+
+  /// Where a log stops being whole, and why: of what the log still needs.
+  func damage(of log: PartitionLog) -> (from: Offset, error: MemQError)? {
+    let live = (self.logs[log.id] ?? []).filter { note in
+      guard note.offsets.upperBound > log.laid.logStart else { return false }
+      guard let segment = note.segment else { return true }
+      let span = log.spans.first { $0.segment == segment }
+      return span.map { $0.endOffset > note.offsets.lowerBound } ?? false
+    }
+    return live.min { $0.offsets.lowerBound < $1.offsets.lowerBound }
+      .map { ($0.offsets.lowerBound, $0.error) }
+  }
+}
+
+extension SegmentSalvage.Stretch {
+  var what: String {
+    switch self.kind {
+    case .groupHeader: "a group's header is damaged"
+    case .padding: "a group's padding is damaged"
+    case .chain: "a group does not follow the one before"
+    case .unknown: "frames are damaged"
+    case .payload: "a frame's payload is damaged"
+    }
+  }
+}
+
+extension Recovery {
+  /// A file whose header is lost though its life was durable: its groups say the rest.
+  mutating func revive(_ slot: HeaderlessSlot) throws(MemQError) -> Found {
+    let bytes = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: GroupHeader.byteCount, alignment: 16)
+    defer { bytes.deallocate() }
+    let first = LogFormat.firstGroupPosition
+    try self.source.read(slot.slot, at: first, into: bytes)
+    let group = GroupHeader.decode(
+      UnsafeRawBufferPointer(bytes), at: first, volume: self.identity.volume)
+    let header = SegmentHeader(
+      kind: .hot, slot: slot.slot, cluster: self.identity.cluster, volume: self.identity.volume,
+      sequence: slot.sequence, segmentBytes: self.identity.segmentBytes, previousEnd: .start,
+      previousChecksum: 0, openCount: group?.header.openCount ?? 0, writeTime: .none)
+    self.notes.note(.corrupt(LogPlace(slot.sequence, 0), "a segment's header is damaged"))
+    let found = Found(header: header, checksum: group?.header.previousChecksum ?? 0)
+    self.found.append(found)
+    self.found.sort { $0.sequence < $1.sequence }
+    return found
+  }
+
+  /// Replays a tail that is damaged below its mark: whatever still holds counts, and who lost something is noted.
+  mutating func salvageTail(
+    _ tail: Found, mark: LogPlace
+  ) throws(MemQError) -> (end: SegmentSalvage, index: SegmentIndexer) {
+    var index = SegmentIndexer(segment: tail.sequence, runBytesMax: self.runBytesMax)
+    var (state, notes) = (self.state, self.notes)
+    var lastUnknown: MemQError?
+    // Those of whom something was seen behind the last unknown stretch that says where their log stood.
+    var confirmed: Set<LogID> = []
+    func apply(
+      _ group: GroupHeader?, _ frames: [WalkedFrame], _ bytes: UnsafeRawBufferPointer
+    ) throws(MemQError) {
+      for frame in frames {
+        let header = frame.header
+        if header.log != .none, header.type != .partitionOpen, header.type != .partitionDrop,
+          state.end(of: header.log) == nil
+        {
+          state.adopt(header)
+          notes.note(
+            header.log, from: header.baseOffset,
+            .corrupt(
+              LogPlace(tail.sequence, frame.position),
+              "\(header.partition) has lost the beginning of its log"))
+        }
+        do throws(MemQError) {
+          try state.apply(frame, bytes, in: tail.sequence, kind: group?.kind)
+        } catch {
+          guard let end = state.end(of: frame.header.log) else { continue }
+          notes.note(frame.header.log, from: min(end, frame.header.baseOffset), error)
+          continue
+        }
+        index.add(frame, bytes.part(frame.payload))
+        confirmed.insert(frame.header.log)
+        if frame.header.type == .truncate {
+          notes.cut(frame.header.log, to: frame.header.baseOffset)
+        }
+      }
+    }
+    let end = try SegmentSalvage.run(
+      tail.header, tail.checksum, limit: nil, mark: mark, from: &self.source
+    ) { (piece, bytes) throws(MemQError) in
+      switch piece {
+      case .group(let group, let frames):
+        guard frames.contains(where: { $0.header.type == .checkpoint }) else {
+          return try apply(group, frames, bytes)
+        }
+        // A checkpoint says where every log stood: what replay has not seen of it is gone.
+        let before = state
+        try state.apply(group, frames, bytes)
+        lastUnknown = nil
+        for log in state.logs {
+          guard let seen = before.end(of: log.id), seen != log.laid.end else { continue }
+          notes.note(
+            log.id, from: min(seen, log.laid.end),
+            .corrupt(
+              LogPlace(tail.sequence, 0), "\(log.partition) lost what stood behind \(seen)"))
+        }
+      case .frame(let frame, let holds):
+        guard frame.header.type != .checkpoint, frame.header.type != .positions || holds else {
+          return
+        }
+        let isRecords = frame.header.type.carriesRecords
+        if holds || isRecords { try apply(nil, [frame], bytes) }
+        guard !holds, frame.header.log != .none else { return }
+        if frame.header.type == .partitionOpen { state.adopt(frame.header) }
+        let from = min(frame.header.baseOffset, state.end(of: frame.header.log) ?? .max)
+        notes.note(
+          frame.header.log, from: from,
+          .corrupt(LogPlace(tail.sequence, frame.position), "a frame's payload is damaged"))
+      case .damage(let stretch):
+        let error = MemQError.corrupt(
+          LogPlace(tail.sequence, stretch.range.lowerBound), stretch.what)
+        notes.note(error)
+        guard case .unknown = stretch.kind else { return }
+        lastUnknown = error
+        confirmed = []
+      }
+    }
+    if let lastUnknown {
+      for log in state.logs where !confirmed.contains(log.id) {
+        notes.note(log.id, from: log.laid.end, lastUnknown)
+      }
+    }
+    (self.state, self.notes) = (state, notes)
+    return (end, index)
+  }
+
+  /// The index of a sealed segment whose footer and frames are both damaged.
+  mutating func salvageIndex(
+    _ found: Found, _ segment: Checkpoint.Segment
+  ) throws(MemQError) -> SegmentIndexer {
+    var index = SegmentIndexer(segment: segment.sequence, runBytesMax: self.runBytesMax)
+    var notes = self.notes
+    _ = try SegmentSalvage.run(
+      found.header, found.checksum, limit: segment.end, mark: .start, from: &self.source
+    ) { (piece, bytes) throws(MemQError) in
+      switch piece {
+      case .group(_, let frames):
+        for frame in frames { index.add(frame, bytes, in: segment.sequence, &notes) }
+      case .frame(let frame, _):
+        // One whose payload is damaged is found damaged when it is read.
+        index.add(frame, bytes, in: segment.sequence, &notes)
+      case .damage(let stretch):
+        let place = LogPlace(segment.sequence, stretch.range.lowerBound)
+        notes.note(.corrupt(place, stretch.what))
+        switch stretch.kind {
+        case .unknown: notes.isSealedUnknown = true
+        case .payload(let header) where header.type.carriesRecords:
+          notes.note(
+            header.log, from: header.baseOffset, to: header.endOffset, in: segment.sequence,
+            .corrupt(place, "a record batch is damaged"))
+        case .payload, .groupHeader, .padding, .chain: break
+        }
+      }
+    }
+    self.notes = notes
+    return index
+  }
+
+  /// Where a partition's records stop being whole, and why; nil: they are.
+  func gap(_ log: PartitionLog) -> (from: Offset, error: MemQError)? {
+    var end: Offset?
+    for span in log.spans where span.hasRecords && span.endOffset > log.laid.logStart {
+      if let end, span.baseOffset != end {
+        return (
+          end,
+          .corrupt(
+            LogPlace(span.segment, 0),
+            "\(log.partition) has a gap from \(end) to \(span.baseOffset)")
+        )
+      }
+      end = span.endOffset
+    }
+    if let end, end != log.laid.end {
+      return (
+        min(end, log.laid.end),
+        .corrupt(
+          self.result.end, "\(log.partition) ends at \(log.laid.end), its records at \(end)")
+      )
+    }
+    guard self.notes.isSealedUnknown else { return nil }
+    // Records leave from the front only where they were uploaded or the log start passed them.
+    let left = max(log.laid.logStart, log.uploadedOffset)
+    let first = log.spans.first { $0.hasRecords && $0.endOffset > log.laid.logStart }
+    guard left < first?.baseOffset ?? log.laid.end else { return nil }
+    return (
+      left,
+      .corrupt(
+        self.result.end,
+        "\(log.partition) has nothing from \(left) to \(first?.baseOffset ?? log.laid.end)")
+    )
+  }
+}
+
+extension SegmentIndexer {
+  /// As `add`, and notes where the frame does not follow the one before of its log in this segment.
+  fileprivate mutating func add(
+    _ frame: WalkedFrame, _ bytes: UnsafeRawBufferPointer, in segment: SegmentSequence,
+    _ notes: inout SalvageNotes
+  ) {
+    if frame.header.type.carriesRecords, let end = self.end(of: frame.header.log),
+      end != frame.header.baseOffset
+    {
+      notes.note(
+        frame.header.log, from: min(end, frame.header.baseOffset), to: frame.header.baseOffset,
+        in: segment,
+        .corrupt(
+          LogPlace(segment, frame.position),
+          "\(frame.header.partition) has a gap from \(end) to \(frame.header.baseOffset)"))
+    }
+    self.add(frame, bytes.part(frame.payload))
+  }
+}

@@ -1,0 +1,72 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MemQLog
+public import MemQModel
+import MemQSystem
+
+extension Volume {
+  /// A partition of which something below what was durable does not read.
+  public struct DamagedPartition: Hashable, Sendable {
+    public var partition: TopicPartition
+    /// Records below are whole and are served.
+    public var from: Offset
+    /// What is damaged, with its place.
+    public var error: MemQError
+    /// The open found it; otherwise a read did, and reads find it again.
+    var isKnownSinceOpen = false
+  }
+
+  /// What the open, and reads since, found damaged: to be fetched again from another replica or the object tier, from `from` on.
+  public var damagedPartitions: [DamagedPartition] {
+    self.engine.monitor.withLock { state in
+      state.damaged.values.sorted { $0.partition < $1.partition }
+    }
+  }
+
+  /// Damage that the open went on in spite of, each with its place.
+  public var damages: [MemQError] { self.foundDamages }
+
+  /// Called on a thread of the volume when a read finds a partition damaged that was not known to be, or further down than known.
+  public var onDamage: (@Sendable (DamagedPartition) -> Void)? {
+    get { self.engine.monitor.withLock { $0.onDamage } }
+    set { self.engine.monitor.withLock { $0.onDamage = newValue } }
+  }
+
+  /// Keeps what a read found.
+  func note(_ error: MemQError, _ partition: TopicPartition, from offset: Offset) {
+    let damaged = DamagedPartition(partition: partition, from: offset, error: error)
+    let body = self.engine.monitor.withLock { state -> (@Sendable (DamagedPartition) -> Void)? in
+      if let known = state.damaged[partition], known.from <= offset { return nil }
+      state.damaged[partition] = damaged
+      return state.onDamage
+    }
+    self.engine.logger.error(
+      "Records are damaged",
+      metadata: [
+        "volume": "\(self.id)", "partition": "\(partition)", "offset": "\(offset)",
+        "error": "\(error)",
+      ])
+    body?(damaged)
+  }
+}
+
+extension VolumeEngine.State {
+  /// How far a read of the partition may go.
+  ///
+  /// - Throws: the damage, where nothing whole stands between `from` and it.
+  func limit(
+    _ partition: TopicPartition, from: Offset, below: Offset
+  ) throws(MemQError) -> Offset {
+    guard let damaged = self.damaged[partition], damaged.isKnownSinceOpen else { return below }
+    guard from < damaged.from else { throw damaged.error }
+    return min(below, damaged.from)
+  }
+
+  /// The log was cut: what is damaged behind the cut is no part of it any more.
+  mutating func forgetDamage(_ partition: TopicPartition, from end: Offset) {
+    if let damaged = self.damaged[partition], damaged.from >= end {
+      self.damaged[partition] = nil
+    }
+  }
+}

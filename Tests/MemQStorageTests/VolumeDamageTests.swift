@@ -1,0 +1,408 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import MemQDiskSimulation
+import MemQLog
+import MemQModel
+import MemQStorage
+import MemQSystem
+import NIOCore
+import Testing
+
+/// A volume of 64 KiB segments with three partitions, closed, and what was appended to it.
+private final class Damaged: Sendable {
+  let folder = TemporaryFolder()
+  let configuration: Volume.Configuration
+  nonisolated(unsafe) var appended: [TopicPartition: [SyntheticBatch]] = [:]
+  static let partitions = (0..<3).map { Example.partition(Int32($0)) }
+
+  /// - Parameter closes: ends in order; otherwise as a crash, with the tail's durability known.
+  init(batches: Int = 60, bodyBytes: Int = 1_000, closes: Bool = true) async throws {
+    var configuration = Example.configuration(self.folder)
+    configuration.segmentBytes = 64 << 10
+    configuration.groupBytesMax = 16 << 10
+    configuration.tailCacheBytes = 0
+    self.configuration = configuration
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    for partition in Self.partitions { try await volume.openDurably(partition) }
+    for number in 0..<batches {
+      let partition = Self.partitions[number % 3]
+      let end = self.appended[partition]?.last?.summary.endOffset ?? .zero
+      let batch = Example.batch(at: end, bodyBytes: bodyBytes + 400 * (number % 5))
+      self.appended[partition, default: []].append(batch)
+      try await volume.appendDurably([(partition, batch)])
+    }
+    if closes { await volume.close() } else { await volume.abandon() }
+  }
+
+  func end(_ partition: TopicPartition) -> Offset {
+    self.appended[partition]!.last!.summary.endOffset
+  }
+
+  func path(_ slot: SegmentSlot) -> String { self.configuration.path + "/segment-0000000\(slot)" }
+
+  func bytes(_ slot: SegmentSlot) throws -> [UInt8] {
+    try #require(try Files.contents(self.path(slot), byteCountMax: 1 << 20))
+  }
+
+  func write(_ bytes: [UInt8], _ slot: SegmentSlot, at position: Int64) throws {
+    let file = try File(self.path(slot), .readWrite)
+    try bytes.withUnsafeBytes { try file.write($0, at: position) }
+  }
+
+  func flip(_ slot: SegmentSlot, at position: Int64) throws {
+    let byte = try self.bytes(slot)[Int(position)]
+    try self.write([byte ^ 0x10], slot, at: position)
+  }
+
+  func verify() throws -> VolumeVerification {
+    let check = try VolumeCheck(path: self.configuration.path)
+    defer { check.close() }
+    return try check.verify()
+  }
+
+  /// What is read below where the volume says a partition is damaged, compared with what was appended.
+  func readable(_ volume: Volume, _ partition: TopicPartition) async throws -> Offset {
+    var from = Offset.zero
+    let expected = self.appended[partition]!
+    while let end = volume.state(of: partition)?.end, from < end {
+      let result: Volume.ReadResult
+      do {
+        result = try await volume.read(partition, from: from, below: end, maxBytes: 1 << 20)
+      } catch {
+        guard error.code == .logCorrupt else { throw error }
+        return from
+      }
+      var bytes = result.slices.flatMap { Array($0.readableBytesView) }[...]
+      for batch in result.batches {
+        let appended = try #require(
+          expected.first { $0.summary.baseOffset == batch.summary.baseOffset })
+        #expect(Array(bytes.prefix(batch.byteCount)) == appended.bytes)
+        bytes = bytes.dropFirst(batch.byteCount)
+      }
+      try #require(result.nextOffset > from)
+      from = result.nextOffset
+    }
+    return from
+  }
+
+  /// The frames of one segment's batches.
+  func frames(_ segment: UInt64) throws -> [FrameDescription] {
+    var frames: [FrameDescription] = []
+    let dump = try VolumeDump(path: self.configuration.path, requireStopped: true)
+    try dump.forEachFrame { frame in
+      if frame.place.segment.rawValue == segment, frame.header.type == .batch {
+        frames.append(frame)
+      }
+      return true
+    }
+    return frames
+  }
+}
+
+@Suite(.timeLimit(.minutes(10))) struct VolumeDamageTests {
+  @Test func `any single damaged byte of a sealed segment is found, and what it costs`()
+    async throws
+  {
+    let made = try await Damaged(batches: 14, bodyBytes: 7_000)
+    let clean = try made.verify()
+    #expect(clean.isWhole && clean.segments.count > 1)
+    #expect(clean.partitions.map(\.partition) == Damaged.partitions)
+    let segment = clean.segments[0]
+    #expect(segment.footer == .whole)
+    let whole = try made.bytes(segment.slot)
+    let trailer = Int64(whole.count) - 4_096
+    let frames = try made.frames(segment.sequence.rawValue)
+    // In memory: as many passes as bytes.
+    var files = MemoryFiles(made.configuration.path, clean)
+    let identity = try made.identity()
+    var silent: [Int64] = []
+    for position in Int64(0)..<Int64(whole.count) {
+      files.contents[segment.slot]![Int(position)] ^= 0x41
+      defer { files.contents[segment.slot]![Int(position)] ^= 0x41 }
+      let belongs = position < segment.end || position >= trailer
+      let inspection = try? SegmentInspector.inspect(
+        segment.slot, end: segment.end, from: &files)
+      let isFound = inspection.map { $0.damage != nil || !$0.hasFooter } ?? true
+      if isFound != belongs { silent.append(position) }
+      guard position % 31 == 0 else { continue }
+      let found = try VolumeVerification.run(identity, from: &files)
+      // Between end and trailer nothing is of the log: nothing is told and nothing lost.
+      #expect(found.isWhole == !belongs && found.refusal == nil)
+      guard belongs else { continue }
+      #expect(
+        found.damages.contains { $0.slot == segment.slot && $0.positions.contains(position) })
+      let hit = frames.first {
+        ($0.place.position..<($0.place.position + Int64($0.byteCount))).contains(position)
+      }
+      let lost = found.partitions.filter { $0.damagedFrom != nil }
+      #expect(lost.map(\.partition) == (hit.map { [$0.header.partition] } ?? []))
+      #expect(lost.first?.damagedFrom == hit?.header.baseOffset)
+    }
+    #expect(silent.isEmpty)
+  }
+
+  @Test func `a damaged batch costs its partition what stands behind it, and no other anything`()
+    async throws
+  {
+    let made = try await Damaged()
+    let frame = try made.frames(2)[4]
+    let slot = try #require(try made.verify().segments.first { $0.sequence.rawValue == 2 }?.slot)
+    try made.flip(slot, at: frame.place.position + 700)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    for partition in Damaged.partitions {
+      let wanted =
+        partition == frame.header.partition ? frame.header.baseOffset : made.end(partition)
+      #expect(try await made.readable(volume, partition) == wanted)
+    }
+    // A read found it: who owns the replica is told where to fetch anew from.
+    #expect(volume.damagedPartitions.map(\.partition) == [frame.header.partition])
+    #expect(volume.damagedPartitions.first?.from == frame.header.baseOffset)
+    await volume.close()
+  }
+
+  @Test(arguments: ["group header", "frame header", "footer and batch", "segment header", "tail"])
+  func `what is damaged keeps no other partition from being served`(_ kind: String) async throws {
+    let made = try await Damaged(closes: kind != "tail")
+    let before = try made.verify()
+    let segment = try #require(
+      kind == "tail" ? before.segments.last : before.segments.first { $0.sequence.rawValue == 2 })
+    let frames = try made.frames(segment.sequence.rawValue)
+    let frame = try #require(kind == "tail" ? frames.first : frames.dropFirst(3).first)
+    var damaged: Set<TopicPartition> = []
+    switch kind {
+    case "group header": try made.flip(segment.slot, at: 4_096 + 30)
+    case "segment header": try made.flip(segment.slot, at: 50)
+    case "frame header":
+      try made.flip(segment.slot, at: frame.place.position + 40)
+      damaged = [frame.header.partition]
+    case "footer and batch":
+      try made.flip(segment.slot, at: 65_536 - 4_000)
+      try made.flip(segment.slot, at: frame.place.position + 300)
+      damaged = [frame.header.partition]
+    default:
+      try made.flip(segment.slot, at: frame.place.position + 300)
+      damaged = [frame.header.partition]
+    }
+    let found = try made.verify()
+    #expect(!found.isWhole && found.refusal == nil)
+    #expect(Set(found.partitions.filter { $0.damagedFrom != nil }.map(\.partition)) == damaged)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    for partition in Damaged.partitions {
+      let wanted = damaged.contains(partition) ? frame.header.baseOffset : made.end(partition)
+      #expect(try await made.readable(volume, partition) == wanted)
+    }
+    // The others take appends, the damaged one says why it doesn't when the open knew.
+    for partition in Damaged.partitions where !damaged.contains(partition) {
+      try await volume.appendDurably([(partition, Example.batch(at: made.end(partition)))])
+    }
+    if kind == "tail" || kind == "footer and batch" {
+      let damage = try #require(volume.recoveredPartitions().first { $0.damage != nil })
+      #expect(damage.damagedFrom == frame.header.baseOffset)
+      #expect(damage.damage?.subject.hasPrefix("segment \(segment.sequence) position") == true)
+      await #expect(throws: MemQError.self) {
+        try await volume.appendDurably([(damage.partition, Example.batch(at: damage.end))])
+      }
+    }
+    await volume.close()
+  }
+
+  @Test func `a partition whose beginning is lost is damaged from there, not gone`() async throws {
+    let made = try await Damaged(batches: 9, closes: false)
+    var opens: [FrameDescription] = []
+    let dump = try VolumeDump(path: made.configuration.path, requireStopped: false)
+    try dump.forEachFrame { frame in
+      if frame.header.type == .partitionOpen { opens.append(frame) }
+      return true
+    }
+    let lost = opens[1]
+    let slot = try #require(try made.verify().segments.first?.slot)
+    try made.flip(slot, at: lost.place.position + 20)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    for partition in Damaged.partitions {
+      let isLost = partition == lost.header.partition
+      let found = try #require(
+        volume.recoveredPartitions().first { $0.partition == partition })
+      #expect(found.damagedFrom == (isLost ? .zero : nil))
+      #expect(try await made.readable(volume, partition) == (isLost ? .zero : made.end(partition)))
+    }
+    await volume.close()
+  }
+
+  @Test
+  func `a repair makes footers anew without loss, and cuts only what is damaged, when told to`()
+    async throws
+  {
+    let made = try await Damaged()
+    let segments = try made.verify().segments
+    // One segment's footer, another's trailer, a third's batch.
+    let footer = segments[0]
+    let footerPosition = try made.bytes(footer.slot).withUnsafeBytes { bytes in
+      Int64(bigEndian: bytes.loadUnaligned(fromByteOffset: 61_440 + 32, as: Int64.self))
+    }
+    let originalFooter = try made.bytes(footer.slot)
+    try made.flip(footer.slot, at: footerPosition + 200)
+    try made.flip(segments[1].slot, at: 61_440 + 10)
+    let frame = try made.frames(3)[2]
+    let slot = try #require(segments.first { $0.sequence.rawValue == 3 }?.slot)
+    try made.flip(slot, at: frame.place.position + 900)
+    let check = try VolumeCheck(path: made.configuration.path)
+    await #expect(throws: MemQError.self) {
+      _ = try await Volume.open(made.configuration, logger: Example.logger)
+    }
+    let found = try check.verify()
+    #expect(Set(found.damages.map(\.kind)) == [.footer, .trailer, .payload])
+    let lost = found.damages.flatMap(\.lost)
+    #expect(
+      lost == [
+        .init(
+          partition: frame.header.partition,
+          offsets: frame.header.baseOffset..<frame.header.endOffset)
+      ])
+    #expect(try check.rebuild(found).count == 2)
+    #expect(try made.bytes(footer.slot) == originalFooter)
+    let rest = try check.verify()
+    #expect(rest.damages.map(\.kind) == [.payload] && rest.losesRecords)
+    #expect(try await check.cut(rest).count == 1)
+    let after = try made.verify()
+    #expect(!after.losesRecords)
+    #expect(after.partitions.allSatisfy { $0.damagedFrom == nil })
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    for partition in Damaged.partitions {
+      let isCut = partition == frame.header.partition
+      let end = isCut ? frame.header.baseOffset : made.end(partition)
+      #expect(volume.state(of: partition)?.end == end)
+      #expect(try await made.readable(volume, partition) == end)
+      try await volume.appendDurably([(partition, Example.batch(at: end, bodyBytes: 77))])
+    }
+    #expect(volume.damagedPartitions.isEmpty)
+    await volume.close()
+  }
+
+  @Test func `a damaged volume file is made anew from the segments`() async throws {
+    let made = try await Damaged()
+    let path = made.configuration.path + "/volume"
+    let id = try #require(try Volume.peek(made.configuration.path)).id
+    let file = try File(path, .readWrite)
+    try [UInt8(0xFF)].withUnsafeBytes { try file.write($0, at: 30) }
+    let check = try VolumeCheck(path: made.configuration.path)
+    #expect(check.isVolumeFileDamaged && check.header.identity.volume == id)
+    let found = try check.verify()
+    #expect(found.isWhole)
+    #expect(try check.rebuild(found) == ["volume file written anew"])
+    check.close()
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    #expect(volume.id == id)
+    for partition in Damaged.partitions {
+      #expect(try await made.readable(volume, partition) == made.end(partition))
+    }
+    await volume.close()
+  }
+
+  @Test func `a bad sector costs what stands in it`() async throws {
+    let made = try await Damaged()
+    let frame = try made.frames(2)[5]
+    let slot = try #require(try made.verify().segments.first { $0.sequence.rawValue == 2 }?.slot)
+    let bad = frame.place.position / 4_096 * 4_096
+    let hit = try made.frames(2).filter {
+      $0.place.position < bad + 4_096 && $0.place.position + Int64($0.byteCount) > bad
+    }
+    let disk = BadSectorDisk(path: made.configuration.path, slot: slot, sector: bad)
+    let volume = try await Volume.open(made.configuration, disk: disk, logger: Example.logger)
+    for partition in Damaged.partitions {
+      let first = hit.first { $0.header.partition == partition }
+      let readable = try await made.readable(volume, partition)
+      if let first {
+        // Its run is read as one: a batch right before may be out of reach with it.
+        #expect(readable <= first.header.baseOffset)
+      } else {
+        #expect(readable == made.end(partition))
+      }
+    }
+    await volume.close()
+  }
+}
+
+extension Damaged {
+  fileprivate func identity() throws -> VolumeIdentity {
+    let check = try VolumeCheck(path: self.configuration.path)
+    defer { check.close() }
+    return check.header.identity
+  }
+}
+
+/// Segment files held in memory.
+private struct MemoryFiles: SegmentSource {
+  var contents: [SegmentSlot: [UInt8]] = [:]
+  let slots: [SegmentSlot]
+
+  init(_ path: String, _ found: VolumeVerification) {
+    self.slots = found.segments.map(\.slot).sorted()
+    for slot in self.slots {
+      self.contents[slot] = try? Files.contents(
+        path + "/segment-0000000\(slot)", byteCountMax: 1 << 20)
+    }
+  }
+
+  mutating func read(
+    _ slot: SegmentSlot, at position: Int64, into bytes: UnsafeMutableRawBufferPointer
+  ) throws(MemQError) {
+    let start = Int(position)
+    self.contents[slot]![start..<(start + bytes.count)].withUnsafeBytes {
+      bytes.copyMemory(from: $0)
+    }
+  }
+}
+
+/// A disk one of whose blocks can't be read.
+private final class BadSectorDisk: VolumeDisk {
+  let folder: FolderDisk
+  let slot: SegmentSlot
+  let sector: Int64
+
+  init(path: String, slot: SegmentSlot, sector: Int64) {
+    self.folder = FolderDisk(path: path)
+    self.slot = slot
+    self.sector = sector
+  }
+
+  func acquire() throws(MemQError) { try self.folder.acquire() }
+  func release() { self.folder.release() }
+  func volumeFile() throws(FileError) -> [UInt8]? { try self.folder.volumeFile() }
+  func replaceVolumeFile(_ bytes: [UInt8]) throws(FileError) {
+    try self.folder.replaceVolumeFile(bytes)
+  }
+  func slots() throws(FileError) -> [SegmentSlot] { try self.folder.slots() }
+  func file(_ slot: SegmentSlot) throws(FileError) -> any SegmentFile {
+    let file = try self.folder.file(slot)
+    return slot == self.slot ? BadSectorFile(file, self.sector) : file
+  }
+  func allocate(_ slot: SegmentSlot, byteCount: Int64) throws(FileError) {
+    try self.folder.allocate(slot, byteCount: byteCount)
+  }
+  func availableBytes() throws(FileError) -> Int64 { try self.folder.availableBytes() }
+}
+
+private final class BadSectorFile: SegmentFile {
+  let file: any SegmentFile
+  let sector: Int64
+
+  init(_ file: any SegmentFile, _ sector: Int64) {
+    self.file = file
+    self.sector = sector
+  }
+
+  func byteCount() throws(FileError) -> Int64 { try self.file.byteCount() }
+  func write(
+    gathered pieces: UnsafeMutableBufferPointer<FilePiece>, at position: Int64
+  ) throws(FileError) { try self.file.write(gathered: pieces, at: position) }
+  func syncData() throws(FileError) { try self.file.syncData() }
+  func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int
+  {
+    guard position + Int64(bytes.count) <= self.sector || position >= self.sector + 4_096 else {
+      throw FileError(.read, path: "segment", number: EIO)
+    }
+    return try self.file.read(into: bytes, at: position)
+  }
+  func dropCache() { self.file.dropCache() }
+}

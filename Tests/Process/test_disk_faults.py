@@ -1,0 +1,212 @@
+# Part of MemQ. SPDX-License-Identifier: Apache-2.0
+"""Disks that fail, fill up or dawdle under a real server: what is acknowledged stays, the rest is refused with its reason."""
+
+import errno
+import json
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from faults import Faults, library
+from harness import AckedProducer, Disk, Server, wait_until
+from test_log_repair import memq
+
+SEGMENT = ("--segment-bytes", "16MiB")
+
+
+def page(server, path):
+    try:
+        with urllib.request.urlopen(f"http://{server.admin}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metric(server, name):
+    lines = page(server, "/metrics")[1].splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
+
+
+def volume_check(server):
+    """The problem of the replication service's volumes, as /readyz states it."""
+    checks = json.loads(page(server, "/readyz")[1])["checks"]
+    return next(c.get("problem") for c in checks if c["check"] == "replication.volumes")
+
+
+def volume_of(server, topic):
+    """Which of the server's volume folders holds the topic's partition 0."""
+    found = []
+    for name in ("one", "two"):
+        out = memq(
+            "log", "dump", "--live", "--data", server.data / name, "-o", "json", "--partition", f"{topic_id(server, topic)}/0"
+        ).stdout
+        if json.loads(out):
+            found.append(name)
+    (name,) = found
+    return name
+
+
+def topic_id(server, topic):
+    return server.json("topic", "describe", topic)["id"]
+
+
+@pytest.fixture
+def faulty(folder):
+    """A server on two volumes under a disk that fails on demand, a topic on each."""
+    faults = Faults(folder)
+    data = folder / "data"
+    volumes = f"{data}/one,{data}/two"
+    with Server(data, *SEGMENT, "--volumes", volumes, environment=faults.environment) as server:
+        for topic in ("a", "b", "c", "d"):
+            server.cli("topic", "create", topic)
+            server.cli("produce", topic, stdin=b"0\n1\n2\n")
+        places = {topic: volume_of(server, topic) for topic in ("a", "b", "c", "d")}
+        server.first = next(t for t, v in places.items() if v == "one")
+        server.second = next(t for t, v in places.items() if v == "two")
+        server.faults = faults
+        yield server
+
+
+@pytest.mark.parametrize("call", ["sync", "write"])
+def test_the_first_failed_sync_or_write_retires_one_volume_and_leaves_the_other(faulty, call):
+    server, faults = faulty, faulty.faults
+    producer = AckedProducer(server, server.first, 3)
+    wait_until("records are acknowledged", lambda: len(producer.acked) > 500)
+    # Once: the next sync of the same file would work, and lie.
+    fault = faults.set(call, "/one/segment-", errno.EIO, times=1)
+    wait_until("the fault was had", lambda: faults.had(fault) == 1)
+    wait_until("the volume is out of use", lambda: metric(server, "memq_replication_volumes_failed") == 1)
+    refused = server.cli("produce", server.first, "--delivery-timeout", "3", stdin=b"y\n", check=False)
+    assert refused.returncode == 1 and b"VOLUME_FAILED" in refused.stderr, refused.stderr
+    producer.abandon()
+    acked = list(producer.acked)
+    assert len(acked) > 500
+    status, _ = page(server, "/readyz")
+    assert status == 503 and "VOLUME_FAILED" in volume_check(server)
+    read = server.cli("consume", server.first, "--from", "beginning", "--until-end", check=False)
+    assert read.returncode == 1 and b"VOLUME_FAILED" in read.stderr
+    # The other volume goes on, with new partitions too.
+    server.cli("produce", server.second, stdin=b"3\n4\n")
+    assert server.values(server.second) == [b"%d" % n for n in range(5)]
+
+    server.kill()
+    server.environment = {}
+    server.start()
+    assert volume_check(server) is None
+    values = [int(v) for v in server.values(server.first)]
+    missing = set(acked) - set(values)
+    assert not missing, f"{len(missing)} of {len(acked)} acknowledged records are gone"
+    assert len(values) == len(set(values))
+    server.cli("produce", server.first, stdin=b"x\n")
+    assert server.stop() == 0
+
+
+def test_what_can_not_be_read_is_refused_by_name_and_nothing_else(faulty):
+    server, faults = faulty, faulty.faults
+    # Started again, so that nothing is in memory, on a disk that gives nothing of one volume's first records.
+    for topic in (server.first, server.second):
+        server.cli("produce", topic, stdin=b"".join(b"%d\n" % n for n in range(3, 3_000)))
+    assert server.stop() == 0
+    server.start()
+    fault = faults.set("read", "/one/segment-")
+    read = server.cli("consume", server.first, "--from", "beginning", "--until-end", check=False)
+    assert faults.had(fault) > 0
+    assert read.returncode == 1 and b"LOG_CORRUPT" in read.stderr, read.stderr
+    assert len(server.values(server.second)) == 3_000
+    wait_until("it is counted", lambda: metric(server, "memq_replication_partitions_damaged") == 1)
+    # What the disk gives again is served again.
+    faults.stop(fault)
+    assert len(server.values(server.first)) == 3_000
+    assert server.stop() == 0
+
+
+def test_short_writes_and_reads_are_completed(faulty):
+    server, faults = faulty, faulty.faults
+    writes = faults.set("write", "/segment-", number=0, bytes=777)
+    reads = faults.set("read", "/segment-", number=0, bytes=1_001)
+    lines = b"".join(b"%d-%s\n" % (n, b"v" * 500) for n in range(2_000))
+    server.cli("produce", server.first, stdin=lines)
+    assert server.stop() == 0
+    server.start()
+    values = server.values(server.first)
+    assert values[3:] == lines.splitlines()
+    assert faults.had(writes) > 100 and faults.had(reads) > 100
+
+
+def test_a_volume_that_can_not_be_opened_leaves_the_other_serving(faulty):
+    server = faulty
+    assert server.stop() == 0
+    path = server.data / "one/volume"
+    content = bytearray(path.read_bytes())
+    content[60] ^= 1
+    path.write_bytes(content)
+    server.start()
+    assert "LOG_CORRUPT" in volume_check(server)
+    assert metric(server, "memq_replication_volumes_failed") == 1
+    server.cli("produce", server.second, stdin=b"3\n")
+    assert server.values(server.second) == [b"0", b"1", b"2", b"3"]
+    refused = server.cli("produce", server.first, "--delivery-timeout", "3", stdin=b"x\n", check=False)
+    assert refused.returncode == 1 and b"LOG_CORRUPT" in refused.stderr
+    assert server.stop() == 0
+    memq("log", "repair", "--data", server.data)
+    server.start()
+    assert server.values(server.first) == [b"0", b"1", b"2"]
+    assert server.stop() == 0
+
+
+def test_a_slow_sync_only_slows(folder):
+    slow = {"LD_PRELOAD": str(library(folder, "slow_sync")), "SLOW_SYNC_NANOSECONDS": "2000000"}
+    with Server(folder / "data", *SEGMENT, environment=slow) as server:
+        server.cli("topic", "create", "events")
+        begun = time.monotonic()
+        server.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(5_000)))
+        assert time.monotonic() - begun > 0.002
+        assert sorted(int(v) for v in server.values("events")) == list(range(5_000))
+        lines = page(server, "/metrics")[1].splitlines()
+        total, count = (
+            next(float(line.split()[-1]) for line in lines if line.startswith(f"memq_storage_sync_seconds_{end} "))
+            for end in ("sum", "count")
+        )
+        assert total / count >= 0.002
+        assert server.stop() == 0
+
+
+def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
+    disk = Disk(folder, "400M")
+    filler = disk.mount_point / "filler"
+    server = Server(folder / "data", *SEGMENT, "--volumes", disk.mount_point / "volume")
+    try:
+        server.start()
+        # Nothing leaves the disk by an upload.
+        server.cli("topic", "create", "events", "--set", "object.tier=false")
+        free = shutil.disk_usage(disk.mount_point).free
+        with open(filler, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - (80 << 20))
+        value = b"v" * 10_000
+        taken = 0
+        refused = None
+        while taken < 40_000:
+            lines = b"".join(b"%d-%s\n" % (taken + n, value) for n in range(500))
+            done = server.cli("produce", "events", "--delivery-timeout", "40", stdin=lines, check=False)
+            if done.returncode != 0:
+                refused = done.stderr
+                break
+            taken += 500
+        assert refused and b"VOLUME_FULL" in refused, refused
+        before = server.values("events")
+        assert len(before) >= taken > 0
+        # The volume is no failed one, and goes on as soon as there is room.
+        assert volume_check(server) is None
+        filler.unlink()
+        server.cli("produce", "events", "--delivery-timeout", "60", stdin=b"again\n")
+        assert server.values("events")[-1] == b"again"
+        assert server.stop() == 0
+        server.start()
+        assert server.values("events")[: len(before)] == before
+    finally:
+        server.close()
+        disk.close()
