@@ -295,7 +295,7 @@ def test_retention_deletes_what_is_old_or_too_much_and_nothing_else(folder):
 
 def test_a_partition_at_its_cap_refuses_its_own_producers_until_it_is_uploaded(folder):
     # Nothing is uploaded by itself here: the uploader does not look.
-    options = ("--upload-observe-interval", "1h", "--upload-linger", "1h")
+    options = ("--upload-observe-interval", "60s")
     with Server(folder / "data", *options).start() as server:
         server.cli("topic", "create", "capped", "--set", "local.retention.bytes=1048576")
         server.cli("topic", "create", "free")
