@@ -148,10 +148,10 @@ import Testing
     model.drain()
     let id = model.partitions[Self.tiered].id
     model.send(
-      .setLocalRetention(id, LocalRetention(hasObjectTier: true, capBytes: 64 << 10)))
+      .setLocalRetention(id, LocalRetention(hasObjectTier: true, capBytes: 512 << 10)))
     var wasSlowed = false
     var refusal: MemQError?
-    for _ in 0..<200 where refusal == nil {
+    for _ in 0..<2_000 where refusal == nil {
       switch try #require(model.volume.core).room(of: id, for: 1_000) {
       case .open: #expect(!wasSlowed)
       case .slowed(let delay):
@@ -166,7 +166,11 @@ import Testing
     #expect(refusal?.subject == id.description)
     #expect(self.stats(model).partitionsAtCap == 1)
     #expect(model.volume.core?.room(of: model.partitions[Self.kept].id, for: 1_000) == .open)
-    // Uploads alone open it again.
+    // Uploads alone open it again, those in the middle of a segment, too.
+    let state = try #require(model.volume.core?.state(of: id))
+    let middle = Offset((state.logStart.rawValue + state.end.rawValue) / 2)
+    model.send(.setUploadedOffset(id, middle))
+    #expect(model.volume.core?.room(of: id, for: 1_000) == .open)
     model.upload(Self.tiered)
     #expect(model.volume.core?.room(of: id, for: 1_000) == .open)
   }

@@ -48,7 +48,7 @@ struct PartitionLog: Sendable {
     var bytes = self.waitingBytes
     for span in self.spans.reversed() {
       if span.hasRecords, span.endOffset <= start { break }
-      bytes += span.byteCount
+      bytes += span.bytes(from: start)
     }
     return bytes
   }

@@ -68,6 +68,22 @@ struct SegmentSpan: Hashable, Sendable {
   var hasRecords: Bool { self.baseOffset < self.endOffset }
   var runCount: Int { self.isInFooter ? self.footerRuns : self.runs.count }
 
+  /// Bytes of its records from `offset` on, to a run's size; of runs that are in the footer by the share of their offsets.
+  func bytes(from offset: Offset) -> Int64 {
+    guard offset > self.baseOffset else { return self.byteCount }
+    guard offset < self.endOffset else { return 0 }
+    guard !self.isInFooter else {
+      let share = Double(self.endOffset - offset) / Double(self.endOffset - self.baseOffset)
+      return Int64(Double(self.byteCount) * share)
+    }
+    var bytes: Int64 = 0
+    for run in self.runs.reversed() {
+      if run.endOffset <= offset { break }
+      bytes += Int64(run.byteCount)
+    }
+    return bytes
+  }
+
   /// The footer is durable: the runs are found there.
   mutating func moveToFooter() {
     self.footerRuns = self.runs.count
