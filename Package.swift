@@ -236,7 +236,7 @@ let modules: [Module] = [
     ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
   Module(
     "memq", .memq, "services/memq/Main", kind: .executable,
-    uses: ["MemQEmbedded", "MemQCommands"]),
+    uses: ["MemQEmbedded", "MemQCommands", "MemQRuntime"]),
 
   // Tests.
   Module("MemQModelTests", .test, "Tests/MemQModelTests", kind: .test, uses: ["MemQModel"]),

@@ -25,7 +25,7 @@ public enum MemoryAllocator {
   private static let keptPieces = "glibc.malloc.tcache_count"
 
   /// Has each thread keep up to ``keptPiecesMax`` freed pieces of each size. glibc takes that from the environment alone, when a program
-  /// starts: so this one starts once more, in the same process, and only then returns. Call it first, before anything is open.
+  /// starts: so this one starts once more, in the same process, and only then returns. Call it first, on the only thread, before anything is open.
   ///
   /// A value that the environment states already stands. Where the program can't be started again it goes on as it is.
   public static func keepFreedPieces() {

@@ -4,4 +4,5 @@ import Glibc
 import MemQIngestService
 import MemQRuntime
 
+ServiceProcess.begin()
 exit(await IngestProgram.main(Array(CommandLine.arguments.dropFirst())))

@@ -4,4 +4,5 @@ import Glibc
 import MemQMetadataService
 import MemQRuntime
 
+ServiceProcess.begin()
 exit(await MetadataProgram.main(Array(CommandLine.arguments.dropFirst())))

@@ -4,4 +4,5 @@ import Glibc
 import MemQRebalancerService
 import MemQRuntime
 
+ServiceProcess.begin()
 exit(await RebalancerProgram.main(Array(CommandLine.arguments.dropFirst())))

@@ -4,4 +4,5 @@ import Glibc
 import MemQReplicationService
 import MemQRuntime
 
+ServiceProcess.begin()
 exit(await ReplicationProgram.main(Array(CommandLine.arguments.dropFirst())))

@@ -4,4 +4,5 @@ import Glibc
 import MemQScannerService
 import MemQRuntime
 
+ServiceProcess.begin()
 exit(await ScannerProgram.main(Array(CommandLine.arguments.dropFirst())))

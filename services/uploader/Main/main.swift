@@ -4,4 +4,5 @@ import Glibc
 import MemQUploaderService
 import MemQRuntime
 
+ServiceProcess.begin()
 exit(await UploaderProgram.main(Array(CommandLine.arguments.dropFirst())))

@@ -20,6 +20,10 @@ public enum ServiceProcess {
   /// From the signal to the end, whatever hangs. Process supervisors commonly kill after 10 s.
   static let hardLimit: Duration = .milliseconds(9_500)
 
+  /// The first thing a program of ours does, before anything waits: only then there is no thread but the first, and to start once
+  /// more does not look like the end of the process to those who watch it.
+  public static func begin() { MemoryAllocator.keepFreedPieces() }
+
   /// Runs until told to stop.
   ///
   /// - Parameters:
@@ -71,7 +75,6 @@ public enum ServiceProcess {
     _ loader: ConfigurationLoader, _ configuration: LoadedConfiguration, _ service: String,
     _ makeBody: @Sendable (ProcessContext) throws(MemQError) -> any ProcessBody
   ) async -> Int32 {
-    MemoryAllocator.keepFreedPieces()
     self.prepareProcess(configuration, service)
     let logger = Logger(label: "memq.\(service)")
     for warning in configuration.warnings {
