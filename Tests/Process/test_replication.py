@@ -264,3 +264,37 @@ def test_a_node_that_lost_its_disk_is_filled_anew_and_never_leads_with_nothing(f
             cluster.start_one(name)
         wait_until("all lead again", lambda: all(r["leader"] for r in cluster.partitions("events")))
         assert sorted(map(int, cluster.values("events"))) == list(range(30_000))
+
+
+def test_a_damaged_replica_is_filled_anew_and_serves_all_of_it(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", minimum=1)
+        cluster.create("others", minimum=1)
+        values = [b"value-%06d" % n for n in range(5_000)]
+        for first in range(0, 5_000, 1_000):
+            for topic in ("events", "others"):
+                cluster.cli("produce", topic, stdin=b"\n".join(values[first : first + 1_000]) + b"\n")
+        victim = next(name for name in NODES if name != cluster.leader("events"))
+        cluster.kill_one(victim)
+        wait_until("it left the ISR", lambda: cluster.in_sync("events", 2) and cluster.in_sync("others", 2))
+        # One bit of one batch, far below what was durable.
+        for path in sorted((folder / victim / "volume").glob("segment-*")):
+            data = path.read_bytes()
+            at = data.find(b"value-002500")
+            if at >= 0:
+                with open(path, "r+b") as file:
+                    file.seek(at)
+                    file.write(bytes([data[at] ^ 1]))
+                break
+        else:
+            raise AssertionError("the record stands nowhere")
+        cluster.start_one(victim)
+        wait_until("it is in sync again", lambda: cluster.in_sync("events") and cluster.in_sync("others"))
+        said = (folder / f"{victim}.log").read_text()
+        assert said.count("A damaged replica is filled anew from its leader") == 1, said[-3000:]
+        for name in NODES:
+            if name != victim:
+                cluster.kill_one(name)
+        for topic in ("events", "others"):
+            wait_until("it leads", lambda: cluster.partitions(topic)[0]["leader"] is not None)
+            assert cluster.values(topic) == values

@@ -21,6 +21,9 @@ struct DesiredPartition: Hashable, Sendable {
   var retentionBytes: Int64?
   var retention: Duration?
 
+  /// Whether this replica's word counts for anything: it is in sync, may be elected, or leads. Otherwise its log may be given up.
+  var isTrusted: Bool
+
   /// Where a replica without records begins.
   var firstOffset: Offset { Swift.max(self.uploadedOffset, self.logStart) }
 
@@ -43,6 +46,9 @@ struct DesiredPartition: Hashable, Sendable {
     self.hasObjectTier = topic.settings.hasObjectTier
     self.retentionBytes = topic.settings.retentionBytes
     self.retention = topic.settings.retention
+    self.isTrusted =
+      partition.inSync.contains(node) || partition.eligible.contains(node)
+      || partition.leader == node
     let replicas = partition.replicas
     func replica(_ node: NodeID) -> ReplicaID? { replicas.first { $0.node == node } }
     self.assignment = PartitionAssignment(

@@ -339,9 +339,31 @@ final class PartitionShard: @unchecked Sendable {
       self.changing[desired.id] = .some(desired)
     } else if self.problems[desired.id] != nil {
       self.problems[desired.id]!.desired = desired
+      if let found = self.recovered[desired.id] { self.repair(found, desired) }
     } else {
       self.take(up: desired)
     }
+  }
+
+  /// A damaged replica is filled anew from its leader, as soon as nobody counts on what it holds: until it is out of the ISR and can't be
+  /// elected, an empty log in its place would pass for all that was committed.
+  @discardableResult
+  private func repair(
+    _ found: Volume.RecoveredPartition, _ desired: DesiredPartition
+  ) -> Bool {
+    guard found.damage != nil, !desired.isTrusted, desired.assignment.leader != nil,
+      let lane = self.lanes[desired.member.id.volume], lane.failure == nil
+    else { return false }
+    self.logger.warning(
+      "A damaged replica is filled anew from its leader",
+      metadata: [
+        "partition": "\(desired.name)", "damaged.from": "\(found.damagedFrom ?? found.end)",
+      ])
+    self.problems[desired.id] = nil
+    self.recovered[desired.id] = nil
+    self.drop(desired.id, from: lane)
+    self.changing[desired.id] = .some(desired)
+    return true
   }
 
   /// Makes an owner for the partition, or says why there is none.
@@ -354,7 +376,10 @@ final class PartitionShard: @unchecked Sendable {
     }
     if let failure = lane.failure { return self.note(failure, of: desired, isFinal: true) }
     if let found = self.recovered[desired.id] {
-      if let damage = found.damage { return self.note(damage, of: desired, isFinal: true) }
+      if let damage = found.damage {
+        if self.repair(found, desired) { return }
+        return self.note(damage, of: desired, isFinal: true)
+      }
       return self.resume(desired, found, lane)
     }
     // An empty disk: what was uploaded is the object tier's, the log goes on from there.
