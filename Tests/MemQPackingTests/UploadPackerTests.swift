@@ -252,7 +252,7 @@ import Testing
       try other.add(records: 10)
       let footer = try ExampleObject(Examples.identity(), [run, other]).plan.footer
       bytes.append(footer.runs[0].byteCount)
-      retention.add(footer)
+      retention.add(footer, announcedAt: Timestamp(milliseconds: 1_000 + index))
     }
     let partition = Examples.partition(0)
     func start(age: Int64? = nil, bytes: Int64? = nil, waiting: Int64 = 0) -> Int64? {
@@ -270,7 +270,9 @@ import Testing
     #expect(start(bytes: total - bytes[0]) == 10)
     #expect(start(bytes: total, waiting: bytes[0] + bytes[1]) == 20)
     #expect(start(bytes: 0) == 40)
-    #expect(start(age: 0) == nil)
+    // By when the object was announced, whatever its records say of themselves.
+    #expect(start(age: 1_000) == nil)
+    #expect(start(age: 1_002) == 20)
     #expect(start(age: .max) == 40)
     #expect(retention.start(of: Examples.partition(9), .init(expiresBefore: nil, bytes: 0)) == nil)
     #expect(Set(retention.partitions) == [partition, Examples.partition(1)])

@@ -106,6 +106,15 @@ import Testing
     #expect(effects == [.startAfresh(at: Offset(8))])
   }
 
+  @Test func `no cut reaches below the log start`() throws {
+    var follower = Subject(1, log: try log([(1, 0)], end: 10))
+    follower.handle(.logStartMoved(Offset(8)))
+    follower.handle(.assigned(assignment(leader: 2, epoch: 3)))
+    let effects = follower.handle(
+      answer(.diverged(EpochEnd(epoch: LeaderEpoch(1), end: Offset(5))), number: 1, epoch: 3))
+    #expect(effects == [.startAfresh(at: Offset(8))])
+  }
+
   @Test func `writes filed before a cut don't count beyond it`() throws {
     var follower = self.following()
     follower.handle(push(0, 5))

@@ -22,6 +22,8 @@ public enum MemoryAllocator {
   /// in flight the rest goes through the arena, a sixth of a call's CPU (docs/performance.md).
   public static let keptPiecesMax = 128
   private static let tunables = "GLIBC_TUNABLES"
+  /// Set for the second start, so that there is no third.
+  private static let restarted = "STARTED_AGAIN_BY_MEMQ"
   private static let keptPieces = "glibc.malloc.tcache_count"
 
   /// Has each thread keep up to ``keptPiecesMax`` freed pieces of each size. glibc takes that from the environment alone, when a program
@@ -30,12 +32,17 @@ public enum MemoryAllocator {
   /// A value that the environment states already stands. Where the program can't be started again it goes on as it is.
   public static func keepFreedPieces() {
     let stated = getenv(Self.tunables).map { String(cString: $0) } ?? ""
-    guard !stated.contains(Self.keptPieces) else { return }
+    // With raised privileges glibc takes nothing from the environment, and takes it away.
+    guard !stated.contains(Self.keptPieces), memq_is_privileged() == 0,
+      getenv(Self.restarted) == nil
+    else { return }
     var path = [CChar](repeating: 0, count: Int(PATH_MAX))
     guard readlink("/proc/self/exe", &path, path.count - 1) > 0 else { return }
     let value = (stated.isEmpty ? "" : stated + ":") + "\(Self.keptPieces)=\(Self.keptPiecesMax)"
     setenv(Self.tunables, value, 1)
+    setenv(Self.restarted, "1", 1)
     execv(path, CommandLine.unsafeArgv)
+    unsetenv(Self.restarted)
     // Not done: what this process starts should not believe it was.
     if stated.isEmpty { unsetenv(Self.tunables) } else { setenv(Self.tunables, stated, 1) }
   }

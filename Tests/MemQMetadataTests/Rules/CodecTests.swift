@@ -63,7 +63,8 @@ import Testing
           ObjectRecord(
             id: ObjectID(test: 6), group: 1, sequence: 3, key: "objects/x", byteCount: 100,
             footerBytes: 10, minTimestamp: Timestamp(milliseconds: 1),
-            maxTimestamp: Timestamp(milliseconds: 2), leaseEpoch: LeaseEpoch(2))),
+            maxTimestamp: Timestamp(milliseconds: 2), leaseEpoch: LeaseEpoch(2),
+            announcedAt: Timestamp(milliseconds: 3))),
         Kept(
           .objectID(ObjectID(test: 6)),
           ObjectIDRecord(group: 1, sequence: 3, refused: [1], leaseEpoch: LeaseEpoch(2))),

@@ -69,10 +69,13 @@ public struct ObjectRecord: StoredRecord, Hashable {
   public var minTimestamp: Timestamp
   public var maxTimestamp: Timestamp
   public var leaseEpoch: LeaseEpoch
+  /// Nothing in it was appended later.
+  public var announcedAt: Timestamp
 
   public init(
     id: ObjectID, group: Int32, sequence: Int64, key: String, byteCount: Int64, footerBytes: Int64,
-    minTimestamp: Timestamp, maxTimestamp: Timestamp, leaseEpoch: LeaseEpoch
+    minTimestamp: Timestamp, maxTimestamp: Timestamp, leaseEpoch: LeaseEpoch,
+    announcedAt: Timestamp = .none
   ) {
     self.id = id
     self.group = group
@@ -83,6 +86,7 @@ public struct ObjectRecord: StoredRecord, Hashable {
     self.minTimestamp = minTimestamp
     self.maxTimestamp = maxTimestamp
     self.leaseEpoch = leaseEpoch
+    self.announcedAt = announcedAt
   }
 
   public func write(to writer: inout ByteWriter) {
@@ -95,13 +99,14 @@ public struct ObjectRecord: StoredRecord, Hashable {
     writer.time(self.minTimestamp)
     writer.time(self.maxTimestamp)
     writer.epoch(self.leaseEpoch)
+    writer.time(self.announcedAt)
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.init(
       id: try reader.id(), group: try reader.integer(), sequence: try reader.integer(),
       key: try reader.text(), byteCount: try reader.integer(), footerBytes: try reader.integer(),
       minTimestamp: try reader.time(), maxTimestamp: try reader.time(),
-      leaseEpoch: try reader.epoch())
+      leaseEpoch: try reader.epoch(), announcedAt: try reader.time())
   }
 }
 

@@ -16,11 +16,13 @@ public struct ObjectRef: Hashable, Sendable {
   public var minTimestamp: Timestamp
   public var maxTimestamp: Timestamp
   public var leaseEpoch: LeaseEpoch
+  /// Nothing in it was appended later; none: not known.
+  public var announcedAt: Timestamp
 
   public init(
     id: ObjectID, groupID: Int32, sequence: Int64, key: String, byteCount: Int64,
     footerByteCount: Int64, minTimestamp: Timestamp = .none, maxTimestamp: Timestamp = .none,
-    leaseEpoch: LeaseEpoch = .zero
+    leaseEpoch: LeaseEpoch = .zero, announcedAt: Timestamp = .none
   ) {
     self.id = id
     self.groupID = groupID
@@ -31,5 +33,6 @@ public struct ObjectRef: Hashable, Sendable {
     self.minTimestamp = minTimestamp
     self.maxTimestamp = maxTimestamp
     self.leaseEpoch = leaseEpoch
+    self.announcedAt = announcedAt
   }
 }

@@ -8,7 +8,7 @@ public import MemQModel
 public struct ObjectRetention: Sendable {
   /// What is kept of one partition.
   public struct Limits: Hashable, Sendable {
-    /// Runs whose records are all older may go; nil: age does not count.
+    /// Runs of objects that were announced before may go, as all of them was appended earlier; nil: age does not count.
     public var expiresBefore: Timestamp?
     /// Bytes to keep, the newest; nil: any number.
     public var bytes: Int64?
@@ -25,7 +25,7 @@ public struct ObjectRetention: Sendable {
   private struct Run: Sendable {
     var endOffset: Offset
     var byteCount: Int64
-    var maxTimestamp: Timestamp
+    var announcedAt: Timestamp
   }
 
   /// Runs in memory, over all partitions, 24 bytes each. Beyond, a partition's newest are counted as one: it keeps more.
@@ -37,21 +37,23 @@ public struct ObjectRetention: Sendable {
   public init() {}
 
   /// Takes the next object, oldest first.
-  public mutating func add(_ footer: ObjectFooter) {
-    for run in footer.runs { self.add(run) }
+  ///
+  /// - Parameter announcedAt: none: its age is not known, and it stays.
+  public mutating func add(_ footer: ObjectFooter, announcedAt: Timestamp) {
+    for run in footer.runs { self.add(run, announcedAt) }
   }
 
-  private mutating func add(_ run: ObjectRun) {
+  private mutating func add(_ run: ObjectRun, _ announcedAt: Timestamp) {
     var list = self.runs[run.partition] ?? []
     if let last = list.last, run.baseOffset < last.endOffset || self.count >= Self.runsMax {
       // A second claim to the same offsets adds no records.
       let bytes = run.baseOffset < last.endOffset ? 0 : run.byteCount
       list[list.count - 1].endOffset = max(last.endOffset, run.endOffset)
       list[list.count - 1].byteCount += bytes
-      list[list.count - 1].maxTimestamp = max(last.maxTimestamp, run.maxTimestamp)
+      list[list.count - 1].announcedAt = announcedAt
     } else {
       list.append(
-        Run(endOffset: run.endOffset, byteCount: run.byteCount, maxTimestamp: run.maxTimestamp))
+        Run(endOffset: run.endOffset, byteCount: run.byteCount, announcedAt: announcedAt))
       self.count += 1
     }
     self.runs[run.partition] = list
@@ -66,7 +68,8 @@ public struct ObjectRetention: Sendable {
     var kept = runs.reduce(limits.bytesNotUploaded) { $0 + $1.byteCount }
     var start: Offset?
     for run in runs {
-      let isOld = limits.expiresBefore.map { run.maxTimestamp < $0 } ?? false
+      let isOld =
+        limits.expiresBefore.map { run.announcedAt != .none && run.announcedAt < $0 } ?? false
       let isOver = limits.bytes.map { kept - run.byteCount >= $0 } ?? false
       guard isOld || isOver else { break }
       kept -= run.byteCount

@@ -161,12 +161,13 @@ public struct PartitionFollower: Sendable {
       return self.enter(.waiting, at: now)
     }
     // Nor can the producers be told of a cut below what the leader's snapshot covers.
-    guard end >= self.log.uploadedOffset || end == self.log.end,
+    let final = Swift.max(self.log.uploadedOffset, self.log.start)
+    guard end >= final || end == self.log.end,
       self.keepSnapshotAt == nil || end == self.log.end
     else {
-      // Uploaded ranges are final: what is below stays with the object tier, the rest comes anew.
+      // Uploaded ranges are final, deleted ones too: what is below stays as it is, the rest comes anew.
       self.enter(.waiting, at: now)
-      return effects.append(.startAfresh(at: self.log.uploadedOffset))
+      return effects.append(.startAfresh(at: final))
     }
     self.enter(.settling, at: now)
     self.truncate(to: end, epoch, into: &effects)

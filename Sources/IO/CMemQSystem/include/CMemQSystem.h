@@ -43,6 +43,9 @@ void memq_yield_thread(int niceness);
 // Freed memory up to so many bytes stays with each arena of the allocator; single allocations above it are mapped and unmapped.
 void memq_keep_freed_memory(int bytes);
 
+// Whether the program runs with more rights than who started it (AT_SECURE).
+int memq_is_privileged(void);
+
 // Opens an existing file for reading and writing past the page cache (O_DIRECT). -EINVAL: the file system can't.
 int memq_open_direct(const char *path);
 

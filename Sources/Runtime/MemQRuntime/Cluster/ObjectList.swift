@@ -30,7 +30,8 @@ public enum ObjectList {
           footerByteCount: record.footerBytes,
           minTimestamp: Timestamp(milliseconds: record.minTimestampMs),
           maxTimestamp: Timestamp(milliseconds: record.maxTimestampMs),
-          leaseEpoch: LeaseEpoch(record.leaseEpoch)))
+          leaseEpoch: LeaseEpoch(record.leaseEpoch),
+          announcedAt: Timestamp(milliseconds: record.announcedAtMs)))
     }
     return (objects, response.more)
   }

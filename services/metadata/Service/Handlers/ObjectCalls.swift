@@ -101,9 +101,11 @@ extension MetadataNode {
           partition: try TopicPartition(range.topicPartition), base: Offset(range.baseOffset),
           end: Offset(range.endOffset), historyEpoch: HistoryEpoch(range.historyEpoch)))
     }
+    var object = try ObjectRecord(request.object)
+    object.announcedAt = self.clock.wall
     let commit = ObjectCommit(
       node: NodeID(request.nodeID), nodeEpoch: NodeEpoch(request.nodeEpoch),
-      object: try ObjectRecord(request.object), ranges: ranges,
+      object: object, ranges: ranges,
       billedRequests: request.billedRequests)
     let outcome = try await self.objectCommand("commit-object", commit.object.id) {
       state, known throws(MemQError) in
@@ -155,7 +157,8 @@ extension ObjectRecord {
       sequence: wire.sequence, key: wire.key, byteCount: wire.size, footerBytes: wire.footerBytes,
       minTimestamp: Timestamp(milliseconds: wire.minTimestampMs),
       maxTimestamp: Timestamp(milliseconds: wire.maxTimestampMs),
-      leaseEpoch: LeaseEpoch(wire.leaseEpoch))
+      leaseEpoch: LeaseEpoch(wire.leaseEpoch),
+      announcedAt: Timestamp(milliseconds: wire.announcedAtMs))
   }
   var wire: Memq_V1_ObjectRecord {
     .with {
@@ -168,6 +171,7 @@ extension ObjectRecord {
       $0.minTimestampMs = self.minTimestamp.milliseconds
       $0.maxTimestampMs = self.maxTimestamp.milliseconds
       $0.leaseEpoch = self.leaseEpoch.rawValue
+      $0.announcedAtMs = self.announcedAt.milliseconds
     }
   }
 }

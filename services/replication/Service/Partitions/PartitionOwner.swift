@@ -36,6 +36,7 @@ final class PartitionOwner {
   /// What the volume was told last.
   private var toldUploadedOffset = Offset.zero
   private var appliedLogStart = Offset.zero
+  private var hasLogStartDue = false
   /// The batch that was pushed here and is being decided on: `.write` takes it.
   var writing: (token: UInt64, slices: [ByteBuffer], byteCount: Int)?
   /// While it leads: what is on its way to the other replicas.
@@ -92,6 +93,14 @@ final class PartitionOwner {
   /// Takes over what the cluster wants; any number of changes may lie in between.
   func assign(_ desired: DesiredPartition) {
     let before = self.desired
+    if desired.assignment.leader == desired.member.id, self.core.follower != nil,
+      self.core.log.end < desired.firstOffset
+    {
+      // Elected without all that was committed: what is here ends below what is final, and what comes must not look as if it were that.
+      self.desired = desired
+      self.shard.mailbox.post(.startAfresh(self.id, at: desired.firstOffset))
+      return
+    }
     self.desired = desired
     // An image may be older than an answer of metadata's.
     self.desired.logStart = Swift.max(desired.logStart, before.logStart)
@@ -114,19 +123,34 @@ final class PartitionOwner {
   }
 
   /// Lets go of what the cluster says is deleted, as far as it is committed here.
-  private func applyLogStart() {
+  private func applyLogStart(again: Bool = false) {
     let offset = Swift.min(self.desired.logStart, self.core.highWatermark)
     guard offset > self.appliedLogStart else { return }
     self.appliedLogStart = offset
-    guard offset > self.core.log.start else { return }
+    guard again || offset > self.core.log.start else { return }
     self.feed(.logStartMoved(offset))
     let (volume, partition, mailbox) = (self.lane.volume, self.id, self.shard.mailbox!)
     self.lane.inOrder {
       volume.setLogStart(partition, to: offset) { result in
-        // A full volume says it again when it opens the next time: metadata knows.
-        if case .failure(let error) = result { mailbox.post(.refused(volume.id, error)) }
+        guard case .failure(let error) = result else { return }
+        mailbox.post(.refused(volume.id, error))
+        // A full volume: it is what frees it, so it is said again.
+        if error.code == .volumeFull { mailbox.post(.logStartRefused(partition)) }
       }
     }
+  }
+
+  /// The volume had no room to note it: once more, in a moment.
+  func logStartRefused() {
+    self.appliedLogStart = .zero
+    self.hasLogStartDue = true
+  }
+
+  /// Tries again what a full volume refused.
+  func retryLogStart() {
+    guard self.hasLogStartDue else { return }
+    self.hasLogStartDue = false
+    self.applyLogStart(again: true)
   }
 
   /// Metadata has taken over a later beginning; the image that says so may come after the answer.

@@ -20,6 +20,8 @@ final class PartitionShard: @unchecked Sendable {
     case snapshotWanted(TopicPartition)
     /// Metadata knows that the log begins here now.
     case logStartRaised(TopicPartition, Offset)
+    /// The volume is too full to note it.
+    case logStartRefused(TopicPartition)
     case assign(DesiredPartition)
     case unassign(TopicPartition)
     /// On this volume, opened or moved on to its end.
@@ -163,6 +165,7 @@ final class PartitionShard: @unchecked Sendable {
     case .snapshotWanted(let partition): self.partitions[partition]?.feed(.snapshotWanted)
     case .logStartRaised(let partition, let offset):
       self.partitions[partition]?.logStartRaised(to: offset)
+    case .logStartRefused(let partition): self.partitions[partition]?.logStartRefused()
     case .assign(let desired): self.assign(desired)
     case .unassign(let partition): self.unassign(partition)
     case .opened(let partition, let volume, let result): self.opened(partition, volume, result)
@@ -195,6 +198,7 @@ final class PartitionShard: @unchecked Sendable {
     let now = self.clock.monotonic
     for owner in self.partitions.values where owner.core.needsTick { owner.feed(.tick) }
     if !self.problems.isEmpty { self.retry(at: now) }
+    for owner in self.partitions.values { owner.retryLogStart() }
     for lane in self.lanes.values {
       lane.goOn(at: now)
       lane.expire(at: now)
@@ -326,7 +330,7 @@ final class PartitionShard: @unchecked Sendable {
     let isCut = found.logStart > Swift.max(found.uploadedOffset, desired.uploadedOffset)
     return PartitionView(
       name: desired.name, volume: lane.volume, highWatermark: end, isHighWatermarkCurrent: false,
-      logStart: isCut ? found.logStart : .zero,
+      logStart: Swift.max(isCut ? found.logStart : .zero, desired.logStart),
       localStart: lane.volume.localBytes(partition).localStart, logEnd: end,
       leaderEpoch: desired.assignment.leaderEpoch)
   }
@@ -422,16 +426,16 @@ final class PartitionShard: @unchecked Sendable {
   private func resume(
     _ desired: DesiredPartition, _ found: Volume.RecoveredPartition, _ lane: VolumeLane
   ) {
-    guard found.end >= desired.uploadedOffset else {
+    guard found.end >= desired.firstOffset else {
       guard desired.assignment.replicas.count > 1 else {
         return self.skipToUploaded(desired, from: found.end, lane)
       }
       // The leader tells of what this replica doesn't hold; nothing older may contradict it.
       self.logger.warning(
-        "A replica ends below the uploaded offset and is filled anew from there",
+        "A replica ends below what is uploaded or deleted and is filled anew from there",
         metadata: [
           "partition": "\(desired.name)", "end": "\(found.end)",
-          "uploaded": "\(desired.uploadedOffset)",
+          "offset": "\(desired.firstOffset)",
         ])
       self.recovered[desired.id] = nil
       self.drop(desired.id, from: lane)
@@ -452,19 +456,19 @@ final class PartitionShard: @unchecked Sendable {
     }
   }
 
-  /// The volume holds less than the object tier: uploaded ranges are final, the log goes on behind them.
+  /// The volume holds less than what is uploaded or deleted: that is final, the log goes on behind it.
   private func skipToUploaded(
     _ desired: DesiredPartition, from end: Offset, _ lane: VolumeLane
   ) {
     self.logger.warning(
-      "The volume ends below the uploaded offset; the log goes on from there",
+      "The volume ends below what is uploaded or deleted; the log goes on from there",
       metadata: [
-        "partition": "\(desired.name)", "end": "\(end)", "uploaded": "\(desired.uploadedOffset)",
+        "partition": "\(desired.name)", "end": "\(end)", "offset": "\(desired.firstOffset)",
       ])
     self.changing[desired.id] = .some(desired)
     let (mailbox, volume, id) = (self.mailbox!, lane.volume, desired.id)
     lane.inOrder {
-      volume.setLogStart(id, to: desired.uploadedOffset) {
+      volume.setLogStart(id, to: desired.firstOffset) {
         mailbox.post(.opened(id, volume.id, $0))
       }
     }
@@ -491,8 +495,8 @@ final class PartitionShard: @unchecked Sendable {
       self.changing[partition] = wanted
       return
     }
-    // More may have been uploaded since this was asked for.
-    guard state.end >= desired.uploadedOffset else {
+    // More may have been uploaded, or deleted, since this was asked for.
+    guard state.end >= desired.firstOffset else {
       return self.skipToUploaded(desired, from: state.end, lane)
     }
     do {

@@ -88,7 +88,7 @@ actor Collector {
       if CollectionPlanner.isDead(footer, logStarts) {
         try await self.delete(object)
       } else {
-        retention.add(footer)
+        retention.add(footer, announcedAt: object.announcedAt)
       }
     }
     if isLast {

@@ -89,7 +89,7 @@ struct LeaderWatch: Sendable {
 
   /// Has the leaders delete the records of these partitions below these offsets.
   ///
-  /// - Throws: the first error; what other leaders did stands.
+  /// - Throws: the first error, when all leaders have been asked; what others did stands.
   func deleteRecords(
     _ starts: [(partition: TopicPartition, offset: Offset)]
   ) async throws(MemQError) {
@@ -99,22 +99,28 @@ struct LeaderWatch: Sendable {
       guard let leader = image.partitions[start.partition]?.leader else { continue }
       byLeader[leader, default: []].append(start)
     }
+    var failure: MemQError?
     for (leader, theirs) in byLeader {
       for first in stride(from: 0, to: theirs.count, by: Self.deletionsPerRequest) {
         let part = theirs[first..<min(first + Self.deletionsPerRequest, theirs.count)]
-        let answer = try await self.cluster.channel(to: leader, lane: .control).call(
-          ReplicationMethods.deleteRecords,
-          .with {
-            $0.partitions = part.map { start in
-              .with {
-                $0.topicPartition = start.partition.wire
-                $0.offset = start.offset.rawValue
+        do throws(MemQError) {
+          let answer = try await self.cluster.channel(to: leader, lane: .control).call(
+            ReplicationMethods.deleteRecords,
+            .with {
+              $0.partitions = part.map { start in
+                .with {
+                  $0.topicPartition = start.partition.wire
+                  $0.offset = start.offset.rawValue
+                }
               }
-            }
-          }, timeout: self.timeout)
-        if let failed = answer.offsets.first(where: \.hasError) { throw MemQError(failed.error) }
+            }, timeout: self.timeout)
+          if let failed = answer.offsets.first(where: \.hasError) { throw MemQError(failed.error) }
+        } catch {
+          failure = failure ?? error
+        }
       }
     }
+    if let failure { throw failure }
   }
 
   /// What is committed at this moment: nothing that was acknowledged before the call lies above.

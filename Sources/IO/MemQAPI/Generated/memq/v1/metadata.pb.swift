@@ -909,6 +909,9 @@ public nonisolated struct Memq_V1_ObjectRecord: Sendable {
   /// Lease epoch it was written under.
   public var leaseEpoch: Int64 = 0
 
+  /// When it was announced, milliseconds, by metadata's clock: nothing in it was appended later. Set by metadata.
+  public var announcedAtMs: Int64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -3343,7 +3346,7 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension Memq_V1_ObjectRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ObjectRecord"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}object_id\0\u{3}group_id\0\u{1}sequence\0\u{1}key\0\u{1}size\0\u{3}footer_bytes\0\u{3}min_timestamp_ms\0\u{3}max_timestamp_ms\0\u{3}lease_epoch\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}object_id\0\u{3}group_id\0\u{1}sequence\0\u{1}key\0\u{1}size\0\u{3}footer_bytes\0\u{3}min_timestamp_ms\0\u{3}max_timestamp_ms\0\u{3}lease_epoch\0\u{3}announced_at_ms\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3360,6 +3363,7 @@ nonisolated extension Memq_V1_ObjectRecord: SwiftProtobuf.Message, SwiftProtobuf
       case 7: try { try decoder.decodeSingularInt64Field(value: &self.minTimestampMs) }()
       case 8: try { try decoder.decodeSingularInt64Field(value: &self.maxTimestampMs) }()
       case 9: try { try decoder.decodeSingularInt64Field(value: &self.leaseEpoch) }()
+      case 10: try { try decoder.decodeSingularInt64Field(value: &self.announcedAtMs) }()
       default: break
       }
     }
@@ -3393,6 +3397,9 @@ nonisolated extension Memq_V1_ObjectRecord: SwiftProtobuf.Message, SwiftProtobuf
     if self.leaseEpoch != 0 {
       try visitor.visitSingularInt64Field(value: self.leaseEpoch, fieldNumber: 9)
     }
+    if self.announcedAtMs != 0 {
+      try visitor.visitSingularInt64Field(value: self.announcedAtMs, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3406,6 +3413,7 @@ nonisolated extension Memq_V1_ObjectRecord: SwiftProtobuf.Message, SwiftProtobuf
     if lhs.minTimestampMs != rhs.minTimestampMs {return false}
     if lhs.maxTimestampMs != rhs.maxTimestampMs {return false}
     if lhs.leaseEpoch != rhs.leaseEpoch {return false}
+    if lhs.announcedAtMs != rhs.announcedAtMs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
