@@ -536,4 +536,21 @@ private final class Carried: Sendable {
     #expect(try await made.readable(volume) == frame.header.baseOffset)
     await volume.close()
   }
+
+  @Test func `a cold segment whose first block is damaged is still read`() async throws {
+    let made = try await Carried()
+    let cold = try #require(try made.verify().segments.first { $0.kind == .cold })
+    try made.flip(cold.slot, at: 0, count: 4_096)
+    let found = try made.verify()
+    #expect(found.damages.map(\.kind) == [.segmentHeader] && !found.losesRecords)
+    #expect(found.segments.first { $0.sequence == cold.sequence }?.batches == cold.batches)
+    for acceptsLoss in [false, true] {
+      var configuration = made.configuration
+      configuration.acceptsLoss = acceptsLoss
+      let volume = try await Volume.open(configuration, logger: Example.logger)
+      #expect(volume.damagedPartitions.isEmpty)
+      #expect(try await made.readable(volume) == made.end)
+      await volume.close()
+    }
+  }
 }

@@ -31,7 +31,7 @@ extension Recovery {
   private mutating func coldIndex(
     _ segment: Checkpoint.Segment, _ live: inout LiveSegment
   ) throws(MemQError) -> [(log: LogID, spans: [SegmentSpan])] {
-    let found = self.foundCold.first { $0.sequence == segment.sequence }!
+    let found = try Self.file(of: segment, in: self.foundCold)
     if let (footer, place) = try SealedSegment.footer(
       of: found.header, end: segment.end, from: &self.source)
     {

@@ -67,7 +67,9 @@ extension SegmentSalvage.Stretch {
 
 extension Recovery {
   /// A file whose header is lost though its life was durable: its groups say the rest.
-  mutating func revive(_ slot: HeaderlessSlot) throws(MemQError) -> Found {
+  ///
+  /// - Parameter kind: as which of them the log names it.
+  mutating func revive(_ slot: HeaderlessSlot, _ kind: SegmentKind) throws(MemQError) {
     let bytes = UnsafeMutableRawBufferPointer.allocate(
       byteCount: GroupHeader.byteCount, alignment: 16)
     defer { bytes.deallocate() }
@@ -76,14 +78,14 @@ extension Recovery {
     let group = GroupHeader.decode(
       UnsafeRawBufferPointer(bytes), at: first, volume: self.identity.volume)
     let header = SegmentHeader(
-      kind: .hot, slot: slot.slot, cluster: self.identity.cluster, volume: self.identity.volume,
+      kind: kind, slot: slot.slot, cluster: self.identity.cluster, volume: self.identity.volume,
       sequence: slot.sequence, segmentBytes: self.identity.segmentBytes, previousEnd: .start,
       previousChecksum: 0, openCount: group?.header.openCount ?? 0, writeTime: .none)
     self.notes.note(.corrupt(LogPlace(slot.sequence, 0), "a segment's header is damaged"))
     let found = Found(header: header, checksum: group?.header.previousChecksum ?? 0)
+    guard kind == .hot else { return self.foundCold.append(found) }
     self.found.append(found)
     self.found.sort { $0.sequence < $1.sequence }
-    return found
   }
 
   /// Replays a tail that is damaged below its mark: whatever still holds counts, and who lost something is noted.
