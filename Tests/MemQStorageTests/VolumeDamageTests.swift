@@ -553,4 +553,34 @@ private final class Carried: Sendable {
       await volume.close()
     }
   }
+
+  @Test(arguments: ["payload", "frame"])
+  func
+    `damage of a cold segment and its index costs its partition what stands behind it, not the volume`(
+      _ kind: String
+    ) async throws
+  {
+    let made = try await Carried()
+    let cold = try #require(try made.verify().segments.first { $0.kind == .cold })
+    let frames = try made.frames(cold.sequence).filter { $0.header.partition == Carried.kept }
+    let frame = try #require(frames.dropFirst(5).first)
+    try made.flip(cold.slot, at: made.configuration.segmentBytes - 4_096, count: 4_096)
+    // Of a frame that is gone nobody knows how much is: the log is damaged from its beginning on.
+    try made.flip(cold.slot, at: frame.place.position + (kind == "payload" ? 500 : 20))
+    let from = kind == "payload" ? frame.header.baseOffset : .zero
+    let found = try made.verify()
+    #expect(found.refusal == nil)
+    let damaged = found.partitions.filter { $0.damagedFrom != nil }
+    #expect(damaged.map(\.partition) == [Carried.kept] && damaged.first?.damagedFrom == from)
+    for acceptsLoss in [false, true] {
+      var configuration = made.configuration
+      configuration.acceptsLoss = acceptsLoss
+      let volume = try await Volume.open(configuration, logger: Example.logger)
+      #expect(volume.damagedPartitions.map(\.partition) == [Carried.kept])
+      #expect(volume.damagedPartitions.first?.from == from)
+      let end = try #require(volume.state(of: Carried.tiered)?.end)
+      try await volume.appendDurably([(Carried.tiered, Example.batch(at: end))])
+      await volume.close()
+    }
+  }
 }

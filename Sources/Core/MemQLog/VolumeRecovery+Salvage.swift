@@ -45,11 +45,38 @@ struct SalvageNotes {
     let live = (self.logs[log.id] ?? []).filter { note in
       guard note.offsets.upperBound > log.laid.logStart else { return false }
       guard let segment = note.segment else { return true }
-      let span = log.spans.first { $0.segment == segment }
-      return span.map { $0.endOffset > note.offsets.lowerBound } ?? false
+      // A cold segment has several spans of a log, and what was carried since counts no longer.
+      let end = max(note.offsets.upperBound, note.offsets.lowerBound + 1)
+      return log.spans.contains {
+        $0.segment == segment && $0.hasRecords && $0.endOffset > note.offsets.lowerBound
+          && $0.baseOffset < end
+      }
     }
     return live.min { $0.offsets.lowerBound < $1.offsets.lowerBound }
       .map { ($0.offsets.lowerBound, $0.error) }
+  }
+}
+
+/// A stretch of a cold segment where frames may be gone. Its frames stand by log id, then by offset: so those around it say whose.
+struct LostFrames {
+  /// Where the last frame before it ends; nil: it is the first.
+  var last: (log: LogID, end: Offset)?
+  /// Where the first frame after it begins; nil: it is the last.
+  var next: (log: LogID, base: Offset)?
+  let error: MemQError
+
+  /// The offsets of the log that may have stood there.
+  func offsets(of log: LogID) -> Range<Offset>? {
+    var (from, to) = (Offset.zero, Offset.max)
+    if let last {
+      if log < last.log { return nil }
+      if log == last.log { from = last.end }
+    }
+    if let next {
+      if log > next.log { return nil }
+      if log == next.log { to = next.base }
+    }
+    return from < to ? from..<to : nil
   }
 }
 
@@ -176,9 +203,26 @@ extension Recovery {
   }
 
   /// The index of a sealed segment whose footer and frames are both damaged.
+  ///
+  /// - Parameter lost: called with each stretch where frames may be gone.
   mutating func salvageIndex(
-    _ found: Found, _ segment: Checkpoint.Segment
+    _ found: Found, _ segment: Checkpoint.Segment, lost: (LostFrames) -> Void = { _ in }
   ) throws(MemQError) -> SegmentIndexer {
+    let isCold = segment.state == .cold
+    var last: (log: LogID, end: Offset)?
+    var stretch: LostFrames?
+    func add(_ frame: WalkedFrame, _ bytes: UnsafeRawBufferPointer, _ notes: inout SalvageNotes) {
+      // A cold segment has what was carried, with gaps: those of the log are told once all are known.
+      guard isCold else { return index.add(frame, bytes, in: segment.sequence, &notes) }
+      index.add(frame, bytes.part(frame.payload))
+      guard frame.header.type.carriesRecords else { return }
+      if var before = stretch {
+        before.next = (frame.header.log, frame.header.baseOffset)
+        lost(before)
+        stretch = nil
+      }
+      last = (frame.header.log, frame.header.endOffset)
+    }
     var index = SegmentIndexer(segment: segment.sequence, runBytesMax: self.runBytesMax)
     var notes = self.notes
     _ = try SegmentSalvage.run(
@@ -186,15 +230,19 @@ extension Recovery {
     ) { (piece, bytes) throws(MemQError) in
       switch piece {
       case .group(_, let frames):
-        for frame in frames { index.add(frame, bytes, in: segment.sequence, &notes) }
+        for frame in frames { add(frame, bytes, &notes) }
       case .frame(let frame, _):
         // One whose payload is damaged is found damaged when it is read.
-        index.add(frame, bytes, in: segment.sequence, &notes)
-      case .damage(let stretch):
-        let place = LogPlace(segment.sequence, stretch.range.lowerBound)
-        notes.note(.corrupt(place, stretch.what))
-        switch stretch.kind {
-        case .unknown: notes.isSealedUnknown = true
+        add(frame, bytes, &notes)
+      case .damage(let damaged):
+        let place = LogPlace(segment.sequence, damaged.range.lowerBound)
+        notes.note(.corrupt(place, damaged.what))
+        switch damaged.kind {
+        case .unknown:
+          notes.isSealedUnknown = true
+          if stretch == nil {
+            stretch = LostFrames(last: last, error: .corrupt(place, damaged.what))
+          }
         case .payload(let header) where header.type.carriesRecords:
           notes.note(
             header.log, from: header.baseOffset, to: header.endOffset, in: segment.sequence,
@@ -203,6 +251,7 @@ extension Recovery {
         }
       }
     }
+    if let stretch { lost(stretch) }
     self.notes = notes
     return index
   }
