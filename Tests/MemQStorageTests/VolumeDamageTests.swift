@@ -406,3 +406,181 @@ private final class BadSectorFile: SegmentFile {
   }
   func dropCache() { self.file.dropCache() }
 }
+
+/// A closed volume of 1 MiB segments, part of whose records were carried to cold ones.
+private final class Carried: Sendable {
+  let folder = TemporaryFolder()
+  let configuration: Volume.Configuration
+  nonisolated(unsafe) var appended: [SyntheticBatch] = []
+  /// Its beginning is in cold segments.
+  static let kept = Example.partition(1)
+  /// Uploaded whole.
+  static let tiered = Example.partition(0)
+
+  init() async throws {
+    var configuration = Example.configuration(self.folder)
+    configuration.capacityBytes = 10 << 20
+    configuration.carryBytesPerSecond = 256 << 20
+    configuration.tailCacheBytes = 0
+    self.configuration = configuration
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    for partition in [Self.tiered, Self.kept] { try await volume.openDurably(partition) }
+    volume.setLocalRetention(Self.tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    var (end, keptEnd) = (Offset.zero, Offset.zero)
+    for _ in 0..<330 {
+      let batch = Example.batch(at: end, bodyBytes: 16_000)
+      let other = Example.batch(at: keptEnd, bodyBytes: 8_000)
+      do {
+        try await volume.appendDurably([(Self.tiered, batch), (Self.kept, other)])
+      } catch {
+        break
+      }
+      self.appended.append(other)
+      (end, keptEnd) = (batch.summary.endOffset, other.summary.endOffset)
+    }
+    volume.setUploadedOffset(Self.tiered, to: end)
+    let deadline = ContinuousClock.now + .seconds(60)
+    while volume.stats.log.segmentsCold == 0, ContinuousClock.now < deadline { await Task.yield() }
+    await volume.close()
+  }
+
+  var end: Offset { self.appended.last!.summary.endOffset }
+
+  func verify() throws -> VolumeVerification {
+    let check = try VolumeCheck(path: self.configuration.path)
+    defer { check.close() }
+    return try check.verify()
+  }
+
+  func flip(_ slot: SegmentSlot, at position: Int64, count: Int = 1) throws {
+    let file = try File(self.configuration.path + "/segment-0000000\(slot)", .readWrite)
+    var bytes = [UInt8](repeating: 0, count: count)
+    _ = try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: position) }
+    for index in bytes.indices { bytes[index] ^= 0x10 }
+    try bytes.withUnsafeBytes { try file.write($0, at: position) }
+  }
+
+  /// The batches in a cold segment.
+  func frames(_ segment: SegmentSequence) throws -> [FrameDescription] {
+    var frames: [FrameDescription] = []
+    let dump = try VolumeDump(path: self.configuration.path, requireStopped: true)
+    try dump.forEachFrame { frame in
+      if frame.place.segment == segment, frame.header.type == .carriedBatch { frames.append(frame) }
+      return true
+    }
+    return frames
+  }
+
+  /// How far what is read is what was appended.
+  func readable(_ volume: Volume) async throws -> Offset {
+    var from = Offset.zero
+    let end = try #require(volume.state(of: Self.kept)?.end)
+    while from < end {
+      let result: Volume.ReadResult
+      do {
+        result = try await volume.read(Self.kept, from: from, below: end, maxBytes: 1 << 20)
+      } catch {
+        guard error.code == .logCorrupt else { throw error }
+        return from
+      }
+      var bytes = result.slices.flatMap { Array($0.readableBytesView) }[...]
+      for batch in result.batches {
+        let wanted = try #require(
+          self.appended.first { $0.summary.baseOffset == batch.summary.baseOffset })
+        #expect(Array(bytes.prefix(batch.byteCount)) == wanted.bytes)
+        bytes = bytes.dropFirst(batch.byteCount)
+      }
+      try #require(result.nextOffset > from)
+      from = result.nextOffset
+    }
+    return from
+  }
+}
+
+@Suite(.timeLimit(.minutes(10))) struct ColdDamageTests {
+  @Test
+  func
+    `whole cold segments verify clean, and one damaged batch in them damages its partition from there`()
+    async throws
+  {
+    let made = try await Carried()
+    let clean = try made.verify()
+    #expect(clean.isWhole && clean.partitions.count == 2)
+    #expect(clean.partitions.allSatisfy { $0.unreadSegment == nil && $0.problem == nil })
+    let cold = try #require(clean.segments.first { $0.kind == .cold })
+    #expect(cold.footer == .whole && cold.batches > 10)
+    // Nothing is cut of what is whole, nor of what was not read.
+    var check = try VolumeCheck(path: made.configuration.path)
+    var unread = clean
+    unread.partitions[1].unreadSegment = cold.sequence
+    unread.partitions[1].damagedFrom = .zero
+    await #expect(throws: MemQError.self) { try await check.cut(unread) }
+    #expect(try await check.cut(clean).isEmpty)
+    #expect(try made.verify().partitions.map(\.end) == clean.partitions.map(\.end))
+    let frames = try made.frames(cold.sequence).filter { $0.header.partition == Carried.kept }
+    let frame = try #require(frames.dropFirst(5).first)
+    try made.flip(cold.slot, at: frame.place.position + 500)
+    check = try VolumeCheck(path: made.configuration.path)
+    let found = try check.verify()
+    #expect(found.refusal == nil && found.damages.map(\.kind) == [.payload])
+    #expect(
+      found.damages.flatMap(\.lost) == [
+        .init(partition: Carried.kept, offsets: frame.header.baseOffset..<frame.header.endOffset)
+      ])
+    let damaged = found.partitions.filter { $0.damagedFrom != nil }
+    #expect(damaged.map(\.partition) == [Carried.kept])
+    #expect(damaged.first?.damagedFrom == frame.header.baseOffset)
+    #expect(try await check.cut(found).count == 1)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    #expect(volume.state(of: Carried.kept)?.end == frame.header.baseOffset)
+    #expect(try await made.readable(volume) == frame.header.baseOffset)
+    await volume.close()
+  }
+
+  @Test func `a cold segment whose first block is damaged is still read`() async throws {
+    let made = try await Carried()
+    let cold = try #require(try made.verify().segments.first { $0.kind == .cold })
+    try made.flip(cold.slot, at: 0, count: 4_096)
+    let found = try made.verify()
+    #expect(found.damages.map(\.kind) == [.segmentHeader] && !found.losesRecords)
+    #expect(found.segments.first { $0.sequence == cold.sequence }?.batches == cold.batches)
+    for acceptsLoss in [false, true] {
+      var configuration = made.configuration
+      configuration.acceptsLoss = acceptsLoss
+      let volume = try await Volume.open(configuration, logger: Example.logger)
+      #expect(volume.damagedPartitions.isEmpty)
+      #expect(try await made.readable(volume) == made.end)
+      await volume.close()
+    }
+  }
+
+  @Test(arguments: ["payload", "frame"])
+  func
+    `damage of a cold segment and its index costs its partition what stands behind it, not the volume`(
+      _ kind: String
+    ) async throws
+  {
+    let made = try await Carried()
+    let cold = try #require(try made.verify().segments.first { $0.kind == .cold })
+    let frames = try made.frames(cold.sequence).filter { $0.header.partition == Carried.kept }
+    let frame = try #require(frames.dropFirst(5).first)
+    try made.flip(cold.slot, at: made.configuration.segmentBytes - 4_096, count: 4_096)
+    // Of a frame that is gone nobody knows how much is: the log is damaged from its beginning on.
+    try made.flip(cold.slot, at: frame.place.position + (kind == "payload" ? 500 : 20))
+    let from = kind == "payload" ? frame.header.baseOffset : .zero
+    let found = try made.verify()
+    #expect(found.refusal == nil)
+    let damaged = found.partitions.filter { $0.damagedFrom != nil }
+    #expect(damaged.map(\.partition) == [Carried.kept] && damaged.first?.damagedFrom == from)
+    for acceptsLoss in [false, true] {
+      var configuration = made.configuration
+      configuration.acceptsLoss = acceptsLoss
+      let volume = try await Volume.open(configuration, logger: Example.logger)
+      #expect(volume.damagedPartitions.map(\.partition) == [Carried.kept])
+      #expect(volume.damagedPartitions.first?.from == from)
+      let end = try #require(volume.state(of: Carried.tiered)?.end)
+      try await volume.appendDurably([(Carried.tiered, Example.batch(at: end))])
+      await volume.close()
+    }
+  }
+}

@@ -9,7 +9,10 @@ extension Recovery {
     let segments = self.state.segments.filter { $0.state == .cold }
     for segment in segments.sorted(by: { $0.sequence < $1.sequence }) {
       var live = LiveSegment(sequence: segment.sequence, slot: segment.slot, end: segment.end)
-      for (log, found) in try self.coldIndex(segment, &live) {
+      var lost: [LostFrames] = []
+      let entries = try self.coldIndex(segment, &live, &lost)
+      self.note(lost, in: spans)
+      for (log, found) in entries {
         guard let index = self.state.index(of: log) else { continue }
         live.logs.append(LogReference(index: index, log: log))
         let coldEnd = self.state.logs[index].coldEnd
@@ -28,10 +31,25 @@ extension Recovery {
     }
   }
 
+  /// What older segments have of lost offsets is what these replaced, maybe truncated since: it must not pass for whole.
+  private mutating func note(_ lost: [LostFrames], in older: [LogID: [SegmentSpan]]) {
+    for lost in lost {
+      for (log, spans) in older {
+        guard let offsets = lost.offsets(of: log) else { continue }
+        for span in spans
+        where span.hasRecords && offsets.overlaps(span.baseOffset..<span.endOffset) {
+          self.notes.note(
+            log, from: max(offsets.lowerBound, span.baseOffset),
+            to: min(offsets.upperBound, span.endOffset), in: span.segment, lost.error)
+        }
+      }
+    }
+  }
+
   private mutating func coldIndex(
-    _ segment: Checkpoint.Segment, _ live: inout LiveSegment
+    _ segment: Checkpoint.Segment, _ live: inout LiveSegment, _ lost: inout [LostFrames]
   ) throws(MemQError) -> [(log: LogID, spans: [SegmentSpan])] {
-    let found = self.foundCold.first { $0.sequence == segment.sequence }!
+    let found = try Self.file(of: segment, in: self.foundCold)
     if let (footer, place) = try SealedSegment.footer(
       of: found.header, end: segment.end, from: &self.source)
     {
@@ -48,7 +66,10 @@ extension Recovery {
       for frame in frames { index.add(frame, bytes.part(frame.payload)) }
     }
     if let damage = scan.damage {
-      throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
+      guard self.salvage != .refuse else {
+        throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
+      }
+      index = try self.salvageIndex(found, segment) { lost.append($0) }
     }
     return index.entries.map {
       ($0.log, SegmentSpan.cold($0.span.runs, segment: segment.sequence))

@@ -100,10 +100,16 @@ extension Recovery {
   ) throws(MemQError) -> [BatchSummary] {
     let segment = (self.result.segments + self.result.cold).first {
       $0.sequence == span.segment
-    }!
+    }
+    guard let segment else { throw .corrupt(LogPlace(span.segment, 0), "a segment is missing") }
     var runs = span.runs
     if span.isInFooter {
-      let header = (self.found + self.foundCold).first { $0.sequence == span.segment }!.header
+      let file = (self.found + self.foundCold).first {
+        $0.sequence == span.segment && $0.header.slot == segment.slot
+      }
+      guard let header = file?.header else {
+        throw .corrupt(LogPlace(span.segment, 0), "a segment is missing")
+      }
       let footer = try SealedSegment.footer(of: header, end: segment.end, from: &self.source)
       runs = footer?.footer.runs(of: log.id) ?? []
     }

@@ -45,11 +45,38 @@ struct SalvageNotes {
     let live = (self.logs[log.id] ?? []).filter { note in
       guard note.offsets.upperBound > log.laid.logStart else { return false }
       guard let segment = note.segment else { return true }
-      let span = log.spans.first { $0.segment == segment }
-      return span.map { $0.endOffset > note.offsets.lowerBound } ?? false
+      // A cold segment has several spans of a log, and what was carried since counts no longer.
+      let end = max(note.offsets.upperBound, note.offsets.lowerBound + 1)
+      return log.spans.contains {
+        $0.segment == segment && $0.hasRecords && $0.endOffset > note.offsets.lowerBound
+          && $0.baseOffset < end
+      }
     }
     return live.min { $0.offsets.lowerBound < $1.offsets.lowerBound }
       .map { ($0.offsets.lowerBound, $0.error) }
+  }
+}
+
+/// A stretch of a cold segment where frames may be gone. Its frames stand by log id, then by offset: so those around it say whose.
+struct LostFrames {
+  /// Where the last frame before it ends; nil: it is the first.
+  var last: (log: LogID, end: Offset)?
+  /// Where the first frame after it begins; nil: it is the last.
+  var next: (log: LogID, base: Offset)?
+  let error: MemQError
+
+  /// The offsets of the log that may have stood there.
+  func offsets(of log: LogID) -> Range<Offset>? {
+    var (from, to) = (Offset.zero, Offset.max)
+    if let last {
+      if log < last.log { return nil }
+      if log == last.log { from = last.end }
+    }
+    if let next {
+      if log > next.log { return nil }
+      if log == next.log { to = next.base }
+    }
+    return from < to ? from..<to : nil
   }
 }
 
@@ -67,7 +94,9 @@ extension SegmentSalvage.Stretch {
 
 extension Recovery {
   /// A file whose header is lost though its life was durable: its groups say the rest.
-  mutating func revive(_ slot: HeaderlessSlot) throws(MemQError) -> Found {
+  ///
+  /// - Parameter kind: as which of them the log names it.
+  mutating func revive(_ slot: HeaderlessSlot, _ kind: SegmentKind) throws(MemQError) {
     let bytes = UnsafeMutableRawBufferPointer.allocate(
       byteCount: GroupHeader.byteCount, alignment: 16)
     defer { bytes.deallocate() }
@@ -76,14 +105,14 @@ extension Recovery {
     let group = GroupHeader.decode(
       UnsafeRawBufferPointer(bytes), at: first, volume: self.identity.volume)
     let header = SegmentHeader(
-      kind: .hot, slot: slot.slot, cluster: self.identity.cluster, volume: self.identity.volume,
+      kind: kind, slot: slot.slot, cluster: self.identity.cluster, volume: self.identity.volume,
       sequence: slot.sequence, segmentBytes: self.identity.segmentBytes, previousEnd: .start,
       previousChecksum: 0, openCount: group?.header.openCount ?? 0, writeTime: .none)
     self.notes.note(.corrupt(LogPlace(slot.sequence, 0), "a segment's header is damaged"))
     let found = Found(header: header, checksum: group?.header.previousChecksum ?? 0)
+    guard kind == .hot else { return self.foundCold.append(found) }
     self.found.append(found)
     self.found.sort { $0.sequence < $1.sequence }
-    return found
   }
 
   /// Replays a tail that is damaged below its mark: whatever still holds counts, and who lost something is noted.
@@ -174,9 +203,26 @@ extension Recovery {
   }
 
   /// The index of a sealed segment whose footer and frames are both damaged.
+  ///
+  /// - Parameter lost: called with each stretch where frames may be gone.
   mutating func salvageIndex(
-    _ found: Found, _ segment: Checkpoint.Segment
+    _ found: Found, _ segment: Checkpoint.Segment, lost: (LostFrames) -> Void = { _ in }
   ) throws(MemQError) -> SegmentIndexer {
+    let isCold = segment.state == .cold
+    var last: (log: LogID, end: Offset)?
+    var stretch: LostFrames?
+    func add(_ frame: WalkedFrame, _ bytes: UnsafeRawBufferPointer, _ notes: inout SalvageNotes) {
+      // A cold segment has what was carried, with gaps: those of the log are told once all are known.
+      guard isCold else { return index.add(frame, bytes, in: segment.sequence, &notes) }
+      index.add(frame, bytes.part(frame.payload))
+      guard frame.header.type.carriesRecords else { return }
+      if var before = stretch {
+        before.next = (frame.header.log, frame.header.baseOffset)
+        lost(before)
+        stretch = nil
+      }
+      last = (frame.header.log, frame.header.endOffset)
+    }
     var index = SegmentIndexer(segment: segment.sequence, runBytesMax: self.runBytesMax)
     var notes = self.notes
     _ = try SegmentSalvage.run(
@@ -184,15 +230,19 @@ extension Recovery {
     ) { (piece, bytes) throws(MemQError) in
       switch piece {
       case .group(_, let frames):
-        for frame in frames { index.add(frame, bytes, in: segment.sequence, &notes) }
+        for frame in frames { add(frame, bytes, &notes) }
       case .frame(let frame, _):
         // One whose payload is damaged is found damaged when it is read.
-        index.add(frame, bytes, in: segment.sequence, &notes)
-      case .damage(let stretch):
-        let place = LogPlace(segment.sequence, stretch.range.lowerBound)
-        notes.note(.corrupt(place, stretch.what))
-        switch stretch.kind {
-        case .unknown: notes.isSealedUnknown = true
+        add(frame, bytes, &notes)
+      case .damage(let damaged):
+        let place = LogPlace(segment.sequence, damaged.range.lowerBound)
+        notes.note(.corrupt(place, damaged.what))
+        switch damaged.kind {
+        case .unknown:
+          notes.isSealedUnknown = true
+          if stretch == nil {
+            stretch = LostFrames(last: last, error: .corrupt(place, damaged.what))
+          }
         case .payload(let header) where header.type.carriesRecords:
           notes.note(
             header.log, from: header.baseOffset, to: header.endOffset, in: segment.sequence,
@@ -201,6 +251,7 @@ extension Recovery {
         }
       }
     }
+    if let stretch { lost(stretch) }
     self.notes = notes
     return index
   }

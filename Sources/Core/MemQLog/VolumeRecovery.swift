@@ -146,7 +146,7 @@ struct Recovery<Source: SegmentSource> {
     for slot in self.headerless where slot.sequence > youngest {
       // A durable mark within the segment itself means its head was durable, and so its header.
       if slot.mark.segment == slot.sequence, self.salvage != .refuse {
-        _ = try self.revive(slot)
+        try self.revive(slot, .hot)
         continue
       }
       if slot.mark.segment == slot.sequence {
@@ -256,7 +256,7 @@ struct Recovery<Source: SegmentSource> {
           $0.slot == segment.slot && $0.sequence == segment.sequence
         })
       {
-        _ = try self.revive(slot)
+        try self.revive(slot, segment.state == .cold ? .cold : .hot)
         live.append(segment)
         continue
       }
@@ -291,8 +291,20 @@ struct Recovery<Source: SegmentSource> {
 
   // MARK: - The index
 
+  /// The file `checkMissing` found.
+  static func file(
+    of segment: Checkpoint.Segment, in found: [Found]
+  ) throws(MemQError) -> Found {
+    guard
+      let file = found.first(where: {
+        $0.sequence == segment.sequence && $0.header.slot == segment.slot
+      })
+    else { throw .corrupt(LogPlace(segment.sequence, 0), "a segment is missing") }
+    return file
+  }
+
   private mutating func loadIndex(_ segment: Checkpoint.Segment) throws(MemQError) {
-    let found = self.found.first { $0.sequence == segment.sequence }!
+    let found = try Self.file(of: segment, in: self.found)
     if let (footer, place) = try SealedSegment.footer(
       of: found.header, end: segment.end, from: &self.source)
     {

@@ -53,6 +53,7 @@ public struct VolumeVerification: Sendable {
     }
     public var slot: SegmentSlot
     public var sequence: SegmentSequence
+    public var kind = SegmentKind.hot
     public var end: Int64
     public var groups = 0
     public var batches = 0
@@ -72,9 +73,11 @@ public struct VolumeVerification: Sendable {
     /// Records below are whole; nil: all are.
     public var damagedFrom: Offset?
     public var problem: MemQError?
+    /// A segment with records of it that was not read: of these nothing is known.
+    public var unreadSegment: SegmentSequence?
   }
 
-  /// In the log's order.
+  /// Cold ones first, then hot ones in the log's order.
   public var segments: [Segment] = []
   public var damages: [Damage] = []
   public var partitions: [Partition] = []
@@ -90,7 +93,10 @@ public struct VolumeVerification: Sendable {
   public var losesRecords: Bool {
     self.refusal != nil || self.partitions.contains { $0.damagedFrom != nil }
   }
-  public var isWhole: Bool { self.damages.isEmpty && !self.losesRecords }
+  public var isWhole: Bool {
+    self.damages.isEmpty && !self.losesRecords
+      && self.partitions.allSatisfy { $0.unreadSegment == nil }
+  }
 
   public init() {}
 
@@ -157,13 +163,13 @@ private struct Verifier<Source: SegmentSource> {
   // MARK: - What there is
 
   private mutating func targets() throws(MemQError) -> [Target] {
-    var live: [LiveSegment] = []
+    var (hot, cold): ([LiveSegment], [LiveSegment]) = ([], [])
     var end = LogPlace.start
     do throws(MemQError) {
       let volume = try VolumeRecovery.run(
         self.identity, from: &self.source, runBytesMax: self.runBytesMax, salvage: .isolate)
-      (self.logs, self.recovered, live, end) = (
-        volume.logs, volume.partitions, volume.segments, volume.end
+      (self.logs, self.recovered, hot, cold, end) = (
+        volume.logs, volume.partitions, volume.segments, volume.cold, volume.end
       )
     } catch {
       guard error.code == .logCorrupt else { throw error }
@@ -180,20 +186,32 @@ private struct Verifier<Source: SegmentSource> {
       if let (header, checksum) = decoded, header.volume == self.identity.volume,
         header.slot == slot, header.segmentBytes == self.identity.segmentBytes
       {
+        let live = header.kind == .cold ? cold : hot
         let needed = live.first { $0.sequence == header.sequence && $0.slot == slot }
-        guard header.kind == .hot, needed != nil || self.result.refusal != nil else { continue }
-        targets.append(Target(header: header, checksum: checksum, end: needed?.end))
+        guard header.kind != .freed, needed != nil || self.result.refusal != nil else { continue }
+        var target = Target(header: header, checksum: checksum, end: needed?.end)
+        if header.kind == .cold, needed == nil {
+          // Without a log to go by, its trailer says where it ends; one that has none was never finished.
+          guard let end = try self.sealedEnd(of: header) else { continue }
+          target.end = end
+        }
+        targets.append(target)
         continue
       }
-      guard let needed = live.first(where: { $0.slot == slot }) else {
+      let isHot = hot.contains { $0.slot == slot }
+      guard let needed = (isHot ? hot : cold).first(where: { $0.slot == slot }) else {
         // Without a log to go by, a header that does not hold is all there is to say of the file.
         if self.result.refusal != nil { self.noteHeader(slot, .none) }
         continue
       }
       self.noteHeader(slot, needed.sequence)
-      targets.append(try self.headless(needed))
+      targets.append(try self.headless(needed, isHot ? .hot : .cold))
     }
     targets.sort { $0.header.sequence < $1.header.sequence }
+    var sealed = targets.filter { $0.header.kind == .cold }
+    for index in sealed.indices { sealed[index].isSealed = true }
+    // Only the hot ones follow each other.
+    targets.removeAll { $0.header.kind == .cold }
     for index in targets.indices.dropLast() {
       targets[index].isSealed = true
       let next = targets[index + 1].header.previousEnd
@@ -201,7 +219,19 @@ private struct Verifier<Source: SegmentSource> {
         targets[index].end = next.position
       }
     }
-    return targets
+    return sealed + targets
+  }
+
+  private mutating func sealedEnd(of header: SegmentHeader) throws(MemQError) -> Int64? {
+    let block = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: LogFormat.blockBytes, alignment: 16)
+    defer { block.deallocate() }
+    let position = header.segmentBytes - Int64(LogFormat.blockBytes)
+    try self.source.read(header.slot, at: position, into: block)
+    guard let trailer = SegmentTrailer.decode(UnsafeRawBufferPointer(block)),
+      trailer.volume == header.volume, trailer.sequence == header.sequence
+    else { return nil }
+    return trailer.end
   }
 
   private mutating func noteHeader(_ slot: SegmentSlot, _ sequence: SegmentSequence) {
@@ -211,9 +241,11 @@ private struct Verifier<Source: SegmentSource> {
         positions: 0..<Int64(LogFormat.blockBytes), what: "the segment's header does not hold"))
   }
 
-  private mutating func headless(_ segment: LiveSegment) throws(MemQError) -> Target {
+  private mutating func headless(
+    _ segment: LiveSegment, _ kind: SegmentKind
+  ) throws(MemQError) -> Target {
     let header = SegmentHeader(
-      kind: .hot, slot: segment.slot, cluster: self.identity.cluster, volume: self.identity.volume,
+      kind: kind, slot: segment.slot, cluster: self.identity.cluster, volume: self.identity.volume,
       sequence: segment.sequence, segmentBytes: self.identity.segmentBytes, previousEnd: .start,
       previousChecksum: 0, openCount: 0, writeTime: .none)
     let bytes = UnsafeMutableRawBufferPointer.allocate(
@@ -235,7 +267,7 @@ private struct Verifier<Source: SegmentSource> {
   ) throws(MemQError) {
     let header = target.header
     var segment = VolumeVerification.Segment(
-      slot: header.slot, sequence: header.sequence, end: target.end ?? 0)
+      slot: header.slot, sequence: header.sequence, kind: header.kind, end: target.end ?? 0)
     let before = self.result.damages.count
     var reading = Reading(
       header, index: SegmentIndexer(segment: header.sequence, runBytesMax: .max))
@@ -447,7 +479,11 @@ private struct Verifier<Source: SegmentSource> {
       problem: found?.damage)
     for span in log.spans where span.hasRecords && span.endOffset > log.laid.logStart {
       let needed = max(span.baseOffset, log.laid.logStart)..<span.endOffset
-      for lost in Self.missing(needed, self.whole[span.segment]?[log.id] ?? []) {
+      guard let whole = self.whole[span.segment] else {
+        partition.unreadSegment = partition.unreadSegment ?? span.segment
+        continue
+      }
+      for lost in Self.missing(needed, whole[log.id] ?? []) {
         self.blame(lost, of: log, in: span.segment)
         guard lost.lowerBound < partition.damagedFrom ?? .max else { continue }
         partition.damagedFrom = lost.lowerBound

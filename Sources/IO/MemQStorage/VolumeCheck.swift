@@ -145,8 +145,15 @@ public final class VolumeCheck: Sendable {
   /// frame at the log's end, so that what is interrupted is simply done again. Gives the lock back.
   ///
   /// - Returns: what was done, a line each.
-  /// - Throws: as `Volume.open`.
+  /// - Throws: as `Volume.open`; `.invalidArgument`, with nothing changed, when not all records of a partition were read: what
+  ///   nobody looked at is not damaged.
   public func cut(_ found: VolumeVerification) async throws(MemQError) -> [String] {
+    for partition in found.partitions {
+      guard let segment = partition.unreadSegment else { continue }
+      throw MemQError(
+        .invalidArgument, "segment \(segment) holds records of it and was not read: nothing is cut",
+        subject: "\(partition.partition)")
+    }
     var configuration = Volume.Configuration(
       path: self.path, clusterID: self.header.identity.cluster,
       incarnation: self.header.incarnation, incarnationID: self.header.incarnationID)
