@@ -12,9 +12,10 @@ extension Recovery {
       for (log, found) in try self.coldIndex(segment, &live) {
         guard let index = self.state.index(of: log) else { continue }
         live.logs.append(LogReference(index: index, log: log))
-        let coldEnd = self.state.logs[index].coldEnd
+        let (coldEnd, cuts) = (self.state.logs[index].coldEnd, self.state.logs[index].coldCuts)
         for span in found {
-          guard var span = span.part(from: span.baseOffset, to: coldEnd) else { continue }
+          let end = min(coldEnd, cuts.end(in: segment.sequence) ?? coldEnd)
+          guard var span = span.part(from: span.baseOffset, to: end) else { continue }
           if live.footer != nil { span.moveToFooter() }
           spans[log] = Self.overlay(spans[log] ?? [], with: span)
         }
