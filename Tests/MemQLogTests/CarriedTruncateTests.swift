@@ -53,11 +53,14 @@ import Testing
       self.request += 1
       return RequestID(self.request)
     }
-    mutating func append(_ p: Int32, records: Int64, epoch: Int64, body: Int) throws {
+    mutating func append(
+      _ p: Int32, records: Int64, epoch: Int64, body: Int, producer: ProducerID = .none
+    ) throws {
       let base = self.ends[p] ?? .zero
       let summary = BatchSummary(
         baseOffset: base, endOffset: base + records, leaderEpoch: LeaderEpoch(epoch),
-        producerID: .none, producerEpoch: .none, baseSequence: -1, maxTimestamp: self.wall,
+        producerID: producer, producerEpoch: producer == .none ? .none : ProducerEpoch(0),
+        baseSequence: producer == .none ? -1 : Int32(base.rawValue), maxTimestamp: self.wall,
         appendTime: self.wall)
       let batch = SyntheticBatch(summary, bodyBytes: body, using: &self.generator)
       try self.volume.append(
@@ -132,5 +135,31 @@ import Testing
       }
       offset = batch.summary.endOffset
     }
+  }
+
+  @Test func `carried producers below the log start are known after a restart`() throws {
+    var rig = Rig()
+    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
+    rig.volume.drain(at: rig.time, wall: rig.wall)
+    for p in Int32(0)..<3 {
+      rig.send(.openPartition(rig.next(), rig.id(p), logStart: .zero, epochs: []))
+    }
+    rig.retain()
+    for _ in 0..<10 {
+      try rig.append(2, records: 10, epoch: 1, body: 300, producer: ProducerID(7))
+    }
+    rig.send(.setLogStart(rig.next(), rig.id(2), Offset(100)))
+    // Nobody gives a snapshot.
+    try rig.fill {
+      let stats = $0.volume.core!.stats
+      return stats.counters.segmentsCarried >= 1 && stats.counters.segmentsReclaimed >= 1
+    }
+    rig.volume.kill()
+    let recovered = try rig.volume.open(at: rig.time, wall: rig.wall)
+    let partition = try #require(recovered.first { $0.partition == rig.id(2) })
+    #expect(partition.logStart == Offset(100) && partition.localStart == Offset(100))
+    #expect(
+      partition.batchesAfterSnapshot.map(\.baseOffset.rawValue)
+        == Array(stride(from: 0, to: 100, by: 10)))
   }
 }
