@@ -298,7 +298,13 @@ struct VolumeModel {
     guard durable.exists, self.partitions[partition].now.exists, self.hasObjectTier(partition)
     else { return }
     // Only what every state from the durable one on has in common counts as committed.
-    let committed = self.partitions[partition].versions.map(\.end).min()!
+    var committed = self.partitions[partition].versions.map(\.end).min()!
+    if self.truncatesDeep(partition) {
+      // In parts, so that something is left to truncate.
+      let start = self.partitions[partition].uploaded
+      let part = durable.batches.map(\.summary.endOffset).filter { $0 > start && $0 <= committed }
+      committed = part.isEmpty ? committed : part[part.count / 3]
+    }
     guard committed > self.partitions[partition].uploaded,
       self.partitions[partition].versions.allSatisfy(\.exists)
     else { return }
