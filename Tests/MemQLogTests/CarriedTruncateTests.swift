@@ -95,7 +95,15 @@ import Testing
   @Test func `truncated records of a cold segment stay dead where what follows was not carried`()
     throws
   {
+    #expect(try self.epochsAboveTruncate([]) == [LeaderEpoch(2)])
+    // As a restart would have it that goes by the cold end alone.
+    #expect(try self.epochsAboveTruncate(.ignoresColdCuts).contains(LeaderEpoch(1)))
+  }
+
+  /// The epochs of what is at or above a truncate after a restart, where a younger cold segment begins some way above it.
+  private func epochsAboveTruncate(_ mutations: LogMutations) throws -> Set<LeaderEpoch> {
     var rig = Rig()
+    rig.volume.configuration.mutations = mutations
     _ = try rig.volume.open(at: rig.time, wall: rig.wall)
     rig.volume.drain(at: rig.time, wall: rig.wall)
     for p in Int32(0)..<3 {
@@ -127,14 +135,14 @@ import Testing
     rig.retain()
     let state = rig.volume.core!.state(of: rig.id(1))!
     var offset = state.localStart
+    var epochs: Set<LeaderEpoch> = []
     while offset < Offset(120) {
       let batches = try rig.volume.read(rig.id(1), from: offset, below: Offset(120), maxBytes: 1)
       let batch = try #require(batches.first)
-      if batch.summary.baseOffset >= Offset(50) {
-        #expect(batch.summary.leaderEpoch == LeaderEpoch(2))
-      }
+      if batch.summary.baseOffset >= Offset(50) { epochs.insert(batch.summary.leaderEpoch) }
       offset = batch.summary.endOffset
     }
+    return epochs
   }
 
   @Test func `carried producers below the log start are known after a restart`() throws {
