@@ -45,7 +45,7 @@ import Testing
       sequence: SegmentSequence(7), slot: SegmentSlot(2), end: 999_424,
       entries: [
         .init(log: LogID(0x11), coldEnd: Offset(1_025)),
-        .init(log: LogID(0x12), coldEnd: Offset(7)),
+        .init(log: LogID(0x12), coldEnd: Offset(7), hasDead: true),
       ])
     #expect(hexText(cold.encoded()) == Golden.coldSegment)
     #expect(try ColdSegment(decoding: cold.encoded()) == cold)

@@ -53,4 +53,15 @@ extension VolumeModel {
     try model.run(rounds: 3, steps: 100)
     return model.segmentsCarried
   }
+
+  /// A longer run in which tiered partitions are uploaded in parts and truncated into what was carried of them.
+  static func checkDeep(
+    seed: UInt64, change: (inout VolumeModel) -> Void = { _ in }
+  ) throws {
+    var model = VolumeModel(seed: seed, segmentBytes: 64 << 10, partitionCount: 3, slotsMax: 10)
+    model.bodyBytesMax = 3_000
+    model.truncatesDeep = true
+    change(&model)
+    try model.run(rounds: 4, steps: 600, rests: true)
+  }
 }

@@ -52,8 +52,8 @@ struct VolumeModel {
   /// Frames the cleaner copied, and cold segments it made, over all openings.
   var bytesCarried: Int64 = 0
   var segmentsCarried: UInt64 = 0
-  /// Partitions without an object tier have no producers either, and so no snapshots that would bound truncates: these reach into what
-  /// is being carried.
+  /// Partitions other than the first have no producers, and so no snapshots that would bound truncates: these reach into what is
+  /// being or was carried. The second has an object tier and keeps some bytes of what is uploaded.
   var truncatesDeep = false
   /// The most bytes of a batch's records.
   var bodyBytesMax = 20_000
@@ -90,8 +90,8 @@ struct VolumeModel {
     self.wall = Timestamp(milliseconds: self.wall.milliseconds + 1)
     if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
     let partition = Int.random(in: 0..<self.partitions.count, using: &self.generator)
-    if self.truncatesDeep, self.volume.isCarrying, !self.hasObjectTier(partition),
-      self.generator.oneIn(3)
+    if self.truncatesDeep(partition), self.isCold,
+      self.generator.oneIn(self.volume.isCarrying ? 3 : 20)
     {
       self.truncate(partition)
     }
@@ -164,11 +164,21 @@ struct VolumeModel {
     self.send(.setLocalRetention(self.partitions[partition].id, self.retention(partition)))
   }
 
+  private func truncatesDeep(_ partition: Int) -> Bool { self.truncatesDeep && partition > 0 }
+
+  /// Whether something is or is being carried.
+  private var isCold: Bool {
+    self.volume.isCarrying || (self.volume.core?.stats.segmentsCold ?? 0) > 0
+  }
+
   /// Every third partition has no object tier.
   func hasObjectTier(_ partition: Int) -> Bool { partition % 3 != 2 }
 
   func retention(_ partition: Int) -> LocalRetention {
-    LocalRetention(
+    if self.truncatesDeep, partition == 1 {
+      return LocalRetention(bytes: 1_000, hasObjectTier: true)
+    }
+    return LocalRetention(
       bytes: partition % 2 == 0 ? 0 : nil, hasObjectTier: self.hasObjectTier(partition))
   }
 
@@ -215,7 +225,7 @@ struct VolumeModel {
       ? Int.random(in: 0..<self.bodyBytesMax, using: &self.generator)
       : Int.random(in: 0..<min(1_200, self.bodyBytesMax), using: &self.generator)
     let hasProducer =
-      self.generator.oneIn(2) && !(self.truncatesDeep && !self.hasObjectTier(partition))
+      self.generator.oneIn(2) && !self.truncatesDeep(partition)
     let summary = BatchSummary(
       baseOffset: base, endOffset: base + records, leaderEpoch: epoch,
       producerID: hasProducer ? ProducerID(7) : .none,
@@ -288,7 +298,13 @@ struct VolumeModel {
     guard durable.exists, self.partitions[partition].now.exists, self.hasObjectTier(partition)
     else { return }
     // Only what every state from the durable one on has in common counts as committed.
-    let committed = self.partitions[partition].versions.map(\.end).min()!
+    var committed = self.partitions[partition].versions.map(\.end).min()!
+    if self.truncatesDeep(partition) {
+      // In parts, so that something is left to truncate.
+      let start = self.partitions[partition].uploaded
+      let part = durable.batches.map(\.summary.endOffset).filter { $0 > start && $0 <= committed }
+      committed = part.isEmpty ? committed : part[part.count / 3]
+    }
     guard committed > self.partitions[partition].uploaded,
       self.partitions[partition].versions.allSatisfy(\.exists)
     else { return }
@@ -300,7 +316,7 @@ struct VolumeModel {
   /// Snapshots cover what no truncate reaches, as the rules of replication have it.
   mutating func snapshot(_ partition: Int) {
     guard self.partitions[partition].versions.allSatisfy(\.exists),
-      !(self.truncatesDeep && !self.hasObjectTier(partition))
+      !self.truncatesDeep(partition)
     else { return }
     let end = self.partitions[partition].versions.map(\.end).min()!
     self.partitions[partition].snapshotted = max(self.partitions[partition].snapshotted, end)

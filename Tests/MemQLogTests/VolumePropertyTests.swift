@@ -58,6 +58,11 @@ import Testing
     #expect(carried > count / 25)
   }
 
+  @Test(arguments: 301...340 as ClosedRange<UInt64>)
+  func `what was truncated stays dead, carried or not`(seed: UInt64) throws {
+    try VolumeModel.checkDeep(seed: seed)
+  }
+
   @Test(arguments: 201...216 as ClosedRange<UInt64>)
   func `a failed write or sync is final and acknowledges nothing`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed)

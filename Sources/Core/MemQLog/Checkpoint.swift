@@ -13,6 +13,8 @@ struct Checkpoint: Hashable, Sendable {
     var snapshot: SnapshotPlace?
     /// See `PartitionLog.coldEnd`.
     var coldEnd = Offset.zero
+    /// See `PartitionLog.coldCuts`.
+    var coldCuts: [ColdCut] = []
   }
 
   struct Segment: Hashable, Sendable {
@@ -76,6 +78,10 @@ struct Checkpoint: Hashable, Sendable {
     writer.integer(partition.highWatermark.rawValue)
     writer.integer(partition.uploadedOffset.rawValue)
     writer.integer(partition.coldEnd.rawValue)
+    writer.list(partition.coldCuts) { writer, cut in
+      writer.integer(cut.through.rawValue)
+      writer.integer(cut.end.rawValue)
+    }
     writer.epochs(partition.state.epochs)
     writer.optional(partition.snapshot) { writer, snapshot in
       writer.integer(snapshot.place.segment.rawValue)
@@ -131,6 +137,9 @@ struct Checkpoint: Hashable, Sendable {
     let highWatermark = Offset(try reader.integer())
     let uploaded = Offset(try reader.integer())
     let coldEnd = Offset(try reader.integer())
+    let coldCuts = try reader.list { (reader) throws(MemQError) in
+      ColdCut(through: SegmentSequence(try reader.integer()), end: Offset(try reader.integer()))
+    }
     let epochs = try reader.epochs()
     let snapshot = try reader.optional { (reader) throws(MemQError) in
       SnapshotPlace(
@@ -141,7 +150,7 @@ struct Checkpoint: Hashable, Sendable {
       log: log, partition: partition,
       state: LogState(logStart: logStart, end: end, epochs: epochs),
       highWatermark: highWatermark, uploadedOffset: uploaded, snapshot: snapshot,
-      coldEnd: coldEnd)
+      coldEnd: coldEnd, coldCuts: coldCuts)
   }
 }
 

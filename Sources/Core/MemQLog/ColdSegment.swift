@@ -9,10 +9,13 @@ public struct ColdSegment: Hashable, Sendable {
     public var log: LogID
     /// Where the log's records in cold segments end now, exclusive.
     public var coldEnd: Offset
+    /// Not all that was copied still belonged to the log: what the segment has at or above `coldEnd` never counts.
+    public var hasDead: Bool
 
-    public init(log: LogID, coldEnd: Offset) {
+    public init(log: LogID, coldEnd: Offset, hasDead: Bool = false) {
       self.log = log
       self.coldEnd = coldEnd
+      self.hasDead = hasDead
     }
   }
 
@@ -23,7 +26,7 @@ public struct ColdSegment: Hashable, Sendable {
   /// By log id, rising.
   public var entries: [Entry]
 
-  static func byteCount(entries: Int) -> Int { 24 + 16 * entries }
+  static func byteCount(entries: Int) -> Int { 24 + 17 * entries }
 
   public init(sequence: SegmentSequence, slot: SegmentSlot, end: Int64, entries: [Entry]) {
     self.sequence = sequence
@@ -40,6 +43,7 @@ public struct ColdSegment: Hashable, Sendable {
     writer.list(self.entries) { writer, entry in
       writer.integer(entry.log.rawValue)
       writer.integer(entry.coldEnd.rawValue)
+      writer.integer(UInt8(entry.hasDead ? 1 : 0))
     }
     return writer.bytes
   }
@@ -51,7 +55,9 @@ public struct ColdSegment: Hashable, Sendable {
     self.slot = SegmentSlot(try reader.integer())
     self.end = try reader.integer()
     self.entries = try reader.list { (reader) throws(MemQError) in
-      Entry(log: LogID(try reader.integer()), coldEnd: Offset(try reader.integer()))
+      Entry(
+        log: LogID(try reader.integer()), coldEnd: Offset(try reader.integer()),
+        hasDead: try reader.integer(UInt8.self) != 0)
     }
     try reader.finish()
   }

@@ -11,4 +11,6 @@ package struct LogMutations: OptionSet, Sendable {
   package static let ignoresDurableMark = LogMutations(rawValue: 2)
   /// A carried copy counts as it was planned, whatever was truncated meanwhile.
   package static let carriesOverTruncates = LogMutations(rawValue: 4)
+  /// Recovery goes by the cold end alone, which has risen again since a truncate.
+  package static let ignoresColdCuts = LogMutations(rawValue: 8)
 }

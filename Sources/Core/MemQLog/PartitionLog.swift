@@ -35,6 +35,8 @@ struct PartitionLog: Sendable {
   /// Where what has been carried to cold segments ends: records below are there, all others of the log in hot segments, and
   /// what a cold segment has at or above is dead.
   var coldEnd = Offset.zero
+  /// What of it in cold segments is dead for good, below `coldEnd` too once that rises again.
+  var coldCuts: [ColdCut] = []
   /// The cleaner found damage in what it was to carry: nothing of it is carried any more.
   var isCarryStopped = false
   /// By offset: those in cold segments, then those in hot ones.
@@ -75,13 +77,21 @@ struct PartitionLog: Sendable {
   }
 
   /// Removes what a truncate to `end` cuts from the index.
-  mutating func cutSpans(to end: Offset, in segment: SegmentSequence) {
+  ///
+  /// - Parameter newest: the youngest segment begun.
+  mutating func cutSpans(
+    to end: Offset, in segment: SegmentSequence, newest: SegmentSequence
+  ) {
     for index in self.spans.indices { self.spans[index].cut(to: end) }
     let last = self.spans.count - 1
     self.spans[last].cutTo = min(self.spans[last].cutTo ?? end, end)
     precondition(self.spans[last].segment == segment)
     self.spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
-    self.coldEnd = min(self.coldEnd, end)
+    if end < self.coldEnd {
+      // What is being carried as well: it was taken from the log as it was before.
+      self.coldCuts.cut(newest, to: end)
+      self.coldEnd = end
+    }
     if let place = self.snapshotPlace, place.end > end {
       self.snapshotPlace = nil
       self.snapshot = nil

@@ -85,6 +85,7 @@ struct RecoveryState {
       log.uploadedOffset = entry.uploadedOffset
       log.snapshotPlace = entry.snapshot
       log.coldEnd = entry.coldEnd
+      log.coldCuts = entry.coldCuts
       self.insert(log)
     }
   }
@@ -148,7 +149,12 @@ struct RecoveryState {
     case .truncate:
       var reader = ByteReader(Array(payload))
       self.logs[index].laid.truncate(to: header.baseOffset, epochs: try reader.epochs())
-      self.logs[index].coldEnd = min(self.logs[index].coldEnd, header.baseOffset)
+      if header.baseOffset < self.logs[index].coldEnd {
+        // One that was being carried says so itself, in the frame that names it.
+        let youngest = self.segments.filter { $0.state == .cold }.map(\.sequence).max()
+        if let youngest { self.logs[index].coldCuts.cut(youngest, to: header.baseOffset) }
+        self.logs[index].coldEnd = header.baseOffset
+      }
       if let place = self.logs[index].snapshotPlace, place.end > header.baseOffset {
         self.logs[index].snapshotPlace = nil
       }
@@ -172,6 +178,7 @@ struct RecoveryState {
     for entry in cold.entries {
       guard let index = self.indexOf[entry.log] else { continue }
       self.logs[index].coldEnd = entry.coldEnd
+      if entry.hasDead { self.logs[index].coldCuts.cut(cold.sequence, to: entry.coldEnd) }
     }
   }
 

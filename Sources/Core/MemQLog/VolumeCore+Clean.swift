@@ -9,8 +9,9 @@ import MemQModel
 /// frame on a log's records below its `coldEnd` are in cold segments; the originals go once the frame is durable, by the
 /// rules that free any segment.
 ///
-/// Per log, records below `coldEnd` are in cold segments, younger segments winning over older ones, and a truncate lowers
-/// `coldEnd`: what a cold segment has above is dead for good, because whatever is carried later is in a younger one.
+/// Per log, records below `coldEnd` are in cold segments, younger segments winning over older ones. A truncate lowers `coldEnd`,
+/// and what the segments begun by then have at or above is dead for good: `coldCuts` says so, for `coldEnd` rises again with
+/// what is carried later, which need not cover all in between.
 extension VolumeCore {
   struct CarryUnderWay: Sendable {
     let slot: SegmentSlot
@@ -275,18 +276,23 @@ extension VolumeCore {
     var entries: [ColdSegment.Entry] = []
     var cold = LiveSegment(sequence: result.segment, slot: result.slot, end: result.end)
     cold.footer = result.footer
-    for moved in result.moved {
-      guard self.move(moved, to: result.segment) else { continue }
-      let coldEnd = self.logs[moved.log.index]!.coldEnd
-      if entries.last?.log == moved.log.log {
-        entries[entries.count - 1].coldEnd = coldEnd
-      } else {
-        entries.append(ColdSegment.Entry(log: moved.log.log, coldEnd: coldEnd))
+    var isUsed = false
+    for moved in result.moved where self.log(moved.log) != nil {
+      let end = self.move(moved, to: result.segment)
+      isUsed = isUsed || end != nil
+      if entries.last?.log != moved.log.log {
+        entries.append(ColdSegment.Entry(log: moved.log.log, coldEnd: .zero))
         cold.logs.append(moved.log)
       }
+      let last = entries.count - 1
+      entries[last].coldEnd = self.logs[moved.log.index]!.coldEnd
+      if end != moved.span.endOffset { entries[last].hasDead = true }
     }
-    self.endCarry(unused: entries.isEmpty, isComplete: result.isComplete)
-    guard !entries.isEmpty else { return }
+    self.endCarry(unused: !isUsed, isComplete: result.isComplete)
+    guard isUsed else { return }
+    for (entry, reference) in zip(entries, cold.logs) where entry.hasDead {
+      self.logs[reference.index]!.coldCuts.cut(result.segment, to: entry.coldEnd)
+    }
     self.cold.append(cold)
     self.counters.segmentsCarried += 1
     self.resetReclaimCursors()
@@ -295,18 +301,18 @@ extension VolumeCore {
     builder.add(.ofVolume(.coldSegment), payload: frame.encoded())
   }
 
-  /// Whether something of it is left: a truncate, an upload or a drop may have come in between.
-  private mutating func move(_ moved: CarryResult.Moved, to segment: SegmentSequence) -> Bool {
-    guard var log = self.log(moved.log) else { return false }
+  /// Where what is left of it ends; nil: nothing is. A truncate, an upload or a drop may have come in between.
+  private mutating func move(_ moved: CarryResult.Moved, to segment: SegmentSequence) -> Offset? {
+    guard var log = self.log(moved.log) else { return nil }
     let mutates = self.configuration.mutations.contains(.carriesOverTruncates)
     let base = moved.span.baseOffset
     let found = log.spans.firstIndex {
       $0.segment == moved.source && $0.baseOffset <= base && $0.endOffset > base
     }
-    guard let found else { return false }
+    guard let found else { return nil }
     let source = log.spans[found]
     let end = mutates ? moved.span.endOffset : min(moved.span.endOffset, source.endOffset)
-    guard let span = moved.span.part(from: base, to: end) else { return false }
+    guard let span = moved.span.part(from: base, to: end) else { return nil }
     var replacement = [span]
     replacement += source.rest(from: end, to: source.endOffset, of: moved.span)
     log.spans.replaceSubrange(found...found, with: replacement)
@@ -318,7 +324,7 @@ extension VolumeCore {
     }
     log.coldEnd = max(log.coldEnd, end)
     self.logs[moved.log.index] = log
-    return true
+    return end
   }
 
   // MARK: - Cold segments that nothing keeps

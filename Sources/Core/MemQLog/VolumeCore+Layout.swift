@@ -155,7 +155,8 @@ extension VolumeCore {
   }
 
   /// The laid state of everything: what the next segment, or a clean end, begins from.
-  private func checkpoint() -> Checkpoint {
+  private mutating func checkpoint() -> Checkpoint {
+    let coldSequences = self.cold.map(\.sequence)
     var partitions: [Checkpoint.Partition] = []
     partitions.reserveCapacity(self.logs.count)
     var isSorted = true
@@ -163,13 +164,16 @@ extension VolumeCore {
     for (index, id) in self.logIDs.enumerated() where id != .none {
       guard self.logs[index]!.isLaid else { continue }
       if let last = partitions.last?.log, id < last { isSorted = false }
+      if !self.logs[index]!.coldCuts.isEmpty {
+        self.logs[index]!.coldCuts.prune(cold: coldSequences)
+      }
       partitions.append(
         Checkpoint.Partition(
           log: id, partition: self.logs[index]!.partition, state: self.logs[index]!.laid,
           highWatermark: self.logs[index]!.highWatermark,
           uploadedOffset: self.logs[index]!.uploadedOffset,
           snapshot: self.logs[index]!.snapshotPlace,
-          coldEnd: self.logs[index]!.coldEnd))
+          coldEnd: self.logs[index]!.coldEnd, coldCuts: self.logs[index]!.coldCuts))
     }
     if !isSorted { partitions.sort { $0.log < $1.log } }
     let segments = self.segments.filter { $0.sequence != self.active?.sequence }

@@ -99,7 +99,8 @@ extension VolumeCore {
     _ = self.activeSpan(of: reference)
     let sequence = self.active!.sequence
     self.logs[reference.index]!.laid.truncate(to: end, epochs: epochs)
-    self.logs[reference.index]!.cutSpans(to: end, in: sequence)
+    self.logs[reference.index]!.cutSpans(
+      to: end, in: sequence, newest: SegmentSequence(self.nextSequence.rawValue - 1))
     builder.add(
       .state(.truncate, self.logs[reference.index]!, at: end), payload: Self.payload(epochs))
   }

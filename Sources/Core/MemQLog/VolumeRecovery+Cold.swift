@@ -15,9 +15,15 @@ extension Recovery {
       for (log, found) in entries {
         guard let index = self.state.index(of: log) else { continue }
         live.logs.append(LogReference(index: index, log: log))
-        let coldEnd = self.state.logs[index].coldEnd
+        let (coldEnd, cuts) = (self.state.logs[index].coldEnd, self.state.logs[index].coldCuts)
         for span in found {
-          guard var span = span.part(from: span.baseOffset, to: coldEnd) else { continue }
+          var end = coldEnd
+          if let cut = cuts.end(in: segment.sequence),
+            !self.mutations.contains(.ignoresColdCuts)
+          {
+            end = min(end, cut)
+          }
+          guard var span = span.part(from: span.baseOffset, to: end) else { continue }
           if live.footer != nil { span.moveToFooter() }
           spans[log] = Self.overlay(spans[log] ?? [], with: span)
         }
@@ -93,14 +99,17 @@ extension Recovery {
       guard span.hasRecords else { return span }
       return span.part(from: coldEnd, to: span.endOffset)
     }
-    let logStart = log.laid.logStart
-    let hot = log.spans.first { $0.hasRecords && $0.endOffset > logStart }
-    var end = hot?.baseOffset ?? log.laid.end
+    var end = log.spans.first { $0.hasRecords }?.baseOffset ?? log.laid.end
     var kept: [SegmentSpan] = []
-    for span in cold.reversed() where span.endOffset > logStart {
+    for span in cold.reversed() {
       guard span.endOffset == end else { break }
       end = span.baseOffset
       kept.append(span)
+    }
+    // Below the log start only what no snapshot has the producers of.
+    let (logStart, known) = (log.laid.logStart, log.snapshotPlace?.end ?? .zero)
+    while let first = kept.last, first.endOffset <= logStart, first.producersEnd ?? .zero <= known {
+      kept.removeLast()
     }
     log.spans.insert(contentsOf: kept.reversed(), at: 0)
   }

@@ -1,0 +1,173 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQDiskSimulation
+import MemQLog
+import MemQModel
+import MemQTestSupport
+import Testing
+
+/// Partition 0 fills the disk and leaves it, 1 has an object tier and keeps little, 2 has none.
+@Suite struct CarriedTruncateTests {
+  struct Rig {
+    var volume: SimulatedVolume
+    var time = MonotonicInstant(nanoseconds: 1_000_000_000)
+    let wall = Timestamp(milliseconds: 1_700_000_000_000)
+    var request: UInt64 = 1
+    var ends: [Int32: Offset] = [:]
+    var generator = SeededGenerator(seed: 5)
+    var batches: [SyntheticBatch] = []
+    var stopAt: UInt64 = .max
+    var isStopped = false
+    mutating func drain() {
+      while !self.isStopped, !self.volume.outstanding.isEmpty {
+        self.volume.perform(0, at: self.time, wall: self.wall)
+        let retires = self.volume.outstanding.contains {
+          if case .retire = $0 { true } else { false }
+        }
+        if retires, self.volume.core!.stats.counters.segmentsCarried > self.stopAt {
+          self.isStopped = true
+        }
+      }
+    }
+    init() {
+      var configuration = LogConfiguration()
+      configuration.groupBytesMax = 24 << 10
+      configuration.pendingBytesMax = 96 << 10
+      configuration.earlyWriteBytes = 4 << 10
+      configuration.runBytesMax = 8 << 10
+      configuration.carryGroupBytes = 16 << 10
+      self.volume = SimulatedVolume(
+        identity: VolumeIdentity(
+          cluster: ClusterID(UniqueID(high: 1, low: 2)),
+          volume: VolumeID(UniqueID(high: 3, low: 4)),
+          segmentBytes: 64 << 10), configuration: configuration, slotsMax: 12)
+    }
+    func id(_ p: Int32) -> TopicPartition {
+      TopicPartition(TopicID(UniqueID(high: 5, low: 6)), PartitionIndex(p))
+    }
+    mutating func send(_ event: VolumeCore.Event) {
+      self.volume.handle(event, at: self.time, wall: self.wall)
+      self.drain()
+    }
+    mutating func next() -> RequestID {
+      self.request += 1
+      return RequestID(self.request)
+    }
+    mutating func append(
+      _ p: Int32, records: Int64, epoch: Int64, body: Int, producer: ProducerID = .none
+    ) throws {
+      let base = self.ends[p] ?? .zero
+      let summary = BatchSummary(
+        baseOffset: base, endOffset: base + records, leaderEpoch: LeaderEpoch(epoch),
+        producerID: producer, producerEpoch: producer == .none ? .none : ProducerEpoch(0),
+        baseSequence: producer == .none ? -1 : Int32(base.rawValue), maxTimestamp: self.wall,
+        appendTime: self.wall)
+      let batch = SyntheticBatch(summary, bodyBytes: body, using: &self.generator)
+      try self.volume.append(
+        [(self.id(p), batch)], request: self.next(), at: self.time, wall: self.wall)
+      self.drain()
+      self.ends[p] = base + records
+    }
+    mutating func pass() {
+      self.time = self.time + .seconds(1)
+      self.volume.handle(
+        .room(availableBytes: self.volume.availableBytes), at: self.time, wall: self.wall)
+      self.send(.tick)
+    }
+    mutating func retain() {
+      self.send(.setLocalRetention(self.id(0), LocalRetention(bytes: 0, hasObjectTier: true)))
+      self.send(.setLocalRetention(self.id(1), LocalRetention(bytes: 10, hasObjectTier: true)))
+      self.send(.setLocalRetention(self.id(2), LocalRetention(hasObjectTier: false)))
+    }
+    /// Filler, uploaded at once.
+    mutating func fill(until done: (Rig) -> Bool) throws {
+      for _ in 0..<4000 {
+        if done(self) { return }
+        // A full volume refuses: the cleaner makes room.
+        try? self.append(0, records: 1, epoch: 1, body: 3_000)
+        self.send(.setUploadedOffset(self.id(0), self.ends[0] ?? .zero))
+        self.pass()
+      }
+      Issue.record("never done \(self.volume.core!.stats)")
+    }
+  }
+
+  @Test func `truncated records of a cold segment stay dead where what follows was not carried`()
+    throws
+  {
+    #expect(try self.epochsAboveTruncate([]) == [LeaderEpoch(2)])
+    // As a restart would have it that goes by the cold end alone.
+    #expect(try self.epochsAboveTruncate(.ignoresColdCuts).contains(LeaderEpoch(1)))
+  }
+
+  /// The epochs of what is at or above a truncate after a restart, where a younger cold segment begins some way above it.
+  private func epochsAboveTruncate(_ mutations: LogMutations) throws -> Set<LeaderEpoch> {
+    var rig = Rig()
+    rig.volume.configuration.mutations = mutations
+    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
+    rig.volume.drain(at: rig.time, wall: rig.wall)
+    for p in Int32(0)..<3 {
+      rig.send(.openPartition(rig.next(), rig.id(p), logStart: .zero, epochs: []))
+    }
+    rig.retain()
+    for _ in 0..<10 { try rig.append(1, records: 10, epoch: 1, body: 300) }
+    for _ in 0..<13 { try rig.append(2, records: 10, epoch: 1, body: 3_000) }
+    // A: both are carried.
+    try rig.fill { $0.volume.core!.stats.counters.segmentsCarried >= 1 }
+    rig.send(
+      .truncate(
+        rig.next(), rig.id(1), to: Offset(50),
+        epochs: [EpochStart(epoch: LeaderEpoch(1), start: .zero)]))
+    rig.ends[1] = Offset(50)
+    for _ in 0..<3 { try rig.append(1, records: 10, epoch: 2, body: 300) }
+    let rolled = rig.volume.segmentsRolled
+    try rig.fill { $0.volume.segmentsRolled > rolled }
+    for _ in 0..<4 { try rig.append(1, records: 10, epoch: 2, body: 300) }
+    for _ in 0..<10 { try rig.append(2, records: 10, epoch: 1, body: 3_000) }
+    rig.send(.setUploadedOffset(rig.id(1), Offset(80)))
+    rig.send(.setHighWatermark(rig.id(1), Offset(80)))
+    let carried = rig.volume.core!.stats.counters.segmentsCarried
+    rig.stopAt = carried
+    try rig.fill { $0.isStopped }
+    rig.volume.kill()
+    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
+    rig.volume.drain(at: rig.time, wall: rig.wall)
+    rig.retain()
+    let state = rig.volume.core!.state(of: rig.id(1))!
+    var offset = state.localStart
+    var epochs: Set<LeaderEpoch> = []
+    while offset < Offset(120) {
+      let batches = try rig.volume.read(rig.id(1), from: offset, below: Offset(120), maxBytes: 1)
+      let batch = try #require(batches.first)
+      if batch.summary.baseOffset >= Offset(50) { epochs.insert(batch.summary.leaderEpoch) }
+      offset = batch.summary.endOffset
+    }
+    return epochs
+  }
+
+  @Test func `carried producers below the log start are known after a restart`() throws {
+    var rig = Rig()
+    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
+    rig.volume.drain(at: rig.time, wall: rig.wall)
+    for p in Int32(0)..<3 {
+      rig.send(.openPartition(rig.next(), rig.id(p), logStart: .zero, epochs: []))
+    }
+    rig.retain()
+    for _ in 0..<10 {
+      try rig.append(2, records: 10, epoch: 1, body: 300, producer: ProducerID(7))
+    }
+    rig.send(.setLogStart(rig.next(), rig.id(2), Offset(100)))
+    // Nobody gives a snapshot.
+    try rig.fill {
+      let stats = $0.volume.core!.stats
+      return stats.counters.segmentsCarried >= 1 && stats.counters.segmentsReclaimed >= 1
+    }
+    rig.volume.kill()
+    let recovered = try rig.volume.open(at: rig.time, wall: rig.wall)
+    let partition = try #require(recovered.first { $0.partition == rig.id(2) })
+    #expect(partition.logStart == Offset(100) && partition.localStart == Offset(100))
+    #expect(
+      partition.batchesAfterSnapshot.map(\.baseOffset.rawValue)
+        == Array(stride(from: 0, to: 100, by: 10)))
+  }
+}
