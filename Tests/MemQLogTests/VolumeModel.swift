@@ -94,6 +94,8 @@ struct VolumeModel {
       self.generator.oneIn(self.volume.isCarrying ? 3 : 20)
     {
       self.truncate(partition)
+      // A full disk refuses it at once: nothing may be built on it.
+      self.noteCompletions()
     }
     switch Int.random(in: 0..<100, using: &self.generator) {
     case 0..<38: self.append(partition)
