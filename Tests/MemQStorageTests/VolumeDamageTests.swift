@@ -446,6 +446,34 @@ private final class Carried: Sendable {
 
   var end: Offset { self.appended.last!.summary.endOffset }
 
+  /// Cuts what is kept, appends other records there, and has these carried too.
+  func carryAnew(from cut: Offset) async throws {
+    let volume = try await Volume.open(self.configuration, logger: Example.logger)
+    volume.setLocalRetention(Self.tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    try await volume.durably { volume.truncate(Self.kept, to: cut, completion: $0) }
+    self.appended.removeAll { $0.summary.endOffset > cut }
+    var (end, keptEnd) = (try #require(volume.state(of: Self.tiered)?.end), cut)
+    let before = volume.stats.log.counters.segmentsCarried
+    for number in 0..<2_000 where volume.stats.log.counters.segmentsCarried == before {
+      let batch = Example.batch(at: end, bodyBytes: 16_000)
+      var appends = [(Self.tiered, batch)]
+      let other = Example.batch(at: keptEnd, bodyBytes: 6_000, epoch: 2)
+      if number < 60 { appends.append((Self.kept, other)) }
+      do {
+        try await volume.appendDurably(appends)
+      } catch {
+        await Task.yield()
+        continue
+      }
+      end = batch.summary.endOffset
+      volume.setUploadedOffset(Self.tiered, to: end)
+      guard number < 60 else { continue }
+      keptEnd = other.summary.endOffset
+      self.appended.append(other)
+    }
+    await volume.close()
+  }
+
   func verify() throws -> VolumeVerification {
     let check = try VolumeCheck(path: self.configuration.path)
     defer { check.close() }
@@ -582,5 +610,36 @@ private final class Carried: Sendable {
       try await volume.appendDurably([(Carried.tiered, Example.batch(at: end))])
       await volume.close()
     }
+  }
+
+  @Test
+  func `where a cold segment lost frames, older copies of the same offsets do not pass for whole`()
+    async throws
+  {
+    let made = try await Carried()
+    let older = try #require(try made.verify().segments.last { $0.kind == .cold })
+    let olderFrames = try made.frames(older.sequence).filter {
+      $0.header.partition == Carried.kept
+    }
+    let cut = try #require(olderFrames.dropFirst(4).first).header.baseOffset
+    try await made.carryAnew(from: cut)
+    let clean = try made.verify()
+    #expect(clean.isWhole)
+    let young = try #require(clean.segments.last { $0.kind == .cold })
+    #expect(young.sequence > older.sequence)
+    let frames = try made.frames(young.sequence).filter {
+      $0.header.partition == Carried.kept && $0.header.baseOffset > cut
+        && $0.header.endOffset <= olderFrames.last!.header.endOffset
+    }
+    let frame = try #require(frames.dropFirst(2).first)
+    try made.flip(young.slot, at: made.configuration.segmentBytes - 4_096, count: 4_096)
+    try made.flip(young.slot, at: frame.place.position + 20)
+    let found = try made.verify()
+    let damaged = found.partitions.filter { $0.damagedFrom != nil }
+    #expect(damaged.map(\.partition) == [Carried.kept])
+    #expect(damaged.first?.damagedFrom == frame.header.baseOffset)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    #expect(volume.damagedPartitions.first?.from == frame.header.baseOffset)
+    await volume.close()
   }
 }
