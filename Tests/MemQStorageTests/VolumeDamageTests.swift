@@ -9,7 +9,7 @@ import MemQSystem
 import NIOCore
 import Testing
 
-/// A volume of 64 KiB segments with three partitions, closed, and what was appended to it.
+/// A volume of small segments with three partitions, closed, and what was appended to it.
 private final class Damaged: Sendable {
   let folder = TemporaryFolder()
   let configuration: Volume.Configuration
@@ -17,9 +17,11 @@ private final class Damaged: Sendable {
   static let partitions = (0..<3).map { Example.partition(Int32($0)) }
 
   /// - Parameter closes: ends in order; otherwise as a crash, with the tail's durability known.
-  init(batches: Int = 60, bodyBytes: Int = 1_000, closes: Bool = true) async throws {
+  init(
+    batches: Int = 60, bodyBytes: Int = 1_000, segmentBytes: Int64 = 64 << 10, closes: Bool = true
+  ) async throws {
     var configuration = Example.configuration(self.folder)
-    configuration.segmentBytes = 64 << 10
+    configuration.segmentBytes = segmentBytes
     configuration.groupBytesMax = 16 << 10
     configuration.tailCacheBytes = 0
     self.configuration = configuration
@@ -208,7 +210,8 @@ private final class Damaged: Sendable {
   }
 
   @Test func `a partition whose beginning is lost is damaged from there, not gone`() async throws {
-    let made = try await Damaged(batches: 9, closes: false)
+    // All in the tail, however many marks a slow machine adds: no checkpoint says what is lost.
+    let made = try await Damaged(batches: 9, segmentBytes: 4 << 20, closes: false)
     var opens: [FrameDescription] = []
     let dump = try VolumeDump(path: made.configuration.path, requireStopped: false)
     try dump.forEachFrame { frame in
@@ -446,6 +449,34 @@ private final class Carried: Sendable {
 
   var end: Offset { self.appended.last!.summary.endOffset }
 
+  /// Cuts what is kept, appends other records there, and has these carried too.
+  func carryAnew(from cut: Offset) async throws {
+    let volume = try await Volume.open(self.configuration, logger: Example.logger)
+    volume.setLocalRetention(Self.tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    try await volume.durably { volume.truncate(Self.kept, to: cut, completion: $0) }
+    self.appended.removeAll { $0.summary.endOffset > cut }
+    var (end, keptEnd) = (try #require(volume.state(of: Self.tiered)?.end), cut)
+    let before = volume.stats.log.counters.segmentsCarried
+    for number in 0..<2_000 where volume.stats.log.counters.segmentsCarried == before {
+      let batch = Example.batch(at: end, bodyBytes: 16_000)
+      var appends = [(Self.tiered, batch)]
+      let other = Example.batch(at: keptEnd, bodyBytes: 6_000, epoch: 2)
+      if number < 60 { appends.append((Self.kept, other)) }
+      do {
+        try await volume.appendDurably(appends)
+      } catch {
+        await Task.yield()
+        continue
+      }
+      end = batch.summary.endOffset
+      volume.setUploadedOffset(Self.tiered, to: end)
+      guard number < 60 else { continue }
+      keptEnd = other.summary.endOffset
+      self.appended.append(other)
+    }
+    await volume.close()
+  }
+
   func verify() throws -> VolumeVerification {
     let check = try VolumeCheck(path: self.configuration.path)
     defer { check.close() }
@@ -582,5 +613,36 @@ private final class Carried: Sendable {
       try await volume.appendDurably([(Carried.tiered, Example.batch(at: end))])
       await volume.close()
     }
+  }
+
+  @Test
+  func `where a cold segment lost frames, older copies of the same offsets do not pass for whole`()
+    async throws
+  {
+    let made = try await Carried()
+    let older = try #require(try made.verify().segments.last { $0.kind == .cold })
+    let olderFrames = try made.frames(older.sequence).filter {
+      $0.header.partition == Carried.kept
+    }
+    let cut = try #require(olderFrames.dropFirst(4).first).header.baseOffset
+    try await made.carryAnew(from: cut)
+    let clean = try made.verify()
+    #expect(clean.isWhole)
+    let young = try #require(clean.segments.last { $0.kind == .cold })
+    #expect(young.sequence > older.sequence)
+    let frames = try made.frames(young.sequence).filter {
+      $0.header.partition == Carried.kept && $0.header.baseOffset > cut
+        && $0.header.endOffset <= olderFrames.last!.header.endOffset
+    }
+    let frame = try #require(frames.dropFirst(2).first)
+    try made.flip(young.slot, at: made.configuration.segmentBytes - 4_096, count: 4_096)
+    try made.flip(young.slot, at: frame.place.position + 20)
+    let found = try made.verify()
+    let damaged = found.partitions.filter { $0.damagedFrom != nil }
+    #expect(damaged.map(\.partition) == [Carried.kept])
+    #expect(damaged.first?.damagedFrom == frame.header.baseOffset)
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    #expect(volume.damagedPartitions.first?.from == frame.header.baseOffset)
+    await volume.close()
   }
 }
