@@ -640,9 +640,10 @@ private final class Carried: Sendable {
     let found = try made.verify()
     let damaged = found.partitions.filter { $0.damagedFrom != nil }
     #expect(damaged.map(\.partition) == [Carried.kept])
-    #expect(damaged.first?.damagedFrom == frame.header.baseOffset)
+    // The older copies are dead since the truncate, so a frame is gone: the log is damaged from its beginning on.
+    #expect(damaged.first?.damagedFrom == .zero)
     let volume = try await Volume.open(made.configuration, logger: Example.logger)
-    #expect(volume.damagedPartitions.first?.from == frame.header.baseOffset)
+    #expect(volume.damagedPartitions.first?.from == .zero)
     await volume.close()
   }
 }
