@@ -66,6 +66,8 @@ public struct PartitionReplica: Sendable {
 
   public var log: ReplicaLog { self.leader?.log ?? self.follower?.log ?? self.idleLog }
   public var highWatermark: Offset { self.log.highWatermark }
+  /// The last open number it used, in this life of the node.
+  public var opens: OpenNumber { self.follower?.number ?? self.lastOpen }
 
   /// False while time alone changes nothing: a leader without followers whose replies are all given.
   public var needsTick: Bool {

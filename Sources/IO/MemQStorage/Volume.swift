@@ -90,8 +90,8 @@ public final class Volume: Sendable {
   }
 
   /// What the partition's cap says to a producer's batch of `byteCount`: take it; take it and hold the answer back for a while; or
-  /// refuse it, retriable, as `.partitionQuotaExceeded`. Other partitions have no part in it. A leader asks before it takes a
-  /// produced batch and marks it `isCapped`, so that `append` holds to it too; followers do neither.
+  /// refuse it, retriable, as `.partitionQuotaExceeded`. Other partitions have no part in it. A leader asks before it
+  /// takes a produced batch; followers take what it took. A caller that has decided nothing yet may mark its batch `isCapped` instead.
   public func room(of partition: TopicPartition, for byteCount: Int) -> PartitionRoom {
     self.engine.monitor.withLock { $0.core.room(of: partition, for: byteCount) }
   }

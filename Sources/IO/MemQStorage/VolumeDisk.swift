@@ -38,12 +38,6 @@ package protocol SegmentFile: AnyObject, Sendable {
   func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int
   /// Makes the next reads ask the disk.
   func dropCache()
-  /// These bytes will be read soon.
-  func willRead(at position: Int64, count: Int)
-}
-
-extension SegmentFile {
-  package func willRead(at position: Int64, count: Int) {}
 }
 
 extension File: SegmentFile {}

@@ -135,11 +135,6 @@ public final class File: Sendable {
     guard result >= 0 else { throw FileError(.lock, path: self.path, number: -result) }
   }
 
-  /// Tells the system that these bytes will be read soon: it fetches them meanwhile.
-  public func willRead(at position: Int64, count: Int) {
-    _ = posix_fadvise(self.descriptor, Int(position), count, POSIX_FADV_WILLNEED)
-  }
-
   /// Drops clean pages from the page cache: the next read asks the disk.
   public func dropCache() { _ = posix_fadvise(self.descriptor, 0, 0, POSIX_FADV_DONTNEED) }
 }

@@ -19,6 +19,20 @@ protocol IngestCluster: Sendable {
 
 extension ClusterSession: IngestCluster {}
 
+extension TopicImage {
+  /// The topic's partition of this number, as a request names it.
+  ///
+  /// - Throws: `.partitionNotFound`.
+  func partition(_ number: Int32) throws(MemQError) -> TopicPartition {
+    guard number >= 0, Int(number) < self.partitionCount else {
+      throw MemQError(
+        .partitionNotFound, "the topic has fewer partitions", subject: "\(self.name)/\(number)",
+        limit: Int64(self.partitionCount) - 1, actual: Int64(number))
+    }
+    return TopicPartition(self.id, PartitionIndex(number))
+  }
+}
+
 extension ClusterImage {
   /// The partition and the node that leads it.
   ///

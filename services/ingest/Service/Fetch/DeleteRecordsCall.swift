@@ -15,20 +15,15 @@ struct DeleteRecordsCall: Sendable {
   func run(
     _ request: Memq_V1_DeleteTopicRecordsRequest, _ topic: TopicImage
   ) async throws(MemQError) -> Memq_V1_DeleteRecordsResponse {
-    var offsets: [Int32: Int64] = [:]
+    var seen: Set<Int32> = []
     for position in request.positions {
-      guard position.partition >= 0, Int(position.partition) < topic.partitionCount else {
-        throw MemQError(
-          .partitionNotFound, "the topic has fewer partitions",
-          subject: "\(topic.name)/\(position.partition)", limit: Int64(topic.partitionCount) - 1,
-          actual: Int64(position.partition))
-      }
+      _ = try topic.partition(position.partition)
       guard position.offset >= -1 else {
         throw MemQError(
           .invalidArgument, "an offset is not negative, or -1 for the committed end",
           subject: "\(topic.name)/\(position.partition)", limit: -1, actual: position.offset)
       }
-      guard offsets.updateValue(position.offset, forKey: position.partition) == nil else {
+      guard seen.insert(position.partition).inserted else {
         throw MemQError(
           .invalidArgument, "the partition stands twice in the request",
           subject: "\(topic.name)/\(position.partition)")

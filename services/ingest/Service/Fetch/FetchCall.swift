@@ -80,12 +80,7 @@ struct FetchCall: Sendable {
     var positions: [Position] = []
     var seen: Set<Int32> = []
     for position in self.request.positions {
-      guard position.partition >= 0, Int(position.partition) < self.topic.partitionCount else {
-        throw MemQError(
-          .partitionNotFound, "the topic has fewer partitions",
-          subject: "\(self.topic.name)/\(position.partition)",
-          limit: Int64(self.topic.partitionCount) - 1, actual: Int64(position.partition))
-      }
+      _ = try self.topic.partition(position.partition)
       guard seen.insert(position.partition).inserted else {
         throw refuse("a partition stands twice", "positions", 1, Int64(position.partition))
       }

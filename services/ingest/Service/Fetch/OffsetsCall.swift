@@ -25,11 +25,7 @@ struct OffsetsCall: Sendable {
     let wanted =
       request.partitions.isEmpty
       ? (0..<Int32(topic.partitionCount)).map { $0 } : request.partitions
-    for partition in wanted where partition < 0 || Int(partition) >= topic.partitionCount {
-      throw MemQError(
-        .partitionNotFound, "the topic has fewer partitions", subject: "\(topic.name)/\(partition)",
-        limit: Int64(topic.partitionCount) - 1, actual: Int64(partition))
-    }
+    for partition in wanted { _ = try topic.partition(partition) }
     let time = Timestamp(milliseconds: request.timestampMs)
     var found: [Int32: Memq_V1_PartitionOffset] = [:]
     await withTaskGroup(of: [(Int32, Memq_V1_PartitionOffset)].self) { group in

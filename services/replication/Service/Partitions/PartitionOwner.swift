@@ -93,17 +93,15 @@ final class PartitionOwner {
   /// Takes over what the cluster wants; any number of changes may lie in between.
   func assign(_ desired: DesiredPartition) {
     let before = self.desired
-    if desired.assignment.leader == desired.member.id, self.core.follower != nil,
-      self.core.log.end < desired.firstOffset
-    {
-      // Elected without all that was committed: what is here ends below what is final, and what comes must not look as if it were that.
-      self.desired = desired
-      self.shard.mailbox.post(.startAfresh(self.id, at: desired.firstOffset))
-      return
-    }
     self.desired = desired
     // An image may be older than an answer of metadata's.
     self.desired.logStart = Swift.max(desired.logStart, before.logStart)
+    if desired.assignment.leader == desired.member.id, self.core.leader == nil,
+      self.core.log.end < self.desired.firstOffset
+    {
+      // Elected without all that was committed: what is here ends below what is final, and what comes must not look as if it were that.
+      return self.shard.mailbox.post(.run { [id] in $0.beginAbove(id) })
+    }
     if desired.member.nodeEpoch > before.member.nodeEpoch {
       self.feed(.registered(desired.member.nodeEpoch))
     }

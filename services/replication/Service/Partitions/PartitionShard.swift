@@ -533,11 +533,30 @@ final class PartitionShard: @unchecked Sendable {
     self.logger.warning(
       "A replica is filled anew",
       metadata: ["partition": "\(owner.name)", "offset": "\(offset)"])
-    self.fresh[partition] = (offset, follower.number)
-    self.partitions[partition] = nil
+    self.renew(owner, at: offset, after: follower.number)
+  }
+
+  /// One that is to lead, and ends below what is uploaded or deleted: it goes on behind that.
+  func beginAbove(_ partition: TopicPartition) {
+    guard let owner = self.partitions[partition], owner.core.leader == nil,
+      owner.core.log.end < owner.desired.firstOffset, owner.lane.failure == nil
+    else { return }
+    let offset = owner.desired.firstOffset
+    self.logger.warning(
+      "A replica ends below what is uploaded or deleted, and its log goes on from there",
+      metadata: [
+        "partition": "\(owner.name)", "end": "\(owner.core.log.end)", "offset": "\(offset)",
+      ])
+    self.renew(owner, at: offset, after: owner.core.opens)
+  }
+
+  /// Gives up the replica's log; the next one begins at the offset.
+  private func renew(_ owner: PartitionOwner, at offset: Offset, after opens: OpenNumber) {
+    self.fresh[owner.id] = (offset, opens)
+    self.partitions[owner.id] = nil
     owner.retire()
-    self.drop(partition, from: owner.lane)
-    self.changing[partition] = .some(owner.desired)
+    self.drop(owner.id, from: owner.lane)
+    self.changing[owner.id] = .some(owner.desired)
   }
 
   /// The topic is gone, or the replica moved away: its records here go.
