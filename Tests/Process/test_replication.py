@@ -17,12 +17,14 @@ FAILOVER = 10.0
 class Cluster(Server):
     """Metadata, three storage nodes, ingest, uploader and scanner, behind the interface of one server."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, nodes=3, volumes=1):
         super().__init__(folder / "unused")
+        self.nodes = [f"replication-{n + 1}" for n in range(nodes)]
+        self.volumes = volumes
         self.folder = folder
         self.log = folder / "services.log"
         self.processes = {}
-        self.names = ["metadata", *NODES, "ingest", "uploader", "scanner", "rebalancer"]
+        self.names = ["metadata", *self.nodes, "ingest", "uploader", "scanner", "rebalancer"]
         self.ports = {name: free_port() for name in self.names}
         self.ports["ingest"] = self.port
 
@@ -35,6 +37,9 @@ class Cluster(Server):
             command += ["--data", self.folder / name]
         if service == "replication":
             command += ["--segment-bytes", "16MiB"]
+            if self.volumes > 1:
+                paths = [str(self.folder / name / f"volume-{n}") for n in range(self.volumes)]
+                command += ["--volumes", ",".join(paths)]
         if service in ("ingest", "uploader", "scanner"):
             command += ["--objects", self.folder / "objects"]
         if service == "scanner":
@@ -50,7 +55,7 @@ class Cluster(Server):
         for name in self.names:
             self.start_one(name)
         wait_until("the cluster is ready", self.is_ready)
-        wait_until("three storage nodes are ready", lambda: len(self.ready_nodes()) == 3)
+        wait_until("all storage nodes are ready", lambda: len(self.ready_nodes()) == len(self.nodes))
         return self
 
     def ready_nodes(self):
@@ -81,7 +86,7 @@ class Cluster(Server):
 
     def name_of(self, node):
         pids = {n["id"]: n["pid"] for n in self.json("cluster", "nodes")}
-        return next(name for name in NODES if self.processes[name].pid == pids[node])
+        return next(name for name in self.nodes if self.processes[name].pid == pids[node])
 
     def leader(self, topic, partition=0):
         return self.name_of(self.partitions(topic)[partition]["leader"])
@@ -298,3 +303,53 @@ def test_a_damaged_replica_is_filled_anew_and_serves_all_of_it(folder):
         for topic in ("events", "others"):
             wait_until("it leads", lambda: cluster.partitions(topic)[0]["leader"] is not None)
             assert cluster.values(topic) == values
+
+
+def test_replicas_move_between_nodes_and_volumes_under_load(folder):
+    with Cluster(folder, nodes=4, volumes=2).start() as cluster:
+        cluster.create("events")
+        producer = AckedProducer(cluster, "events")
+        wait_until("some are acknowledged", lambda: len(producer.acked) > 2_000)
+        first = cluster.partitions("events")[0]["replicas"]
+        spare = next(node["id"] for node in cluster.ready_nodes() if node["id"] not in first)
+        # The leader itself goes; the new one is to lead.
+        moved = cluster.json("cluster", "reassign", "events", 0, "--replicas", f"{spare},{first[1]},{first[2]}")
+        assert moved["replicas"] == [spare, first[1], first[2]] and moved["target_replicas"] == []
+        assert set(moved["isr"]) == set(moved["replicas"]) and moved["leader"] == spare
+        before = len(producer.acked)
+        wait_until("acknowledgements go on", lambda: len(producer.acked) > before + 1_000)
+        # To the other volume of a follower's node.
+        node = next(n for n in cluster.ready_nodes() if n["id"] == first[1])
+        at = moved["volumes"][moved["replicas"].index(first[1])]
+        other = next(volume for volume in node["volumes"] if volume != at)
+        moved = cluster.json("cluster", "reassign", "events", 0, "--replicas", f"{spare},{first[1]}:{other},{first[2]}")
+        assert moved["volumes"][1] == other and set(moved["isr"]) == set(moved["replicas"])
+        # Nobody adds a node that is away; a cancel goes back, and everything goes on.
+        away = first[0]
+        name = cluster.name_of(away)
+        cluster.kill_one(name)
+        wait_until("it is fenced", lambda: len(cluster.ready_nodes()) == 3)
+        refused = cluster.cli("cluster", "reassign", "events", "0", "--replicas", f"{away},{first[1]},{first[2]}", check=False)
+        assert refused.returncode != 0 and b"INVALID_ARGUMENT" in refused.stderr, refused.stderr
+        cluster.start_one(name)
+        wait_until("it is back", lambda: len(cluster.ready_nodes()) == 4)
+        cluster.processes[name].send_signal(signal.SIGSTOP)
+        try:
+            late = cluster.cli(
+                "cluster", "reassign", "events", "0", "--replicas", f"{away},{first[1]},{first[2]}", "--wait", "0", check=False
+            )
+            assert b"under way" in late.stdout + late.stderr, (late.stdout, late.stderr)
+            again = cluster.cli("cluster", "reassign", "events", "0", "--replicas", f"{first[1]},{first[2]},{spare}", check=False)
+            assert b"REASSIGNMENT_IN_PROGRESS" in again.stderr, again.stderr
+            back = cluster.json("cluster", "reassign", "events", 0, "--cancel")
+            assert back["replicas"] == moved["replicas"] and back["target_replicas"] == []
+        finally:
+            cluster.processes[name].send_signal(signal.SIGCONT)
+        before = len(producer.acked)
+        wait_until("acknowledgements go on", lambda: len(producer.acked) > before + 1_000)
+        assert producer.stop() == 0
+        assert sorted(producer.acked) == list(range(producer.sent)), "all of it was acknowledged"
+        values = [int(v) for v in cluster.values("events")]
+        assert sorted(values) == list(range(producer.sent)), "nothing is lost, nothing is there twice"
+        held = cluster.json("cluster", "partitions", "events")[0]
+        assert len(held["isr"]) == 3

@@ -63,6 +63,8 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
   case revisionCompacted = 305
   case staleImage = 306
   case limitReached = 307
+  case reassignmentInProgress = 308
+  case reassignmentNotFound = 309
 
   // Groups: 400–499
   case groupNotFound = 400
@@ -106,7 +108,8 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
       .notLeader, .leaderNotAvailable, .fencedLeaderEpoch, .unknownLeaderEpoch, .staleNodeEpoch,
       .notEnoughReplicas, .notEnoughReplicasAfterAppend, .volumeFull, .volumeFailed,
       .revisionConflict, .leaseLost, .staleImage, .uploadInProgress, .objectStoreUnavailable,
-      .scanHeld, .partitionQuotaExceeded, .revisionCompacted, .planRunning:
+      .scanHeld, .partitionQuotaExceeded, .revisionCompacted, .planRunning,
+      .reassignmentInProgress:
       true
     case .internalError, .invalidArgument, .cancelled, .unimplemented, .corruptMessage,
       .messageTooLarge, .configurationInvalid, .dataFolderInUse, .wrongCluster, .addressInUse,
@@ -120,7 +123,7 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
       .fileNameInvalid, .fileTooLarge, .uploadNotFound, .uploadOffsetMismatch, .digestMismatch,
       .fileIncomplete, .rangeInvalid, .objectNotFound, .objectCorrupt, .objectBarred,
       .chunkChecksumMismatch, .uploadAbandoned, .infected, .notScanned, .quarantineEntryNotFound,
-      .rulesInvalid, .planNotFound:
+      .rulesInvalid, .planNotFound, .reassignmentNotFound:
       false
     }
   }

@@ -49,7 +49,10 @@ import Testing
           PartitionImage(
             id: partition, leader: NodeID(2), leaderEpoch: LeaderEpoch(5), epoch: PartitionEpoch(6),
             replicas: [ReplicaID(NodeID(2), VolumeID(test: 5))], inSync: [NodeID(2)],
-            eligible: [NodeID(9)], historyEpoch: HistoryEpoch(1), uploadGroup: 1)),
+            eligible: [NodeID(9)], historyEpoch: HistoryEpoch(1), uploadGroup: 1,
+            reassignment: PartitionReassignment(
+              target: [ReplicaID(NodeID(3), VolumeID(test: 6))],
+              original: [ReplicaID(NodeID(2), VolumeID(test: 5))]))),
         Kept(
           .uploadGroup(1),
           UploadGroupRecord(

@@ -180,6 +180,10 @@ typedef enum memq_code {
   MEMQ_ERROR_STALE_IMAGE = 306,
   /** A named limit of the cluster is reached. */
   MEMQ_ERROR_LIMIT_REACHED = 307,
+  /** The partition's replicas are being changed already; wait or cancel. */
+  MEMQ_ERROR_REASSIGNMENT_IN_PROGRESS = 308,
+  /** The partition's replicas are not being changed. */
+  MEMQ_ERROR_REASSIGNMENT_NOT_FOUND = 309,
   /** No consumer group of that name. */
   MEMQ_ERROR_GROUP_NOT_FOUND = 400,
   /** Another member took the group over; join again. */

@@ -162,6 +162,7 @@ extension IngestNode {
       MetadataMethods.createTopic.rpc, MetadataMethods.listTopics.rpc,
       MetadataMethods.alterTopic.rpc, MetadataMethods.deleteTopic.rpc,
       MetadataMethods.describeCluster.rpc, MetadataMethods.initProducer.rpc,
+      MetadataMethods.reassignPartition.rpc, MetadataMethods.cancelReassignment.rpc,
     ]
     let uploader = [UploaderMethods.status.rpc, UploaderMethods.flush.rpc]
     let scanner = [

@@ -84,6 +84,30 @@ public struct TopicImage: Hashable, Sendable {
   }
 }
 
+/// A change of a partition's replicas that is under way (KIP-455): the replicas are those of both lists until the added ones have
+/// caught up.
+public struct PartitionReassignment: Hashable, Sendable {
+  /// What it is to end with, preferred leader first.
+  public var target: [ReplicaID]
+  /// What there was before, and what a cancel goes back to.
+  public var original: [ReplicaID]
+
+  public init(target: [ReplicaID], original: [ReplicaID]) {
+    self.target = target
+    self.original = original
+  }
+
+  /// Nodes that take on a replica.
+  public var adding: [NodeID] {
+    self.target.map(\.node).filter { node in !self.original.contains { $0.node == node } }
+  }
+
+  /// Nodes that give theirs up.
+  public var removing: [NodeID] {
+    self.original.map(\.node).filter { node in !self.target.contains { $0.node == node } }
+  }
+}
+
 /// One partition's place in the cluster.
 public struct PartitionImage: Hashable, Sendable {
   public let id: TopicPartition
@@ -101,12 +125,14 @@ public struct PartitionImage: Hashable, Sendable {
   public var uploadedOffset: Offset
   /// Records below are gone on every tier.
   public var logStart: Offset
+  /// Nil while the replicas stay as they are.
+  public var reassignment: PartitionReassignment?
 
   public init(
     id: TopicPartition, leader: NodeID?, leaderEpoch: LeaderEpoch, epoch: PartitionEpoch,
     replicas: [ReplicaID], inSync: [NodeID], eligible: [NodeID] = [],
     historyEpoch: HistoryEpoch = .zero, uploadGroup: Int32, uploadedOffset: Offset = .zero,
-    logStart: Offset = .zero
+    logStart: Offset = .zero, reassignment: PartitionReassignment? = nil
   ) {
     self.id = id
     self.leader = leader
@@ -119,6 +145,7 @@ public struct PartitionImage: Hashable, Sendable {
     self.uploadGroup = uploadGroup
     self.uploadedOffset = uploadedOffset
     self.logStart = logStart
+    self.reassignment = reassignment
   }
 }
 

@@ -88,10 +88,13 @@ extension MetadataState {
     }
     // The topic's minimum was lowered: the ISR alone may commit now, so others can be behind it.
     if next.inSync.count >= settings.minInSyncReplicas { next.eligible = [] }
+    let isCompleted = next.completeReassignment(minInSync: settings.minInSyncReplicas)
     self.elect(&next, settings)
     self.replaceLostVolumes(&next)
     guard next != partition else { return nil }
-    if next.leader != partition.leader { next.leaderEpoch = partition.leaderEpoch.next }
+    if next.leader != partition.leader || isCompleted {
+      next.leaderEpoch = partition.leaderEpoch.next
+    }
     next.epoch = partition.epoch.next
     return next
   }
@@ -99,17 +102,17 @@ extension MetadataState {
   /// A node that lives without the volume its replica stood on gets a new, empty replica in its place. Not while the lost one is in
   /// sync or eligible: it may hold what no other does, and its disk may come back.
   private func replaceLostVolumes(_ partition: inout PartitionImage) {
-    for (at, replica) in partition.replicas.enumerated() {
+    for replica in partition.replicas {
       guard !partition.inSync.contains(replica.node), !partition.eligible.contains(replica.node),
         let node = self.nodes[replica.node]?.value, node.state == .ready,
         !node.volumes.isEmpty, !node.volumes.contains(replica.volume)
       else { continue }
       let volume = node.volumes[Int(partition.id.partition.rawValue) % node.volumes.count]
-      partition.replicas[at] = ReplicaID(replica.node, volume)
+      partition.replace(replica, with: ReplicaID(replica.node, volume))
     }
   }
 
-  private func elect(_ partition: inout PartitionImage, _ settings: TopicSettings) {
+  func elect(_ partition: inout PartitionImage, _ settings: TopicSettings) {
     let best = self.best(of: partition.inSync, partition)
     if let leader = partition.leader, let fitness = self.fitness(leader, partition),
       partition.inSync.contains(leader), fitness != .draining || best?.fitness == .draining

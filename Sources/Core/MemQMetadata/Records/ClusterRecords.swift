@@ -145,25 +145,44 @@ extension PartitionImage: StoredRecord {
     writer.optional(self.leader) { $0.node($1) }
     writer.epoch(self.leaderEpoch)
     writer.epoch(self.epoch)
-    writer.list(self.replicas) {
-      $0.node($1.node)
-      $0.id($1.volume)
-    }
+    writer.replicas(self.replicas)
     writer.list(self.inSync) { $0.node($1) }
     writer.list(self.eligible) { $0.node($1) }
     writer.epoch(self.historyEpoch)
     writer.integer(self.uploadGroup)
     writer.integer(self.logStart.rawValue)
+    writer.optional(self.reassignment) {
+      $0.replicas($1.target)
+      $0.replicas($1.original)
+    }
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.init(
       id: try reader.partition(),
       leader: try reader.optional { r throws(MemQError) in try r.node() },
       leaderEpoch: try reader.epoch(), epoch: try reader.epoch(),
-      replicas: try reader.list { r throws(MemQError) in ReplicaID(try r.node(), try r.id()) },
+      replicas: try reader.replicas(),
       inSync: try reader.list { r throws(MemQError) in try r.node() },
       eligible: try reader.list { r throws(MemQError) in try r.node() },
       historyEpoch: try reader.epoch(), uploadGroup: try reader.integer(),
-      logStart: Offset(try reader.integer()))
+      logStart: Offset(try reader.integer()),
+      reassignment: try reader.optional { r throws(MemQError) in
+        PartitionReassignment(target: try r.replicas(), original: try r.replicas())
+      })
+  }
+}
+
+extension ByteWriter {
+  fileprivate mutating func replicas(_ replicas: [ReplicaID]) {
+    self.list(replicas) {
+      $0.node($1.node)
+      $0.id($1.volume)
+    }
+  }
+}
+
+extension ByteReader {
+  fileprivate mutating func replicas() throws(MemQError) -> [ReplicaID] {
+    try self.list { r throws(MemQError) in ReplicaID(try r.node(), try r.id()) }
   }
 }

@@ -165,7 +165,7 @@ extension MetadataState {
     return self.replacing(known, next)
   }
 
-  private func replacing(
+  func replacing(
     _ known: Versioned<PartitionImage>, _ next: PartitionImage
   ) -> Plan<PartitionImage> {
     var transaction = Transaction()
@@ -174,7 +174,7 @@ extension MetadataState {
   }
 
   /// With its uploaded offset.
-  private func shown(_ partition: PartitionImage) -> PartitionImage {
+  func shown(_ partition: PartitionImage) -> PartitionImage {
     var shown = partition
     let group = self.uploadGroups[partition.uploadGroup]?.value
     shown.uploadedOffset = group?.positions[partition.id]?.next ?? .zero

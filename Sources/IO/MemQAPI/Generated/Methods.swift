@@ -73,6 +73,10 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "RaiseLogStarts", kind: .unary, safety: .idempotent)
   public static let transferLeadership = Method<Memq_V1_TransferLeadershipRequest, Memq_V1_TransferLeadershipResponse>(
     service: "memq.v1.MetadataService", name: "TransferLeadership", kind: .unary)
+  public static let reassignPartition = Method<Memq_V1_ReassignPartitionRequest, Memq_V1_ReassignPartitionResponse>(
+    service: "memq.v1.MetadataService", name: "ReassignPartition", kind: .unary, safety: .idempotent)
+  public static let cancelReassignment = Method<Memq_V1_CancelReassignmentRequest, Memq_V1_CancelReassignmentResponse>(
+    service: "memq.v1.MetadataService", name: "CancelReassignment", kind: .unary)
   public static let initProducer = Method<Memq_V1_InitProducerRequest, Memq_V1_InitProducerResponse>(
     service: "memq.v1.MetadataService", name: "InitProducer", kind: .unary)
   public static let acquireUploadLeases = Method<Memq_V1_AcquireUploadLeasesRequest, Memq_V1_AcquireUploadLeasesResponse>(

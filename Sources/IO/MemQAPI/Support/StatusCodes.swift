@@ -29,7 +29,7 @@ extension ErrorCode {
 
     case .topicNotFound, .partitionNotFound, .topicDeleted, .groupNotFound, .fileNotFound,
       .uploadNotFound, .objectNotFound, .quarantineEntryNotFound, .planNotFound, .nodeUnknown,
-      .offsetMissing, .unknownProducer:
+      .offsetMissing, .unknownProducer, .reassignmentNotFound:
       .notFound
 
     case .topicExists, .duplicateSequence: .alreadyExists
@@ -42,7 +42,8 @@ extension ErrorCode {
 
     case .fencedLeaderEpoch, .unknownLeaderEpoch, .staleNodeEpoch, .producerFenced, .nodeFenced,
       .leaseLost, .revisionConflict, .revisionCompacted, .groupMemberFenced, .uploadInProgress,
-      .uploadOffsetMismatch, .planRunning, .outOfOrderSequence, .sequenceStraddles:
+      .uploadOffsetMismatch, .planRunning, .outOfOrderSequence, .sequenceStraddles,
+      .reassignmentInProgress:
       .aborted
 
     case .dataFolderInUse, .wrongCluster, .addressInUse, .groupNotEmpty, .objectBarred,

@@ -209,6 +209,43 @@ public struct Admin: Sendable {
       try await self.servers.call(method, request, timeout: self.timeout).entry)
   }
 
+  // MARK: Replicas
+
+  /// Has a partition's replicas stand on these nodes, preferred leader first; each with its volume, or nil for the node's choice. Returns once
+  /// the change is under way; it is complete when the partition's `targetReplicas` are empty. Asked again it changes nothing.
+  ///
+  /// - Throws: `.topicNotFound`, `.partitionNotFound`, `.reassignmentInProgress`, `.replicationFactorInvalid`, `.invalidArgument`,
+  ///   `.notEnoughReplicas`.
+  public func reassign(
+    _ topic: String, _ partition: PartitionIndex, to replicas: [(node: NodeID, volume: VolumeID?)]
+  ) async throws(MemQError) -> PartitionInfo {
+    var request = Memq_V1_ReassignPartitionRequest()
+    request.topic = topic
+    request.partition = partition.rawValue
+    request.target = replicas.map { replica in
+      .with {
+        $0.nodeID = replica.node.rawValue
+        if let volume = replica.volume { $0.volumeID = volume.wire }
+      }
+    }
+    return PartitionInfo(try await self.read(MetadataMethods.reassignPartition, request).partition)
+  }
+
+  /// Goes back to the replicas from before a change that is under way.
+  ///
+  /// - Throws: `.topicNotFound`, `.partitionNotFound`, `.reassignmentNotFound`, `.notEnoughReplicas`.
+  public func cancelReassignment(
+    _ topic: String, _ partition: PartitionIndex
+  ) async throws(MemQError) -> PartitionInfo {
+    var request = Memq_V1_CancelReassignmentRequest()
+    request.topic = topic
+    request.partition = partition.rawValue
+    return PartitionInfo(
+      try await self.servers.call(
+        MetadataMethods.cancelReassignment, request, timeout: self.timeout
+      ).partition)
+  }
+
   // MARK: Rebalancing
 
   public func plan() async throws(MemQError) -> RebalancePlan {

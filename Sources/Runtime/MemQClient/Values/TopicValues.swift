@@ -44,8 +44,14 @@ public struct PartitionInfo: Hashable, Sendable {
   public var partitionEpoch: PartitionEpoch
   /// Assigned nodes, preferred leader first.
   public var replicas: [NodeID]
+  /// Where each of them stands, in their order.
+  public var volumes: [VolumeID]
   /// In-sync replicas.
   public var isr: [NodeID]
+  /// Eligible leader replicas (KIP-966).
+  public var elr: [NodeID]
+  /// What the replicas are being changed to; empty at rest.
+  public var targetReplicas: [NodeID]
   public var uploadGroup: Int
   /// Below it the object tier is the log.
   public var uploadedOffset: Offset

@@ -44,6 +44,10 @@ extension TopicDescription {
   }
 }
 
+extension VolumeID {
+  var wire: Data { Data(self.bytes) }
+}
+
 extension PartitionInfo {
   init(_ wire: Memq_V1_Partition) {
     self.init(
@@ -51,7 +55,10 @@ extension PartitionInfo {
       leader: wire.leader == 0 ? nil : NodeID(wire.leader),
       leaderEpoch: LeaderEpoch(wire.leaderEpoch),
       partitionEpoch: PartitionEpoch(wire.partitionEpoch),
-      replicas: wire.replicas.map { NodeID($0.nodeID) }, isr: wire.isr.map(NodeID.init),
+      replicas: wire.replicas.map { NodeID($0.nodeID) },
+      volumes: wire.replicas.map { VolumeID(wire: $0.volumeID) },
+      isr: wire.isr.map(NodeID.init), elr: wire.elr.map(NodeID.init),
+      targetReplicas: wire.reassignment.target.map { NodeID($0.nodeID) },
       uploadGroup: Int(wire.uploadGroup), uploadedOffset: Offset(wire.uploadedOffset))
   }
 }

@@ -143,20 +143,22 @@ extension TopicImage {
 
 extension PartitionImage {
   public init(_ wire: Memq_V1_Partition) throws(MemQError) {
-    var replicas: [ReplicaID] = []
-    for replica in wire.replicas {
-      replicas.append(
-        ReplicaID(
-          NodeID(replica.nodeID), try VolumeID(wire: replica.volumeID, "replicas.volume_id")))
+    var reassignment: PartitionReassignment?
+    if wire.hasReassignment {
+      reassignment = PartitionReassignment(
+        target: try .init(wire: wire.reassignment.target, "reassignment.target.volume_id"),
+        original: try .init(wire: wire.reassignment.original, "reassignment.original.volume_id"))
     }
     self.init(
       id: try TopicPartition(wire.topicPartition),
       leader: wire.leader == 0 ? nil : NodeID(wire.leader),
       leaderEpoch: LeaderEpoch(wire.leaderEpoch), epoch: PartitionEpoch(wire.partitionEpoch),
-      replicas: replicas, inSync: wire.isr.map { NodeID($0) },
+      replicas: try .init(wire: wire.replicas, "replicas.volume_id"),
+      inSync: wire.isr.map { NodeID($0) },
       eligible: wire.elr.map { NodeID($0) },
       historyEpoch: HistoryEpoch(wire.historyEpoch), uploadGroup: wire.uploadGroup,
-      uploadedOffset: Offset(wire.uploadedOffset), logStart: Offset(wire.logStartOffset))
+      uploadedOffset: Offset(wire.uploadedOffset), logStart: Offset(wire.logStartOffset),
+      reassignment: reassignment)
   }
   public var wire: Memq_V1_Partition {
     .with {
@@ -164,18 +166,34 @@ extension PartitionImage {
       $0.leader = self.leader?.rawValue ?? 0
       $0.leaderEpoch = self.leaderEpoch.rawValue
       $0.partitionEpoch = self.epoch.rawValue
-      $0.replicas = self.replicas.map { replica in
-        .with {
-          $0.nodeID = replica.node.rawValue
-          $0.volumeID = replica.volume.wire
-        }
-      }
+      $0.replicas = self.replicas.wire
       $0.isr = self.inSync.map(\.rawValue)
       $0.elr = self.eligible.map(\.rawValue)
       $0.historyEpoch = self.historyEpoch.rawValue
       $0.uploadGroup = self.uploadGroup
       $0.uploadedOffset = self.uploadedOffset.rawValue
       $0.logStartOffset = self.logStart.rawValue
+      if let running = self.reassignment {
+        $0.reassignment.target = running.target.wire
+        $0.reassignment.original = running.original.wire
+      }
+    }
+  }
+}
+
+extension [ReplicaID] {
+  fileprivate init(wire: [Memq_V1_Replica], _ field: String) throws(MemQError) {
+    self = []
+    for replica in wire {
+      self.append(ReplicaID(NodeID(replica.nodeID), try VolumeID(wire: replica.volumeID, field)))
+    }
+  }
+  fileprivate var wire: [Memq_V1_Replica] {
+    self.map { replica in
+      .with {
+        $0.nodeID = replica.node.rawValue
+        $0.volumeID = replica.volume.wire
+      }
     }
   }
 }

@@ -8,8 +8,11 @@ import MemQSystem
 struct ClusterCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "cluster",
-    abstract: "Show the cluster: whether it is ready, its nodes, its partitions.",
-    subcommands: [ClusterStatus.self, ClusterNodes.self, ClusterPartitions.self])
+    abstract:
+      "Show the cluster: whether it is ready, its nodes, its partitions; move a partition's replicas.",
+    subcommands: [
+      ClusterStatus.self, ClusterNodes.self, ClusterPartitions.self, ClusterReassign.self,
+    ])
 }
 
 struct ClusterStatus: AsyncParsableCommand {

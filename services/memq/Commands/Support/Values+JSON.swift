@@ -23,7 +23,10 @@ extension PartitionInfo {
       "leader_epoch": .number(self.leaderEpoch.rawValue),
       "partition_epoch": .number(self.partitionEpoch.rawValue),
       "replicas": .array(self.replicas.map { .number($0.rawValue) }),
+      "volumes": .array(self.volumes.map { .text($0) }),
       "isr": .array(self.isr.map { .number($0.rawValue) }),
+      "elr": .array(self.elr.map { .number($0.rawValue) }),
+      "target_replicas": .array(self.targetReplicas.map { .number($0.rawValue) }),
       "upload_group": .number(self.uploadGroup),
       "uploaded_offset": .number(self.uploadedOffset.rawValue),
     ]

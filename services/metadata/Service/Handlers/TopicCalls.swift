@@ -52,6 +52,7 @@ extension MetadataNode {
         $0.partition = partition.wire
       }
     }
+    self.registerReassignmentCalls(on: &router)
     router.handle(MetadataMethods.initProducer) { request, _ in
       try await self.initProducer(request)
     }
@@ -183,8 +184,12 @@ extension MetadataNode {
     let partition = try await instance.runner.run("alter-partition") { (state) throws(MemQError) in
       try state.alterPartition(proposal)
     }
-    // A leader that drains waits for somebody to take over.
-    if instance.cell.read({ $0.nodes[proposal.node]?.value.state }) == .draining {
+    // A leader that drains waits for somebody to take over, a change of replicas for those that are added.
+    let isAwaited = instance.cell.read {
+      $0.nodes[proposal.node]?.value.state == .draining
+        || $0.partitions[proposal.partition]?.value.reassignment != nil
+    }
+    if isAwaited {
       do throws(MemQError) {
         try await instance.controller.reconcile()
       } catch {

@@ -338,7 +338,12 @@ final class PartitionShard: @unchecked Sendable {
   // MARK: - Partitions come and go
 
   private func assign(_ desired: DesiredPartition) {
-    if let owner = self.partitions[desired.id] { return owner.assign(desired) }
+    if let owner = self.partitions[desired.id] {
+      guard owner.desired.member.id.volume == desired.member.id.volume else {
+        return self.move(owner, to: desired)
+      }
+      return owner.assign(desired)
+    }
     if self.changing[desired.id] != nil {
       self.changing[desired.id] = .some(desired)
     } else if self.problems[desired.id] != nil {
@@ -548,6 +553,20 @@ final class PartitionShard: @unchecked Sendable {
         "partition": "\(owner.name)", "end": "\(owner.core.log.end)", "offset": "\(offset)",
       ])
     self.renew(owner, at: offset, after: owner.core.opens)
+  }
+
+  /// The cluster has the replica on another volume of this node: nobody counts on what is here, the leader fills the new one.
+  private func move(_ owner: PartitionOwner, to desired: DesiredPartition) {
+    self.logger.notice(
+      "A replica goes to another volume",
+      metadata: [
+        "partition": "\(owner.name)", "volume.from": "\(owner.lane.volume.id)",
+        "volume.to": "\(desired.member.id.volume)",
+      ])
+    self.partitions[owner.id] = nil
+    owner.retire()
+    self.drop(owner.id, from: owner.lane)
+    self.changing[owner.id] = .some(desired)
   }
 
   /// Gives up the replica's log; the next one begins at the offset.

@@ -369,11 +369,39 @@ public nonisolated struct Memq_V1_Partition: Sendable {
   /// Records below are gone on every tier: retention, or somebody deleted them.
   public var logStartOffset: Int64 = 0
 
+  /// Set while its replicas are being changed.
+  public var reassignment: Memq_V1_Reassignment {
+    get {_reassignment ?? Memq_V1_Reassignment()}
+    set {_reassignment = newValue}
+  }
+  /// Returns true if `reassignment` has been explicitly set.
+  public var hasReassignment: Bool {self._reassignment != nil}
+  /// Clears the value of `reassignment`. Subsequent reads from it will return its default value.
+  public mutating func clearReassignment() {self._reassignment = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+  fileprivate var _reassignment: Memq_V1_Reassignment? = nil
+}
+
+/// A change of a partition's replicas that is under way: until it ends the replicas are those of both lists.
+public nonisolated struct Memq_V1_Reassignment: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// What it is to end with, preferred leader first.
+  public var target: [Memq_V1_Replica] = []
+
+  /// What there was before, and what a cancel goes back to.
+  public var original: [Memq_V1_Replica] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
 }
 
 /// One upload group: the unit an uploader leases.
@@ -732,7 +760,7 @@ nonisolated extension Memq_V1_Topic: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Partition"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0\u{1}reassignment\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -751,6 +779,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
       case 9: try { try decoder.decodeSingularInt32Field(value: &self.uploadGroup) }()
       case 10: try { try decoder.decodeSingularInt64Field(value: &self.uploadedOffset) }()
       case 11: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
+      case 12: try { try decoder.decodeSingularMessageField(value: &self._reassignment) }()
       default: break
       }
     }
@@ -794,6 +823,9 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if self.logStartOffset != 0 {
       try visitor.visitSingularInt64Field(value: self.logStartOffset, fieldNumber: 11)
     }
+    try { if let v = self._reassignment {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -809,6 +841,42 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.uploadGroup != rhs.uploadGroup {return false}
     if lhs.uploadedOffset != rhs.uploadedOffset {return false}
     if lhs.logStartOffset != rhs.logStartOffset {return false}
+    if lhs._reassignment != rhs._reassignment {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_Reassignment: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".Reassignment"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}target\0\u{1}original\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.target) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.original) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.target.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.target, fieldNumber: 1)
+    }
+    if !self.original.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.original, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_Reassignment, rhs: Memq_V1_Reassignment) -> Bool {
+    if lhs.target != rhs.target {return false}
+    if lhs.original != rhs.original {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
