@@ -39,23 +39,17 @@ struct PartitionLog: Sendable {
   var coldCuts: [ColdCut] = []
   /// The cleaner found damage in what it was to carry: nothing of it is carried any more.
   var isCarryStopped = false
-  /// By offset: those in cold segments, then those in hot ones.
-  var spans: [SegmentSpan] = []
+  var spans = SpanList()
 
   /// What counts against the partition's cap: frames that nothing but this disk has, placed or not.
   var cappedBytes: Int64 {
     let gone = self.retention.hasObjectTier ? self.uploadedOffset : .zero
     let start = max(gone, self.accepted.logStart)
     guard start < self.accepted.end else { return 0 }
-    var bytes = self.waitingBytes
-    for span in self.spans.reversed() {
-      if span.hasRecords, span.endOffset <= start { break }
-      bytes += span.bytes(from: start)
-    }
-    return bytes
+    return self.waitingBytes + self.spans.bytes(from: start)
   }
 
-  var localBytes: Int64 { self.spans.reduce(0) { $0 + $1.byteCount } }
+  var localBytes: Int64 { self.spans.byteCount }
 
   /// The lowest offset that may be read here; the end when nothing is.
   var localStart: Offset { max(self.placedStart, self.releasedBelow) }
@@ -68,7 +62,7 @@ struct PartitionLog: Sendable {
   }
 
   private var placedStart: Offset {
-    let first = self.spans.first { $0.hasRecords && $0.endOffset > self.accepted.logStart }
+    let first = self.spans.first(endingAbove: self.accepted.logStart)
     guard let first, first.baseOffset < self.accepted.end else {
       // Accepted records without a place yet begin where the placed ones end.
       return max(self.accepted.logStart, min(self.laid.end, self.accepted.end))
@@ -82,11 +76,11 @@ struct PartitionLog: Sendable {
   mutating func cutSpans(
     to end: Offset, in segment: SegmentSequence, newest: SegmentSequence
   ) {
-    for index in self.spans.indices { self.spans[index].cut(to: end) }
-    let last = self.spans.count - 1
-    self.spans[last].cutTo = min(self.spans[last].cutTo ?? end, end)
-    precondition(self.spans[last].segment == segment)
-    self.spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
+    self.spans.withOpen { span in
+      precondition(span.segment == segment)
+      span.cutTo = min(span.cutTo ?? end, end)
+    }
+    self.spans.cut(to: end)
     if end < self.coldEnd {
       // What is being carried as well: it was taken from the log as it was before.
       self.coldCuts.cut(newest, to: end)

@@ -66,6 +66,8 @@ struct SegmentSpan: Hashable, Sendable {
   }
 
   var hasRecords: Bool { self.baseOffset < self.endOffset }
+  /// Nothing is left of it.
+  var isVoid: Bool { !self.hasRecords && self.cutTo == nil }
   var runCount: Int { self.isInFooter ? self.footerRuns : self.runs.count }
 
   /// Bytes of its records from `offset` on, to a run's size; of runs that are in the footer by the share of their offsets.
@@ -150,9 +152,10 @@ struct SegmentSpan: Hashable, Sendable {
     self.footerRuns += next.footerRuns
   }
 
-  /// Drops records at or above `end`.
+  /// Drops records at or above `end`. Bytes are counted by runs, or, where only the footer knows these, by the share of the offsets.
   mutating func cut(to end: Offset) {
     guard end < self.endOffset else { return }
+    if self.isInFooter { self.byteCount -= self.bytes(from: end) }
     self.endOffset = max(self.baseOffset, end)
     while let last = self.runs.last, last.baseOffset >= end {
       self.byteCount -= Int64(last.byteCount)
@@ -176,12 +179,12 @@ struct LiveSegment: Hashable, Sendable {
   let slot: SegmentSlot
   /// Where its groups end: the next one's position in the active segment.
   var end: Int64
-  /// The partitions with a span in it, in the order of their first frame.
-  var logs: [LogReference] = []
+  /// The partitions with a span in it: in the order of their first frame, once it is sealed in that of their places.
+  var logs = LogPlaces()
   /// The footer's group; nil in the active segment and in one that was cut by recovery.
   var footer: FooterPlace?
   /// Where the search for something that keeps the segment stands in `logs`.
-  var reclaimCursor = 0
+  var reclaimCursor = LogPlaces.Cursor()
   /// Only missing producer snapshots keep it; they were asked for, and are again at this time.
   var snapshotsDueAt: MonotonicInstant?
 }

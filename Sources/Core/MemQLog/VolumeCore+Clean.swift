@@ -181,12 +181,17 @@ extension VolumeCore {
   ) -> Candidate? {
     let isShort = self.isShortOfRoom
     var candidate = Candidate(segment: segment.sequence)
-    for reference in segment.logs {
-      guard let log = self.log(reference) else { continue }
+    for index in segment.logs {
+      guard let log = self.logs[index] else { continue }
       looks += log.spans.count
-      for index in log.spans.indices where log.spans[index].segment == segment.sequence {
-        guard let hold = self.hold(log, index, isShort: isShort, wall: wall) else { continue }
-        let span = log.spans[index]
+      var standings: [SpanList.Standing] = []
+      log.spans.visit(segment.sequence) { standing in
+        standings.append(standing)
+        return false
+      }
+      for standing in standings {
+        guard let hold = self.hold(log, standing, isShort: isShort, wall: wall) else { continue }
+        let span = standing.span
         guard !log.isDamaged, !log.isCarryStopped,
           isCold || self.mayCarry(log, span, hold, isTight: isTight)
         else { return nil }
@@ -194,7 +199,8 @@ extension VolumeCore {
         let part = span.part(from: from, to: span.endOffset)!
         let cost = CarryCost(bytes: Int(part.byteCount), runs: part.runCount, pieces: 1)
         let piece = CarryPlan.Piece(
-          log: reference, partition: log.partition, segment: segment.sequence, slot: segment.slot,
+          log: LogReference(index: index, log: log.id), partition: log.partition,
+          segment: segment.sequence, slot: segment.slot,
           footer: span.isInFooter ? segment.footer : nil,
           runs: RunEntry.select(span.runs, from: from, below: span.endOffset, maxBytes: .max),
           from: from, below: span.endOffset)
@@ -277,22 +283,26 @@ extension VolumeCore {
     var cold = LiveSegment(sequence: result.segment, slot: result.slot, end: result.end)
     cold.footer = result.footer
     var isUsed = false
+    var dead: [Int] = []
     for moved in result.moved where self.log(moved.log) != nil {
       let end = self.move(moved, to: result.segment)
       isUsed = isUsed || end != nil
       if entries.last?.log != moved.log.log {
         entries.append(ColdSegment.Entry(log: moved.log.log, coldEnd: .zero))
-        cold.logs.append(moved.log)
+        cold.logs.append(moved.log.index)
       }
       let last = entries.count - 1
       entries[last].coldEnd = self.logs[moved.log.index]!.coldEnd
       if end != moved.span.endOffset { entries[last].hasDead = true }
+      if entries[last].hasDead, dead.last != moved.log.index { dead.append(moved.log.index) }
     }
     self.endCarry(unused: !isUsed, isComplete: result.isComplete)
     guard isUsed else { return }
-    for (entry, reference) in zip(entries, cold.logs) where entry.hasDead {
-      self.logs[reference.index]!.coldCuts.cut(result.segment, to: entry.coldEnd)
+    for index in dead {
+      let end = self.logs[index]!.coldEnd
+      self.logs[index]!.coldCuts.cut(result.segment, to: end)
     }
+    cold.logs.sort()
     self.cold.append(cold)
     self.counters.segmentsCarried += 1
     self.resetReclaimCursors()
@@ -303,28 +313,26 @@ extension VolumeCore {
 
   /// Where what is left of it ends; nil: nothing is. A truncate, an upload or a drop may have come in between.
   private mutating func move(_ moved: CarryResult.Moved, to segment: SegmentSequence) -> Offset? {
-    guard var log = self.log(moved.log) else { return nil }
+    guard self.isHere(moved.log) else { return nil }
     let mutates = self.configuration.mutations.contains(.carriesOverTruncates)
     let base = moved.span.baseOffset
-    let found = log.spans.firstIndex {
-      $0.segment == moved.source && $0.baseOffset <= base && $0.endOffset > base
+    var counts: Offset?
+    self.logs[moved.log.index]!.spans.replace(in: moved.source, holding: base) { spans, found in
+      let source = spans[found]
+      let end = mutates ? moved.span.endOffset : min(moved.span.endOffset, source.endOffset)
+      guard let span = moved.span.part(from: base, to: end) else { return }
+      counts = end
+      let rest = source.rest(from: end, to: source.endOffset, of: moved.span)
+      spans.replaceSubrange(found...found, with: [span] + rest)
+      guard found > 0, spans[found - 1].segment == segment,
+        spans[found - 1].endOffset == span.baseOffset
+      else { return }
+      spans[found - 1].join(span)
+      spans.remove(at: found)
     }
-    guard let found else { return nil }
-    let source = log.spans[found]
-    let end = mutates ? moved.span.endOffset : min(moved.span.endOffset, source.endOffset)
-    guard let span = moved.span.part(from: base, to: end) else { return nil }
-    var replacement = [span]
-    replacement += source.rest(from: end, to: source.endOffset, of: moved.span)
-    log.spans.replaceSubrange(found...found, with: replacement)
-    if found > 0, log.spans[found - 1].segment == segment,
-      log.spans[found - 1].endOffset == span.baseOffset
-    {
-      log.spans[found - 1].join(span)
-      log.spans.remove(at: found)
-    }
-    log.coldEnd = max(log.coldEnd, end)
-    self.logs[moved.log.index] = log
-    return end
+    guard let counts else { return nil }
+    self.logs[moved.log.index]!.coldEnd = max(self.logs[moved.log.index]!.coldEnd, counts)
+    return counts
   }
 
   // MARK: - Cold segments that nothing keeps
@@ -334,18 +342,15 @@ extension VolumeCore {
     for index in self.cold.indices.reversed() {
       // The search goes on where something kept it last time; at the end once more from the start.
       let segment = self.cold[index]
-      let (passed, rest) = (
-        segment.logs[..<segment.reclaimCursor], segment.logs[segment.reclaimCursor...]
-      )
       let keeper =
-        rest.firstIndex { self.keeps($0, segment.sequence, isShort, wall) }
-        ?? passed.firstIndex { self.keeps($0, segment.sequence, isShort, wall) }
+        self.keeper(segment, from: segment.reclaimCursor, isShort, wall)
+        ?? self.keeper(segment, from: .init(), isShort, wall)
       if let keeper {
         self.cold[index].reclaimCursor = keeper
         continue
       }
       self.cold.remove(at: index)
-      for reference in segment.logs { self.release(reference, in: segment.sequence, &effects) }
+      for log in segment.logs { self.release(log, in: segment.sequence, &effects) }
       self.freeing.append(
         FreeingSegment(
           segment: Checkpoint.Segment(
@@ -355,13 +360,29 @@ extension VolumeCore {
     }
   }
 
-  /// Whether the log keeps something it has in the cold segment.
+  /// The first log from there on that keeps something it has in the cold segment.
+  private func keeper(
+    _ segment: LiveSegment, from: LogPlaces.Cursor, _ isShort: Bool, _ wall: Timestamp
+  ) -> LogPlaces.Cursor? {
+    var (here, cursor) = (from, from)
+    while let index = segment.logs.next(&cursor) {
+      if let log = self.logs[index], self.keeps(log, segment.sequence, isShort, wall) {
+        return here
+      }
+      here = cursor
+    }
+    return nil
+  }
+
   private func keeps(
-    _ reference: LogReference, _ segment: SegmentSequence, _ isShort: Bool, _ wall: Timestamp
+    _ log: PartitionLog, _ segment: SegmentSequence, _ isShort: Bool, _ wall: Timestamp
   ) -> Bool {
-    guard let log = self.log(reference),
-      let last = log.spans.lastIndex(where: { $0.segment == segment })
-    else { return false }
+    var last: SpanList.Standing?
+    log.spans.visit(segment) { standing in
+      last = standing
+      return false
+    }
+    guard let last else { return false }
     return self.hold(log, last, isShort: isShort, wall: wall) != nil
   }
 }

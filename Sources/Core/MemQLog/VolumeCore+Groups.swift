@@ -104,9 +104,7 @@ extension VolumeCore {
       self.resetReclaimCursors()
       self.markDueAt = now + self.configuration.markIdle
     case .seal:
-      let sealed = self.sealActive()
-      effects.append(.segmentRolled(sealed))
-      self.askForSnapshotsAtRoll(&effects)
+      self.sealActive(&effects)
     case .close:
       self.phase = .closed
       effects.append(.complete(self.closeRequest!, .success(())))

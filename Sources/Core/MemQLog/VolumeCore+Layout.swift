@@ -193,17 +193,17 @@ extension VolumeCore {
     let segment = self.segments[self.segments.count - 1]
     var entries: [Footer.Entry] = []
     entries.reserveCapacity(segment.logs.count)
-    for reference in segment.logs {
-      let index = reference.index
-      guard self.isHere(reference),
-        let span = self.logs[index]!.spans.lastIndex(where: { $0.segment == active.sequence })
-      else { continue }
+    var places = segment.logs
+    // A log that took a dropped one's place in the table is named twice before.
+    places.sort()
+    for index in places where self.logIDs[index] != .none {
+      guard let span = self.logs[index]!.spans.lastOpen, span.segment == active.sequence else {
+        continue
+      }
       entries.append(
         Footer.Entry(
-          log: reference.log, partition: self.logs[index]!.partition,
-          cutTo: self.logs[index]!.spans[span].cutTo,
-          baseOffset: self.logs[index]!.spans[span].baseOffset,
-          runs: self.logs[index]!.spans[span].runs))
+          log: self.logIDs[index], partition: self.logs[index]!.partition, cutTo: span.cutTo,
+          baseOffset: span.baseOffset, runs: span.runs))
     }
     entries.sort { $0.log < $1.log }
     let payloads = Footer(entries: entries).encoded()

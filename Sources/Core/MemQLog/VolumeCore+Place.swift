@@ -69,9 +69,9 @@ extension VolumeCore {
       baseOffset: summary.baseOffset, endOffset: summary.endOffset,
       maxTimestamp: summary.maxTimestamp, maxAppendTime: summary.appendTime,
       hasProducers: summary.producerID.rawValue >= 0)
-    let span = self.activeSpan(of: reference)
+    self.openSpan(of: reference)
     let runs = Self.add(
-      run, of: summary, to: &self.logs[reference.index]!, span,
+      run, of: summary, to: &self.logs[reference.index]!,
       joinsBelow: self.configuration.runBytesMax)
     self.active!.footerBytes += Footer.runBytes * runs.added
     self.active!.lastBatchAt = now
@@ -80,23 +80,26 @@ extension VolumeCore {
 
   /// In place, in one access: a copy of the log would cost more than all the rest.
   private static func add(
-    _ run: RunEntry, of summary: BatchSummary, to log: inout PartitionLog, _ span: Int,
+    _ run: RunEntry, of summary: BatchSummary, to log: inout PartitionLog,
     joinsBelow runBytesMax: Int
   ) -> (added: Int, wantsEmpty: Bool) {
-    let before = log.spans[span].runs.count
-    log.spans[span].add(run, joinsBelow: runBytesMax)
+    let added = log.spans.withOpen { span in
+      let before = span.runs.count
+      span.add(run, joinsBelow: runBytesMax)
+      return span.runs.count - before
+    }
     log.waitingBytes -= Int64(run.byteCount)
     log.laid.append(
       base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
     let wantsEmpty = log.retention.bytes == 0 && log.retention.hasObjectTier
-    return (log.spans[span].runs.count - before, wantsEmpty)
+    return (added, wantsEmpty)
   }
 
   private mutating func placeTruncate(
     _ end: Offset, _ epochs: [EpochStart], _ reference: LogReference,
     into builder: inout GroupBuilder
   ) {
-    _ = self.activeSpan(of: reference)
+    self.openSpan(of: reference)
     let sequence = self.active!.sequence
     self.logs[reference.index]!.laid.truncate(to: end, epochs: epochs)
     self.logs[reference.index]!.cutSpans(
@@ -132,16 +135,14 @@ extension VolumeCore {
     builder.add(.state(.producerSnapshot, log, at: snapshot.end), payload: snapshot.bytes)
   }
 
-  /// Where in the log's spans the active segment's stands; made when it has none yet.
-  private mutating func activeSpan(of reference: LogReference) -> Int {
+  /// Begins the log's span in the active segment, where it has none yet.
+  private mutating func openSpan(of reference: LogReference) {
     let sequence = self.active!.sequence
-    let last = self.logs[reference.index]!.spans.count - 1
-    if last >= 0, self.logs[reference.index]!.spans[last].segment == sequence { return last }
+    if self.logs[reference.index]!.spans.lastOpen?.segment == sequence { return }
     let span = SegmentSpan(segment: sequence, at: self.logs[reference.index]!.laid.end)
     self.logs[reference.index]!.spans.append(span)
-    self.segments[self.segments.count - 1].logs.append(reference)
+    self.segments[self.segments.count - 1].logs.append(reference.index)
     self.active!.footerBytes += Footer.entryBytes
-    return last + 1
   }
 
   private static func payload(_ epochs: [EpochStart]) -> [UInt8] {

@@ -97,16 +97,12 @@ extension VolumeCore {
         subject: partition.description, limit: localStart.rawValue, actual: from.rawValue)
     }
     let below = min(below, log.accepted.end)
-    guard from < below, let span = Self.span(log.spans, holding: from), span.baseOffset < below
+    guard from < below, let span = log.spans.first(endingAbove: from), span.baseOffset < below
     else {
       return .nothing
     }
     return self.plan(
       log, span, from: max(from, span.baseOffset), below: min(below, span.endOffset), maxBytes)
-  }
-
-  private static func span(_ spans: [SegmentSpan], holding offset: Offset) -> SegmentSpan? {
-    spans.first { $0.hasRecords && $0.endOffset > offset }
   }
 
   private func plan(
@@ -139,12 +135,13 @@ extension VolumeCore {
   ) -> Range<Offset>? {
     guard let index = self.byName[partition], let log = self.logs[index] else { return nil }
     let start = log.localStart
-    for span in log.spans
-    where span.hasRecords && span.maxTimestamp >= timestamp && span.endOffset > start {
+    var from = start
+    while let span = log.spans.first(youngerThan: timestamp, endingAbove: from) {
       let run = span.runs.first { $0.maxTimestamp >= timestamp && $0.endOffset > start }
       let base = max(start, run?.baseOffset ?? span.baseOffset)
       let end = min(run?.endOffset ?? span.endOffset, log.accepted.end)
       if base < end { return base..<end }
+      from = span.endOffset
     }
     return nil
   }

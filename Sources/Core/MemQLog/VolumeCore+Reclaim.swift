@@ -133,11 +133,11 @@ extension VolumeCore {
   private mutating func isReclaimable(
     _ index: Int, at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]
   ) -> Bool {
-    let isResumed = self.segments[index].reclaimCursor > 0
+    let isResumed = !self.segments[index].reclaimCursor.isAtStart
     var hold = self.advanceReclaimCursor(index, wall: wall)
     if hold == nil, isResumed {
       // What was passed earlier may hold again (a retention changed, room came back): look once more from the start.
-      self.segments[index].reclaimCursor = 0
+      self.segments[index].reclaimCursor = .init()
       hold = self.advanceReclaimCursor(index, wall: wall)
     }
     if hold == .producers {
@@ -150,16 +150,18 @@ extension VolumeCore {
 
   private mutating func advanceReclaimCursor(_ index: Int, wall: Timestamp) -> Hold? {
     let isShort = self.isShortOfRoom
-    let segment = self.segments[index]
-    var cursor = segment.reclaimCursor
-    var hold: Hold?
-    while cursor < segment.logs.count {
-      hold = self.hold(segment.logs[cursor], segment.sequence, isShort: isShort, wall: wall)
-      if hold != nil { break }
-      cursor += 1
+    let sequence = self.segments[index].sequence
+    var here = self.segments[index].reclaimCursor
+    var cursor = here
+    while let log = self.segments[index].logs.next(&cursor) {
+      if let hold = self.hold(log, sequence, isShort: isShort, wall: wall) {
+        self.segments[index].reclaimCursor = here
+        return hold
+      }
+      here = cursor
     }
-    self.segments[index].reclaimCursor = cursor
-    return hold
+    self.segments[index].reclaimCursor = here
+    return nil
   }
 
   /// Asks once for all snapshots that this segment waits for, not for one after the other; again when they don't come.
@@ -170,27 +172,24 @@ extension VolumeCore {
     guard self.closeRequest == nil else { return }
     self.segments[index].snapshotsDueAt = now + self.configuration.housekeeping
     let (isShort, segment) = (self.isShortOfRoom, self.segments[index])
-    for reference in segment.logs[segment.reclaimCursor...] {
-      guard let log = self.log(reference), log.snapshotsPending == 0,
-        self.byName[log.partition] == reference.index,
-        self.hold(reference, segment.sequence, isShort: isShort, wall: wall) == .producers
+    var cursor = segment.reclaimCursor
+    while let index = segment.logs.next(&cursor) {
+      guard let log = self.logs[index], log.snapshotsPending == 0,
+        self.byName[log.partition] == index,
+        self.hold(index, segment.sequence, isShort: isShort, wall: wall) == .producers
       else { continue }
       effects.append(.snapshotWanted(log.partition))
     }
   }
 
-  /// Asks for what the sealed segment will need before it may go: a disk that has filled up may have no place for it later.
-  mutating func askForSnapshotsAtRoll(_ effects: inout [Effect]) {
-    guard self.closeRequest == nil else { return }
-    for reference in self.segments[self.segments.count - 1].logs {
-      // What is usually missing first: most partitions have no producers, and the dictionary is large.
-      guard self.isHere(reference), self.logs[reference.index]!.spans.last?.producersEnd != nil,
-        let log = self.log(reference), log.snapshotsPending == 0, !log.isDamaged,
-        let end = log.spans.last?.producersEnd, end > log.snapshotPlace?.end ?? .zero,
-        self.byName[log.partition] == reference.index
-      else { continue }
-      effects.append(.snapshotWanted(log.partition))
-    }
+  /// Asks for what the log's span in the segment that is being sealed will need before that may go: a disk that has filled up may
+  /// have no place for it later.
+  private func askForSnapshot(_ index: Int, _ producersEnd: Offset, _ effects: inout [Effect]) {
+    guard self.closeRequest == nil, let log = self.logs[index], log.snapshotsPending == 0,
+      !log.isDamaged, producersEnd > log.snapshotPlace?.end ?? .zero,
+      self.byName[log.partition] == index
+    else { return }
+    effects.append(.snapshotWanted(log.partition))
   }
 
   /// Nothing but producer snapshots keeps the oldest segment.
@@ -208,48 +207,50 @@ extension VolumeCore {
   }
 
   private func hold(
-    _ reference: LogReference, _ segment: SegmentSequence, isShort: Bool, wall: Timestamp
+    _ index: Int, _ segment: SegmentSequence, isShort: Bool, wall: Timestamp
   ) -> Hold? {
-    guard let log = self.logs[reference.index], log.id == reference.log,
-      let index = log.spans.firstIndex(where: { $0.segment == segment })
-    else { return nil }
-    return self.hold(log, index, isShort: isShort, wall: wall)
+    guard let log = self.logs[index] else { return nil }
+    var hold: Hold?
+    log.spans.visit(segment) { standing in
+      hold = self.hold(log, standing, isShort: isShort, wall: wall)
+      return true
+    }
+    return hold
   }
 
-  /// Why the log keeps its span at `index`, or one before, which would go with it.
-  func hold(_ log: PartitionLog, _ index: Int, isShort: Bool, wall: Timestamp) -> Hold? {
-    if log.isDamaged || self.keepsRecords(log, index, isShort: isShort, wall: wall) {
+  /// Why the log keeps the span, or one before, which would go with it.
+  func hold(
+    _ log: PartitionLog, _ standing: SpanList.Standing, isShort: Bool, wall: Timestamp
+  ) -> Hold? {
+    if log.isDamaged || self.keepsRecords(log, standing, isShort: isShort, wall: wall) {
       return .records
     }
-    guard log.spans[index].hasRecords else { return nil }
-    let producersEnd = log.spans[...index].last { $0.producersEnd != nil }?.producersEnd
-    if let producersEnd, producersEnd > log.snapshotPlace?.end ?? .zero { return .producers }
+    guard standing.span.hasRecords else { return nil }
+    if let end = standing.producersEnd, end > log.snapshotPlace?.end ?? .zero { return .producers }
     return nil
   }
 
   private func keepsRecords(
-    _ log: PartitionLog, _ index: Int, isShort: Bool, wall: Timestamp
+    _ log: PartitionLog, _ standing: SpanList.Standing, isShort: Bool, wall: Timestamp
   ) -> Bool {
-    let span = log.spans[index]
+    let span = standing.span
     guard span.hasRecords, span.endOffset > log.laid.logStart else { return false }
     guard log.retention.hasObjectTier, span.endOffset <= log.uploadedOffset else { return true }
     if isShort { return false }
     // With a span everything before it goes.
-    if let bytes = log.retention.bytes {
-      let after = log.spans[(index + 1)...].reduce(0) { $0 + $1.byteCount }
-      if after >= bytes { return false }
-    }
-    if let age = log.retention.milliseconds {
-      let youngest = log.spans[...index].map(\.maxAppendTime.milliseconds).max()!
-      if youngest < wall.milliseconds - age { return false }
+    if let bytes = log.retention.bytes, standing.bytesAfter >= bytes { return false }
+    if let age = log.retention.milliseconds,
+      standing.maxAppendTime.milliseconds < wall.milliseconds - age
+    {
+      return false
     }
     return true
   }
 
   mutating func resetReclaimCursors() {
     guard !self.segments.isEmpty else { return }
-    self.segments[0].reclaimCursor = 0
-    self.segments[self.segments.count - 1].reclaimCursor = 0
+    self.segments[0].reclaimCursor = .init()
+    self.segments[self.segments.count - 1].reclaimCursor = .init()
   }
 
   /// Takes a segment out of the log. Its file is retired once everything that freed it is durable.
@@ -271,22 +272,21 @@ extension VolumeCore {
           state: .freed),
         carries: carries, after: GroupNumber(self.nextGroup.rawValue - 1)))
     self.counters.segmentsReclaimed += 1
-    for reference in segment.logs { self.release(reference, in: segment.sequence, &effects) }
+    for index in segment.logs { self.release(index, in: segment.sequence, &effects) }
   }
 
   /// Takes what the log has in the segment out of its index, and with it everything before.
   mutating func release(
-    _ reference: LogReference, in segment: SegmentSequence, _ effects: inout [Effect]
+    _ index: Int, in segment: SegmentSequence, _ effects: inout [Effect]
   ) {
-    guard let log = self.log(reference) else { return }
-    let before = log.localStart
-    if let last = log.spans.lastIndex(where: { $0.segment == segment && $0.hasRecords }) {
-      self.logs[reference.index]!.spans.removeFirst(last + 1)
-    }
-    self.logs[reference.index]!.spans.removeAll { $0.segment == segment }
-    let after = self.logs[reference.index]!.localStart
-    if before != after, self.byName[log.partition] == reference.index {
-      effects.append(.localStartMoved(log.partition, after))
+    // In place: a copy of the log would make its index another one.
+    guard self.logIDs[index] != .none else { return }
+    let before = self.logs[index]!.localStart
+    self.logs[index]!.spans.release(segment)
+    let after = self.logs[index]!.localStart
+    let partition = self.logs[index]!.partition
+    if before != after, self.byName[partition] == index {
+      effects.append(.localStartMoved(partition, after))
     }
   }
 
@@ -338,19 +338,23 @@ extension VolumeCore {
   // MARK: - Rolling
 
   /// The footer is durable: the index goes there, and the next segment is wanted.
-  mutating func sealActive() -> SegmentSequence {
-    let segment = self.segments[self.segments.count - 1]
-    for reference in segment.logs {
-      guard self.isHere(reference) else { continue }
-      // Without a copy of the array: changing it then would copy all spans.
-      let at = self.logs[reference.index]!.spans.lastIndex { $0.segment == segment.sequence }
-      guard let span = at else { continue }
-      self.logs[reference.index]!.spans[span].moveToFooter()
+  mutating func sealActive(_ effects: inout [Effect]) {
+    let last = self.segments.count - 1
+    let sequence = self.segments[last].sequence
+    self.segments[last].logs.sort()
+    self.segments[last].reclaimCursor = .init()
+    effects.append(.segmentRolled(sequence))
+    for index in self.segments[last].logs where self.logIDs[index] != .none {
+      if let span = self.logs[index]!.spans.lastOpen, span.segment == sequence,
+        let end = span.producersEnd
+      {
+        self.askForSnapshot(index, end, &effects)
+      }
+      self.logs[index]!.spans.seal(sequence)
     }
     self.active = nil
     self.phase = .slotWanted
     self.cleanAt = .zero
-    return segment.sequence
   }
 
   /// Whether the active segment is idle, holds only what may go, and someone wants it gone.

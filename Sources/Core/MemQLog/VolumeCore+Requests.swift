@@ -236,7 +236,7 @@ extension VolumeCore {
     if retention.milliseconds != nil { self.hasTimedRetention = true }
     self.resetReclaimCursors()
     if retention.bytes == 0, retention.hasObjectTier, let active = self.active,
-      self.logs[index]!.spans.last?.segment == active.sequence
+      self.logs[index]!.spans.lastOpen?.segment == active.sequence
     {
       self.active!.isWantedEmpty = true
     }

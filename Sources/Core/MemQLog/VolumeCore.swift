@@ -379,10 +379,12 @@ public struct VolumeCore: Sendable {
       sequence: tail.sequence, slot: tail.slot, seal: seal, position: tail.end,
       previousChecksum: self.logEndChecksum)
     if !tail.logs.isEmpty { active.lastBatchAt = .zero }
-    for reference in tail.logs {
+    for index in tail.logs {
       active.footerBytes += Footer.entryBytes
-      let span = self.log(reference)?.spans.last { $0.segment == tail.sequence }
-      active.footerBytes += Footer.runBytes * (span?.runs.count ?? 0)
+      guard let span = self.logs[index]?.spans.lastOpen, span.segment == tail.sequence else {
+        continue
+      }
+      active.footerBytes += Footer.runBytes * span.runs.count
     }
     self.active = active
     self.phase = .running

@@ -14,7 +14,7 @@ extension Recovery {
       self.note(lost, in: spans)
       for (log, found) in entries {
         guard let index = self.state.index(of: log) else { continue }
-        live.logs.append(LogReference(index: index, log: log))
+        live.logs.append(index)
         let (coldEnd, cuts) = (self.state.logs[index].coldEnd, self.state.logs[index].coldCuts)
         for span in found {
           var end = coldEnd
@@ -28,6 +28,7 @@ extension Recovery {
           spans[log] = Self.overlay(spans[log] ?? [], with: span)
         }
       }
+      live.logs.sort()
       self.result.cold.append(live)
     }
     self.state.withLogs { logs in
@@ -94,12 +95,13 @@ extension Recovery {
   /// What was carried counts instead of the originals. Cold records that don't reach up to the hot ones were released before
   /// the segments in between went.
   private static func join(_ log: inout PartitionLog, _ cold: [SegmentSpan]) {
+    guard !cold.isEmpty || log.coldEnd > .zero else { return }
     let coldEnd = log.coldEnd
-    log.spans = log.spans.compactMap { span in
+    let hot = log.spans.compactMap { span in
       guard span.hasRecords else { return span }
       return span.part(from: coldEnd, to: span.endOffset)
     }
-    var end = log.spans.first { $0.hasRecords }?.baseOffset ?? log.laid.end
+    var end = hot.first { $0.hasRecords }?.baseOffset ?? log.laid.end
     var kept: [SegmentSpan] = []
     for span in cold.reversed() {
       guard span.endOffset == end else { break }
@@ -111,6 +113,6 @@ extension Recovery {
     while let first = kept.last, first.endOffset <= logStart, first.producersEnd ?? .zero <= known {
       kept.removeLast()
     }
-    log.spans.insert(contentsOf: kept.reversed(), at: 0)
+    log.spans = SpanList(kept.reversed() + hot)
   }
 }

@@ -280,7 +280,7 @@ extension Recovery {
     guard self.notes.isSealedUnknown else { return nil }
     // Records leave from the front only where they were uploaded or the log start passed them.
     let left = max(log.laid.logStart, log.uploadedOffset)
-    let first = log.spans.first { $0.hasRecords && $0.endOffset > log.laid.logStart }
+    let first = log.spans.first(endingAbove: log.laid.logStart)
     guard left < first?.baseOffset ?? log.laid.end else { return nil }
     return (
       left,

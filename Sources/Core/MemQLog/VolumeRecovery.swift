@@ -347,15 +347,12 @@ struct Recovery<Source: SegmentSource> {
     for entry in entries where sequence > self.retiredThrough {
       guard let index = self.state.index(of: entry.log) else { continue }
       self.state.withLogs { logs in
-        if let cut = entry.span.cutTo {
-          for span in logs[index].spans.indices { logs[index].spans[span].cut(to: cut) }
-          logs[index].spans.removeAll { !$0.hasRecords && $0.cutTo == nil }
-        }
-        guard entry.span.hasRecords || entry.span.cutTo != nil else { return }
-        logs[index].spans.append(entry.span)
+        if let cut = entry.span.cutTo { logs[index].spans.cut(to: cut) }
+        if !entry.span.isVoid { logs[index].spans.append(entry.span) }
       }
-      segment.logs.append(LogReference(index: index, log: entry.log))
+      segment.logs.append(index)
     }
+    segment.logs.sort()
     self.result.segments.append(segment)
   }
 }
