@@ -172,9 +172,11 @@ def test_a_new_session_may_begin_anywhere(history):
     assert history.check().ok
 
 
-def test_a_watermark_that_falls_is_refused(history):
+def test_a_watermark_that_falls_without_a_new_leader_is_refused(history):
     history.files["consumer-1"].append({"e": "read", "t": 8 * S, "p": P, "o": 5, "h": 4, "r": []})
     refused(history, "monotonic", "consumer-1.jsonl:5")
+    history.files["control"].append({"e": "leader", "t": 8 * S, "p": P, "epoch": 2, "leader": 2})
+    assert history.check().ok
 
 
 def test_a_stale_out_of_range_is_refused(history):

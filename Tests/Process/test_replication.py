@@ -183,6 +183,8 @@ def test_a_node_that_stops_hands_over_and_uploads_and_files_go_on(folder):
         assert process.wait(20) == 0, (folder / f"{victim}.log").read_text()[-3000:]
         log = (folder / f"{victim}.log").read_text()
         assert "not handed over" not in log, log[-3000:]
+        # Until it has left, all in-sync replicas are waited for, and one that stops follows no more.
+        assert 0 < log.find("Left the cluster") < log.find("The port is closed"), log[-3000:]
         cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(1_000, 2_000)))
         cluster.cli("upload", "flush", "events")
         cluster.cli("file", "put", "media", folder / "body", "--name", "two")

@@ -8,7 +8,7 @@ The final read of a partition, made after everything healed, is its log: it give
   order        a producer's records stand in another order than it sent them in
   phantom      a record nobody sent, or one whose refusal said that it was not appended
   uncommitted  a consumer saw something else at an offset than what is there in the end, or something above the watermark
-  monotonic    a consumer was led back: an offset again, a lower watermark, "out of range" where it had read
+  monotonic    a consumer was led back: an offset again, "out of range" where it had read, a lower watermark without a new leader
   linear       an append that ended before another began stands behind it
   sequence     acks=all, and yet the leader missed an idempotent producer's earlier records
   incomplete   the histories do not say enough to judge
@@ -28,6 +28,8 @@ from .history import Place, read
 
 OPEN, ACKED, REFUSED = 0, 1, 2
 NOWHERE = -1
+# A new leader may tell a watermark from before its election until it has caught up; the election is noticed within so long.
+NOTICED_NS = 10 * 10**9
 # How long a leader that stands still or is cut off may go on answering acks=1 without knowing that another one leads.
 DEPOSED_NS = 60 * 10**9
 SHOWN_PER_KIND = 10
@@ -115,9 +117,11 @@ class Checker:
                 consumers.append(path)
             elif kind == "control":
                 self._read_control(path)
-        for _, partition in self.sent:
+        for partition in sorted({partition for _, partition in self.sent}):
             if partition not in self.logs or self.logs[partition].end_epoch is None:
                 self.report.wrong("incomplete", f"{partition} was not read to its end when all was over")
+                # Without an end nothing can be judged by it.
+                self.logs.pop(partition, None)
         for path in consumers:
             self._check_consumer(path)
         for partition, log in sorted(self.logs.items()):
@@ -185,9 +189,17 @@ class Checker:
                     sent.outcome[at] = REFUSED
 
     def _saw_epoch(self, partition: str, epoch: int, at: int) -> None:
+        # -1: the reader was not told.
+        if epoch < 0:
+            return
         seen = self.seen_epochs.setdefault(partition, {})
         if epoch not in seen or at < seen[epoch]:
             seen[epoch] = at
+
+    def _has_new_leader(self, partition: str, epoch: int, at: int) -> bool:
+        return any(
+            known > epoch and seen < at + NOTICED_NS for known, seen in self.seen_epochs.get(partition, {}).items()
+        )
 
     def _read_control(self, path: Path) -> None:
         for _, event in read(path):
@@ -324,9 +336,9 @@ class Checker:
 
     def _check_consumer(self, path: Path) -> None:
         """Each session (from `start` on) goes up without gaps, over what is in the final log."""
-        nothing = Log(self.scratch)
         next_offset: dict[str, int] = {}
         watermark: dict[str, int] = {}
+        last_epoch: dict[str, int] = {}
         for line, event in read(path):
             what = event["e"]
             if what == "start":
@@ -349,12 +361,13 @@ class Checker:
                 self.report.wrong("gap", f"{partition} offsets {wanted} to {offset} were left out", place)
             elif offset < wanted:
                 self.report.wrong("monotonic", f"{partition} offset {offset} came again, {wanted} was next", place)
-            log = self.logs.get(partition, nothing)
+            log = self.logs.get(partition)
             for producer, n, count, epoch in event["r"]:
                 end = offset + count
+                last_epoch[partition] = epoch
                 self._saw_epoch(partition, epoch, event["t"])
                 self.report.counts["read by consumers"] += count
-                if end <= len(log) and log.n.view[offset:end].tolist() == list(range(n, n + count)) \
+                if log is None or end <= len(log) and log.n.view[offset:end].tolist() == list(range(n, n + count)) \
                         and set(log.producer.view[offset:end].tolist()) == {producer}:
                     offset = end
                     continue
@@ -370,7 +383,9 @@ class Checker:
                 continue
             if event["r"] and offset > high:
                 self.report.wrong("uncommitted", f"{partition} was read up to {offset}, above the watermark {high}", place)
-            elif high < watermark.get(partition, 0):
+            elif high < watermark.get(partition, 0) and not self._has_new_leader(
+                partition, last_epoch.get(partition, -1), event["t"]
+            ):
                 self.report.wrong("monotonic", f"the watermark of {partition} fell from {watermark[partition]} to {high}", place)
             watermark[partition] = max(high, watermark.get(partition, 0))
 

@@ -13,8 +13,8 @@ public struct RPCStatus: Error, Sendable {
   public var trailers: RPCMetadata
   /// What the server says of further attempts: `grpc-retry-pushback-ms`.
   public var pushback: RPCPushback?
-  /// The call found no connection: nothing of it was sent.
-  var isUnsent = false
+  /// The call found no connection: nothing of it was sent, so it can't have had an effect.
+  public internal(set) var isUnsent = false
 
   public init(
     _ code: RPCCode, _ message: String = "", details: [UInt8] = [],

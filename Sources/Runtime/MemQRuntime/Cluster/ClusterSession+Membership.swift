@@ -75,6 +75,7 @@ extension ClusterSession {
           $0.nodeID = registration.nodeID.rawValue
           $0.nodeEpoch = registration.nodeEpoch.rawValue
         }, timeout: self.configuration.goodbyeTimeout)
+      self.logger.info("Left the cluster", metadata: ["node.id": "\(registration.nodeID)"])
     } catch {
       self.logger.warning(
         "Could not say goodbye to the cluster; it will notice the silence",

@@ -10,9 +10,10 @@ import NIOCore
 
 /// One append stream from one event loop to one leader, shared by every produce stream of that loop.
 ///
-/// Requests leave in the order they came; replies find theirs by request id. When the stream breaks, everything on it
-/// fails with `.unavailable` (it may or may not have been appended) and the next request opens a new one. Bounded
-/// by the bytes in flight that produce streams are allowed together. Everything here happens on `loop`.
+/// Requests leave in the order they came; replies find theirs by request id. When the stream breaks, what was given to it
+/// fails with `.outcomeUnknown` (it may or may not have been appended), what never left with `.unavailable`, and the next
+/// request opens a new one. Bounded by the bytes in flight that produce streams are allowed together. Everything here happens
+/// on `loop`.
 final class AppendLane: @unchecked Sendable {
   private struct Waiting {
     let deadline: MonotonicInstant
@@ -131,23 +132,18 @@ final class AppendLane: @unchecked Sendable {
   fileprivate func ended(_ status: RPCStatus, on handler: LaneStream) {
     guard handler === self.stream else { return }
     self.stream = nil
+    let firstUnsent = self.unsent.first?.id ?? .max
     self.unsent.removeAll()
-    let error = Self.error(for: status)
+    let error = MemQError(status)
+    let message = "the stream to the leader ended: \(error.message)"
+    // Whatever the reason was: the leader may have appended what it did not answer, and one that is not idempotent must not
+    // be sent again then.
+    let sent = MemQError(
+      status.isUnsent ? .unavailable : .outcomeUnknown, message, subject: error.subject)
+    let unsent = MemQError(.unavailable, message, subject: error.subject)
     let lost = self.waiting.sorted { $0.key < $1.key }
     self.waiting.removeAll()
-    for (_, waiting) in lost { waiting.done(.failure(error)) }
-  }
-
-  /// A stream that ends takes its appends with it, whatever the reason was.
-  private static func error(for status: RPCStatus) -> MemQError {
-    var error = MemQError(status)
-    switch error.code {
-    case .shuttingDown, .notLeader: break
-    default:
-      error = MemQError(
-        .unavailable, "the stream to the leader ended: \(error.message)", subject: error.subject)
-    }
-    return error
+    for (id, waiting) in lost { waiting.done(.failure(id < firstUnsent ? sent : unsent)) }
   }
 
   // MARK: Time

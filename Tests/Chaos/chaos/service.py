@@ -1,0 +1,188 @@
+# Part of MemQ. SPDX-License-Identifier: Apache-2.0
+"""The processes of Deploy/local, each in a network namespace of its own, its data on a disk of its own where it has any."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from .api import ROOT
+from .disks import Disk
+from .network import Network
+
+# Name: last part of its address, port.
+SERVICES = {
+    "metadata-1": (11, 7461), "replication-a": (21, 7462), "replication-b": (22, 7462), "replication-c": (23, 7462),
+    "uploader-1": (41, 7463), "ingest-1": (31, 7460), "ingest-2": (32, 7460),
+}
+NODES = ["replication-a", "replication-b", "replication-c"]
+INGESTS = ["ingest-1", "ingest-2"]
+DISKS = {"metadata-1": "ext4", "replication-a": "ext4", "replication-b": "xfs", "replication-c": "ext4"}
+CLIENTS = "clients"
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+STOP_SECONDS = 15
+
+
+class Service:
+    """One process; may be killed, stopped, paused, and started again with what it had."""
+
+    def __init__(self, cluster: "Cluster", name: str):
+        self.cluster, self.name = cluster, name
+        self.kind = name.split("-")[0]
+        self.process: subprocess.Popen | None = None
+        self.is_paused = False
+        self.address = f"{cluster.network.address[name]}:{SERVICES[name][1]}"
+        self.disk = Disk(cluster.folder / "disks", name, DISKS[name]) if name in DISKS else None
+        self.clock = cluster.folder / f"clock-{name}"
+        self.log = cluster.logs / f"{name}.log"
+
+    def command(self) -> list[str]:
+        cluster, host = self.cluster, self.address.split(":")[0]
+        words = [
+            cluster.binaries / f"memq-{self.kind}", "--config", ROOT / f"services/{self.kind}/config.example.yaml",
+            "--listen", self.address, "--admin-listen", f"{host}:{SERVICES[self.name][1] + 1000}",
+        ]
+        if self.kind != "metadata":
+            words += ["--metadata", cluster.metadata]
+        if self.disk:
+            words += ["--data", self.disk.folder / "data"]
+        if self.kind == "replication":
+            words += ["--rack", self.name[-1], "--segment-bytes", cluster.segment]
+        if self.kind in ("ingest", "uploader"):
+            words += ["--objects", cluster.folder / "objects"]
+        if self.kind == "uploader":
+            words += ["--upload-linger", "3s", "--upload-object-bytes", "1MiB", "--upload-collect-interval", "5s"]
+        return [str(word) for word in words]
+
+    def start(self) -> None:
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("MEMQ_") or key.startswith("MEMQ_LOG")
+        }
+        if self.cluster.fakes_clocks and self.kind in ("metadata", "replication"):
+            self.clock.exists() or self.clock.write_text("+0\n")
+            environment |= {
+                "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1",
+                # Only what tells the time of day; timers go by the monotonic clock, which no offset changes.
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1",
+            }
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.cluster.network.prefix(self.name), *self.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment, start_new_session=True,
+            )
+        self.is_paused = False
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        if self.is_running:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> bool:
+        """SIGTERM; whether it ended in time."""
+        if not self.is_running:
+            return True
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+            return True
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+
+    def pause(self) -> None:
+        """SIGSTOP, and no thread of it runs any more."""
+        if not self.is_running:
+            return
+        self.process.send_signal(signal.SIGSTOP)
+        self.is_paused = True
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            states = [self._state(task) for task in tasks.iterdir()]
+            # D: inside the kernel, which it will not leave.
+            if all(state in "TDtZX" for state in states):
+                return
+            time.sleep(0.001)
+
+    @staticmethod
+    def _state(task: Path) -> str:
+        try:
+            return (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return "X"
+
+    def go_on(self) -> None:
+        if self.is_running:
+            self.process.send_signal(signal.SIGCONT)
+        self.is_paused = False
+
+    def lose_power(self) -> None:
+        """Stands still, loses its disk, is gone: nothing of it happens after the cut, as with a real one."""
+        self.pause()
+        self.disk.cut_power()
+        self.kill()
+        self.disk.unmount()
+
+    def set_clock(self, offset_seconds: int) -> None:
+        self.clock.write_text(f"{offset_seconds:+d}\n")
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Cluster:
+    """All of them on one network."""
+
+    def __init__(self, folder: Path, binaries: Path, keep: Path, fakes_clocks: bool = False, segment: str = "16MiB"):
+        self.folder, self.binaries, self.logs = folder, binaries, keep / "log"
+        self.fakes_clocks, self.segment = fakes_clocks, segment
+        self.logs.mkdir(parents=True, exist_ok=True)
+        (folder / "objects").mkdir()
+        (folder / "disks").mkdir()
+        self.network = Network()
+        for name, (last, _) in SERVICES.items():
+            self.network.add(name, last)
+        self.network.add(CLIENTS, 100)
+        self.metadata = f"{self.network.address['metadata-1']}:7461"
+        self.services = {name: Service(self, name) for name in SERVICES}
+        self.servers = [self.services[name].address for name in INGESTS]
+
+    def start(self) -> None:
+        for service in self.services.values():
+            service.start()
+
+    def memq(self, *words, check: bool = True, patience: float = 120) -> subprocess.CompletedProcess:
+        """The command line, run where the clients are."""
+        done = subprocess.run(
+            [*self.network.prefix(CLIENTS), str(self.binaries / "memq"), *map(str, words), "--server", ",".join(self.servers)],
+            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience,
+        )
+        if check and done.returncode != 0:
+            raise RuntimeError(f"memq {' '.join(map(str, words))}: {done.stderr.strip()}")
+        return done
+
+    def wait_ready(self, patience: float = 90) -> None:
+        """All of them are known and say that they are ready."""
+        end = time.monotonic() + patience
+        while True:
+            done = self.memq("cluster", "nodes", "-o", "json", check=False)
+            ready = [node["address"] for node in json.loads(done.stdout) if node["state"] == "ready"] if not done.returncode else []
+            missing = [name for name, service in self.services.items() if service.address not in ready]
+            if not missing or missing == ["metadata-1"]:
+                return
+            if time.monotonic() > end:
+                raise RuntimeError(f"not ready after {patience:.0f} s: {', '.join(missing)}; {done.stderr.strip()}")
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        for service in self.services.values():
+            service.kill()
