@@ -181,7 +181,7 @@ import Testing
         Issue.record("record \(number) was acknowledged")
         continue
       }
-      #expect(error.code == .outcomeUnknown && error.message.contains("too few"))
+      #expect(error.code == .notEnoughReplicas && error.message.contains("too few"))
     }
   }
 }

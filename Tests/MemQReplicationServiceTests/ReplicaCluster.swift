@@ -140,6 +140,7 @@ final class ReplicaCluster {
   // MARK: - The cluster
 
   var image: ClusterImage { self.observer.image }
+  var metadataChannel: any RPCChannel { self.observer.metadata }
 
   func topic(_ name: String, _ settings: [String: String] = [:]) async throws -> TopicPartition {
     let answer = try await self.observer.metadata.call(

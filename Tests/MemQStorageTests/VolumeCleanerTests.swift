@@ -57,6 +57,61 @@ import Testing
     #expect(try dump.partitions().contains { $0.partition == kept && $0.end == keptEnd })
   }
 
+  @Test func `a damaged partition is named, and what it held back goes once its log is given up`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    var configuration = Example.configuration(folder)
+    configuration.capacityBytes = 10 << 20
+    configuration.carryBytesPerSecond = 256 << 20
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    let (tiered, kept) = (Example.partition(0), Example.partition(1))
+    try await volume.openDurably(tiered)
+    try await volume.openDurably(kept)
+    volume.setLocalRetention(tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    let first = Example.batch(at: .zero, bodyBytes: 8_000)
+    try await volume.appendDurably([(kept, first)])
+    var end = Offset.zero
+    while !volume.isFull(for: 20_000) {
+      let batch = Example.batch(at: end, bodyBytes: 20_000)
+      do {
+        try await volume.appendDurably([(tiered, batch)])
+        end = batch.summary.endOffset
+      } catch let error as MemQError where error.isRetriable {
+        await Task.yield()
+      }
+    }
+    try Self.flip(Array(first.bytes[100..<140]), in: configuration.path)
+    let found = Monitor<Volume.DamagedPartition?>(nil)
+    volume.onDamage = { damaged in found.withLock { $0 = damaged } }
+    volume.setUploadedOffset(tiered, to: end)
+    let deadline = ContinuousClock.now + .seconds(60)
+    while found.withLock({ $0 == nil }), ContinuousClock.now < deadline { await Task.yield() }
+    let damaged = try #require(found.withLock { $0 })
+    #expect(damaged.partition == kept && damaged.from == .zero && !damaged.isPlaceKnown)
+    #expect(volume.damagedPartitions.map(\.partition) == [kept])
+    // Its segment stays, and all that follow it: nothing is thrown away that may be wanted for a repair.
+    #expect(volume.stats.log.segmentsFree < 4)
+    try await volume.durably { volume.dropPartition(kept, completion: $0) }
+    while volume.stats.log.segmentsFree < 4, ContinuousClock.now < deadline { await Task.yield() }
+    #expect(volume.stats.log.segmentsFree >= 4 && volume.damagedPartitions.isEmpty)
+    await volume.close()
+  }
+
+  /// Changes a byte of the one place where these stand.
+  private static func flip(_ bytes: [UInt8], in folder: String) throws {
+    for name in try Files.list(folder) where name.hasPrefix("segment-") {
+      let path = "\(folder)/\(name)"
+      let content = try #require(try Files.contents(path, byteCountMax: 2 << 20))
+      guard let at = content.firstRange(of: bytes)?.lowerBound else { continue }
+      let file = try File(path, .readWrite)
+      try [content[at] ^ 1].withUnsafeBytes { try file.write($0, at: Int64(at)) }
+      return
+    }
+    Issue.record("no segment holds the bytes")
+  }
+
   @Test func `a producer's batch beyond its partition's cap is refused, a follower's is not`()
     async throws
   {

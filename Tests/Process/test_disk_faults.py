@@ -4,6 +4,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import time
 import urllib.error
@@ -118,9 +119,17 @@ def test_what_can_not_be_read_is_refused_by_name_and_nothing_else(faulty):
     assert read.returncode == 1 and b"LOG_CORRUPT" in read.stderr, read.stderr
     assert len(server.values(server.second)) == 3_000
     wait_until("it is counted", lambda: metric(server, "memq_replication_partitions_damaged") == 1)
-    # What the disk gives again is served again.
+    # Nobody else has the partition: it takes nothing more, until what the disk gives again is served again.
+    refused = server.cli("produce", server.first, "--delivery-timeout", "5", stdin=b"x\n", check=False)
+    assert refused.returncode == 1 and b"LOG_CORRUPT" in refused.stderr, refused.stderr
+    (row,) = server.json("cluster", "partitions", server.first)
+    assert row["damaged"] == [{"node": row["leader"], "from_offset": 0}]
+    server.cli("produce", server.second, stdin=b"3000\n")
     faults.stop(fault)
-    assert len(server.values(server.first)) == 3_000
+    wait_until("it is whole", lambda: not server.json("cluster", "partitions", server.first)[0]["damaged"])
+    assert metric(server, "memq_replication_partitions_damaged") == 0
+    server.cli("produce", server.first, stdin=b"3000\n")
+    assert [int(v) for v in server.values(server.first)] == list(range(3_001))
     assert server.stop() == 0
 
 
@@ -135,6 +144,29 @@ def test_short_writes_and_reads_are_completed(faulty):
     values = server.values(server.first)
     assert values[3:] == lines.splitlines()
     assert faults.had(writes) > 100 and faults.had(reads) > 100
+
+
+def test_readyz_says_how_far_the_opening_of_each_volume_is(faulty):
+    server, faults = faulty, faulty.faults
+    assert server.stop() == 0
+    # A disk that gives a few bytes at a time takes long.
+    fault = faults.set("read", "/one/segment-", number=0, bytes=16)
+    server.start(ready=False)
+
+    def problem():
+        try:
+            return volume_check(server) or ""
+        except (urllib.error.URLError, ConnectionError, StopIteration):
+            return ""
+
+    wait_until(
+        "it says so",
+        lambda: re.search(r"opening \S*/one: (\d+ of \d+ segments, )?\d+ s", problem()), pause=0.005,
+    )
+    faults.stop(fault)
+    wait_until("the server is ready", server.is_ready)
+    assert problem() == ""
+    assert server.stop() == 0
 
 
 def test_a_volume_that_can_not_be_opened_leaves_the_other_serving(faulty):
@@ -197,6 +229,10 @@ def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
                 break
             taken += 500
         assert refused and b"VOLUME_FULL" in refused, refused
+        # Who waits less long hears the same, and that nothing was appended, before its time is over.
+        done = server.cli("produce", "events", "--delivery-timeout", "5", stdin=lines, check=False)
+        assert done.returncode == 1, done.stderr
+        assert b"VOLUME_FULL" in done.stderr and b"OUTCOME_UNKNOWN" not in done.stderr, done.stderr
         before = server.values("events")
         assert len(before) >= taken > 0
         # The volume is no failed one, and goes on as soon as there is room.

@@ -24,6 +24,8 @@ class Cluster(Server):
         self.folder = folder
         self.log = folder / "services.log"
         self.processes = {}
+        # Of single processes, by name.
+        self.environments = {}
         self.names = ["metadata", *self.nodes, "ingest", "uploader", "scanner", "rebalancer"]
         self.ports = {name: free_port() for name in self.names}
         self.ports["ingest"] = self.port
@@ -46,7 +48,8 @@ class Cluster(Server):
             command += ["--scratch", self.folder / "scratch"]
         with open(self.folder / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **self.environments.get(name, {})},
             )
         self.log = self.folder / "ingest.log"
         self.process = self.processes["metadata"]

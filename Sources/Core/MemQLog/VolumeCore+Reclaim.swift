@@ -48,6 +48,11 @@ extension VolumeCore {
     return min(max(3, (total + 9) / 10), total / 4)
   }
 
+  /// What batches may take of the volume in all.
+  public var userCapacityBytes: Int64 {
+    Int64(max(0, self.totalSegments - self.userReserve)) * Int64(self.usableBytes)
+  }
+
   /// What state frames and the cleaner leave alone even then, for restarts: each one after a crash takes a segment.
   var stateReserve: Int { max(0, min(2, self.userReserve - 1)) }
 

@@ -338,8 +338,13 @@ public struct VolumeCore: Sendable {
 
   /// Whether a batch of `byteCount` would be admitted now.
   public func hasRoom(for byteCount: Int) -> Bool {
+    self.hasRoom && self.hasSpace(for: byteCount)
+  }
+
+  /// Whether such a batch has a place beside what waits for the disk.
+  public func hasSpace(for byteCount: Int) -> Bool {
     let cost = self.pending.cost + PendingFrame.overhead + byteCount
-    return self.hasRoom && cost <= self.userRoom && cost <= self.placedRoom
+    return cost <= self.userRoom && cost <= self.placedRoom
   }
 
   /// Whether such a batch is refused until something is reclaimed: what is left is the reserve.

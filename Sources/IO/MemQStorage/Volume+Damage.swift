@@ -13,6 +13,8 @@ extension Volume {
     public var from: Offset
     /// What is damaged, with its place.
     public var error: MemQError
+    /// The read that found it began at `from`; otherwise it lies somewhere behind.
+    public var isPlaceKnown = true
     /// The open found it; otherwise a read did, and reads find it again.
     var isKnownSinceOpen = false
   }
@@ -31,6 +33,14 @@ extension Volume {
   public var onDamage: (@Sendable (DamagedPartition) -> Void)? {
     get { self.engine.monitor.withLock { $0.onDamage } }
     set { self.engine.monitor.withLock { $0.onDamage = newValue } }
+  }
+
+  /// Says that what a read, or the cleaner, found is no matter any more: the partition reads again, or nobody will read that here.
+  public func forgetDamage(_ partition: TopicPartition) {
+    self.engine.monitor.withLock { state in
+      guard let damaged = state.damaged[partition], !damaged.isKnownSinceOpen else { return }
+      state.damaged[partition] = nil
+    }
   }
 
   /// Keeps what a read found.

@@ -69,7 +69,12 @@ extension Volume {
         self.engine.metrics.caughtUp(result.byteCount)
         results[place.want] = .success(result)
       case .notReached: break
-      case .failed(let error): results[place.want] = .failure(error)
+      case .failed(let error):
+        if error.code == .logCorrupt {
+          let want = wants[place.want]
+          self.note(error, want.partition, from: place.plan.from ?? want.from)
+        }
+        results[place.want] = .failure(error)
       }
     }
     return results

@@ -84,6 +84,11 @@ public final class Volume: Sendable {
     self.engine.monitor.withLock { $0.core.hasRoom(for: byteCount) }
   }
 
+  /// Whether there is a place for a batch of `byteCount`, now or once what waits is written; false: not before something is reclaimed.
+  public func hasSpace(for byteCount: Int) -> Bool {
+    self.engine.monitor.withLock { $0.core.hasSpace(for: byteCount) }
+  }
+
   /// Whether a batch of `byteCount` is refused as `.volumeFull` until something is reclaimed.
   public func isFull(for byteCount: Int) -> Bool {
     self.engine.monitor.withLock { $0.core.isFull(for: byteCount) }
@@ -284,6 +289,9 @@ public final class Volume: Sendable {
 
   /// The largest batch this volume's segments take.
   public var batchBytesMax: Int { self.engine.monitor.withLock { $0.core.batchBytesMax } }
+
+  /// Bytes that batches may take in all, its reserve left out.
+  public var capacityBytes: Int64 { self.engine.monitor.withLock { $0.core.userCapacityBytes } }
 
   public var stats: VolumeStats {
     self.engine.monitor.withLock { state in

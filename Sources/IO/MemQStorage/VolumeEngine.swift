@@ -181,7 +181,7 @@ final class VolumeEngine: Sendable {
       // Somewhere in what is here; a read finds the place.
       let damaged = Volume.DamagedPartition(
         partition: partition, from: state.core.offsets(of: partition)?.lowerBound ?? .zero,
-        error: error)
+        error: error, isPlaceKnown: false)
       state.damaged[partition] = damaged
       guard let body = state.onDamage else { return }
       state.deliveries.append(.callback { body(damaged) })

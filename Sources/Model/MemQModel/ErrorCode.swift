@@ -128,6 +128,14 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
     }
   }
 
+  /// Whether an append that failed so may stand in the log all the same. Every other code says that it does not.
+  public var leavesOutcomeOpen: Bool {
+    switch self {
+    case .outcomeUnknown, .notEnoughReplicasAfterAppend, .deadlineExceeded, .cancelled: true
+    default: false
+    }
+  }
+
   /// The reason in the wire's spelling: `TOPIC_NOT_FOUND`.
   public var name: String {
     var text = ""

@@ -102,6 +102,12 @@ public struct TopicSettings: Hashable, Sendable {
         "local.retention.* needs the object tier: without it the SSD is the only copy",
         subject: "object.tier")
     }
+    guard self.hasObjectTier || self.retention != nil || self.retentionBytes != nil else {
+      throw MemQError(
+        .topicCombinationRefused,
+        "without the object tier records that never expire fill the SSD for good: set retention.bytes or retention.ms",
+        subject: "object.tier")
+    }
   }
 
   private mutating func set(_ name: String, _ value: String) throws(MemQError) {

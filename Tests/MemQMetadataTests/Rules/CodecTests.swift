@@ -34,7 +34,10 @@ import Testing
           NodeImage(
             id: NodeID(2), uuid: NodeUUID(test: 3), service: .replication, address: "h:1",
             adminAddress: "h:2", rack: "r", host: "x", pid: 77, epoch: NodeEpoch(4),
-            state: .ready, volumes: [VolumeID(test: 5)])),
+            state: .ready,
+            volumes: [
+              VolumeImage(VolumeID(test: 5), .failed, capacityBytes: 9, problem: "EIO")
+            ])),
         Kept(
           .topic(topic),
           try TopicImage(
@@ -52,7 +55,8 @@ import Testing
             eligible: [NodeID(9)], historyEpoch: HistoryEpoch(1), uploadGroup: 1,
             reassignment: PartitionReassignment(
               target: [ReplicaID(NodeID(3), VolumeID(test: 6))],
-              original: [ReplicaID(NodeID(2), VolumeID(test: 5))]))),
+              original: [ReplicaID(NodeID(2), VolumeID(test: 5))]),
+            damaged: [DamagedReplica(NodeID(9), from: Offset(3))])),
         Kept(
           .uploadGroup(1),
           UploadGroupRecord(

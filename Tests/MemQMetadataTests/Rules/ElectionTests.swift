@@ -155,7 +155,7 @@ import Testing
     let replicas = cluster.partition(topic).replicas
     #expect(replicas.map(\.node).sorted() == [NodeID(1), NodeID(2), NodeID(3)])
     #expect(
-      cluster.state.nodes[owner.node]!.value.volumes
+      cluster.state.nodes[owner.node]!.value.volumes.map(\.id)
         == [replicas.first { $0.node == owner.node }!.volume])
     #expect(!cluster.partition(topic).inSync.contains(owner.node))
     #expect(cluster.partition(alone).replicas == [owner] && cluster.partition(alone).leader == nil)

@@ -85,7 +85,7 @@ final class TestMetadata: Sendable {
       $0.nodeUuid = NodeUUID(test: uuid).wire
       $0.service = service.wire
       $0.address = "inprocess:node\(uuid)"
-      $0.volumeIds = volumes.map { VolumeID(test: $0).wire }
+      $0.volumes = volumes.map { VolumeImage(VolumeID(test: $0)).wire }
     }
   }
 

@@ -75,7 +75,7 @@ struct PureCluster {
   ) throws(MemQError) -> NodeImage {
     let registration = NodeRegistration(
       uuid: NodeUUID(test: uuid), service: service, address: "host\(uuid):1", rack: rack,
-      volumes: volumes.map { VolumeID(test: $0) })
+      volumes: volumes.map { VolumeImage(VolumeID(test: $0)) })
     try self.run { $0.fencePredecessors(of: registration) }
     try self.run { $0.reconcile() }
     let node = try self.run { (state) throws(MemQError) in try state.register(registration) }

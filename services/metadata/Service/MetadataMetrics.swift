@@ -24,6 +24,8 @@ struct MetadataMetrics: Sendable {
   let topics = Gauge(label: "memq_metadata_topics")
   let partitions = Gauge(label: "memq_metadata_partitions")
   let leaderlessPartitions = Gauge(label: "memq_metadata_leaderless_partitions")
+  let damagedReplicas = Gauge(label: "memq_metadata_damaged_replicas")
+  let failedVolumes = Gauge(label: "memq_metadata_failed_volumes")
   let imageRevision = Gauge(label: "memq_metadata_image_revision")
   /// Syncs of the store, and the transactions they made durable.
   let syncs = Counter(label: "memq_metadata_store_syncs_total")

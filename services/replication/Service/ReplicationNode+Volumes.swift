@@ -92,6 +92,27 @@ extension ReplicationNode {
       .joined(separator: "; ")
   }
 
+  /// A text for people, in metadata's records and everybody's image.
+  private static let problemBytesMax = 300
+
+  /// Tells the cluster where the volumes stand.
+  func tellVolumes() {
+    var volumes = self.allVolumes.map { open in
+      VolumeImage(
+        open.volume.id, open.problem == nil ? .fit : .failed,
+        capacityBytes: open.volume.capacityBytes,
+        problem: String(
+          decoding: (open.problem ?? "").utf8.prefix(Self.problemBytesMax), as: UTF8.self))
+    }
+    volumes += self.closedVolumes.map { closed in
+      VolumeImage(
+        closed.id, .failed,
+        problem: String(
+          decoding: "\(closed.error)".utf8.prefix(Self.problemBytesMax), as: UTF8.self))
+    }
+    self.cluster.setVolumes(volumes)
+  }
+
   /// Tells `/metrics` how many partitions are damaged.
   func countDamaged() {
     let count = self.allVolumes.reduce(0) { $0 + $1.volume.damagedPartitions.count }

@@ -100,6 +100,7 @@ public final class ReplicationNode: Sendable {
     }
     self.metrics.setFailedVolumes(closed.count)
     self.countDamaged()
+    self.tellVolumes()
     self.logger.info(
       "Volumes are open",
       metadata: ["volumes": "\(volumes.count)", "partitions": "\(recovered.count)"])
@@ -135,13 +136,17 @@ public final class ReplicationNode: Sendable {
     return (0..<configuration.shards).map { index in
       PartitionShard(
         index, on: MultiThreadedEventLoopGroup.singleton.next(), configuration, clock: self.clock,
-        logger: self.logger, metrics: self.metrics, metadata: proposals, streams: self.streams)
+        logger: self.logger, metrics: self.metrics, metadata: proposals, streams: self.streams,
+        damageChanged: { [weak self] in self?.countDamaged() })
     }
   }
 
   private func listen(to volume: Volume) {
     let id = volume.id
-    volume.onDamage = { [weak self] _ in self?.countDamaged() }
+    volume.onDamage = { [weak self] found in
+      self?.countDamaged()
+      self?.shard(of: found.partition)?.mailbox.post(.damaged(id, found))
+    }
     volume.onFailure = { [weak self] error in self?.failed(id, error) }
     volume.onLocalStartMoved = { [weak self] partition, offset in
       self?.shard(of: partition)?.mailbox.post(.localStartMoved(partition, offset))
@@ -163,11 +168,9 @@ public final class ReplicationNode: Sendable {
       "A volume failed and is out of use until the node restarts",
       metadata: ["volume": "\(id)", "error": "\(error)"])
     for shard in shards { shard.mailbox.post(.volumeFailed(id, error)) }
-    if isLast {
-      // Nothing can be kept here any more: others are to lead, and nobody is to count on the copies here.
-      self.cluster.setState(.draining)
-      self.streams.close()
-    }
+    // Others are to lead, and nobody is to count on the copies there.
+    self.tellVolumes()
+    if isLast { self.streams.close() }
   }
 
   /// Hands its leaderships over, takes no more work, lets what runs end for at most `deadline`, and closes the volumes cleanly.

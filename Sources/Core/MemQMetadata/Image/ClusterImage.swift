@@ -38,12 +38,12 @@ public struct NodeImage: Hashable, Sendable {
   public var pid: Int64
   public var epoch: NodeEpoch
   public var state: NodeState
-  public var volumes: [VolumeID]
+  public var volumes: [VolumeImage]
 
   public init(
     id: NodeID, uuid: NodeUUID, service: ServiceKind, address: String, adminAddress: String = "",
     rack: String = "", host: String = "", pid: Int64 = 0, epoch: NodeEpoch, state: NodeState,
-    volumes: [VolumeID] = []
+    volumes: [VolumeImage] = []
   ) {
     self.id = id
     self.uuid = uuid
@@ -127,12 +127,15 @@ public struct PartitionImage: Hashable, Sendable {
   public var logStart: Offset
   /// Nil while the replicas stay as they are.
   public var reassignment: PartitionReassignment?
+  /// Never elected while another can be; in the ISR only as its last members.
+  public var damaged: [DamagedReplica]
 
   public init(
     id: TopicPartition, leader: NodeID?, leaderEpoch: LeaderEpoch, epoch: PartitionEpoch,
     replicas: [ReplicaID], inSync: [NodeID], eligible: [NodeID] = [],
     historyEpoch: HistoryEpoch = .zero, uploadGroup: Int32, uploadedOffset: Offset = .zero,
-    logStart: Offset = .zero, reassignment: PartitionReassignment? = nil
+    logStart: Offset = .zero, reassignment: PartitionReassignment? = nil,
+    damaged: [DamagedReplica] = []
   ) {
     self.id = id
     self.leader = leader
@@ -146,6 +149,7 @@ public struct PartitionImage: Hashable, Sendable {
     self.uploadedOffset = uploadedOffset
     self.logStart = logStart
     self.reassignment = reassignment
+    self.damaged = damaged
   }
 }
 

@@ -21,9 +21,10 @@ private enum Fitness: Int, Comparable {
 }
 
 extension MetadataState {
-  /// Brings every partition in line with who lives: members that are gone leave the ISR (the last one stays), a leader that
-  /// is gone or drains is replaced by an in-sync replica, else by an eligible one (KIP-966), else, where the topic allows it, by
-  /// any, at the price of a new history epoch. Asked again it changes nothing more.
+  /// Brings every partition in line with who lives: members that are gone, whose volume failed or that are damaged leave the ISR
+  /// (the last ones stay), a leader that is gone or drains is replaced by an in-sync replica, else by an eligible one (KIP-966),
+  /// else, where the topic allows it, by any, at the price of a new history epoch. A damaged one leads where nobody else can: what
+  /// is whole of it can be read. Asked again it changes nothing more.
   public func reconcile() -> Plan<ReconcileSummary> {
     var summary = ReconcileSummary()
     var changes: [(old: Versioned<PartitionImage>, new: PartitionImage)] = []
@@ -82,10 +83,14 @@ extension MetadataState {
     _ partition: PartitionImage, _ settings: TopicSettings
   ) -> PartitionImage? {
     var next = partition
-    let alive = partition.inSync.filter { self.fitness($0, partition) != nil }
-    if alive.count < partition.inSync.count, !alive.isEmpty {
-      next.setInSync(alive, minInSync: settings.minInSyncReplicas)
+    let sound = partition.inSync.filter {
+      self.fitness($0, partition) != nil && !partition.isDamaged($0)
     }
+    if sound.count < partition.inSync.count, !sound.isEmpty {
+      next.setInSync(sound, minInSync: settings.minInSyncReplicas)
+    }
+    // What it held when it left the ISR it holds no more.
+    next.eligible.removeAll { partition.isDamaged($0) }
     // The topic's minimum was lowered: the ISR alone may commit now, so others can be behind it.
     if next.inSync.count >= settings.minInSyncReplicas { next.eligible = [] }
     let isCompleted = next.completeReassignment(minInSync: settings.minInSyncReplicas)
@@ -100,22 +105,26 @@ extension MetadataState {
   }
 
   /// A node that lives without the volume its replica stood on gets a new, empty replica in its place. Not while the lost one is in
-  /// sync or eligible: it may hold what no other does, and its disk may come back.
+  /// sync or eligible: it may hold what no other does, and its disk may come back. Nor on account of a volume that the node still
+  /// names: one that failed may be whole after a restart.
   private func replaceLostVolumes(_ partition: inout PartitionImage) {
     for replica in partition.replicas {
       guard !partition.inSync.contains(replica.node), !partition.eligible.contains(replica.node),
         let node = self.nodes[replica.node]?.value, node.state == .ready,
-        !node.volumes.isEmpty, !node.volumes.contains(replica.volume)
+        node.volume(replica.volume) == nil
       else { continue }
-      let volume = node.volumes[Int(partition.id.partition.rawValue) % node.volumes.count]
+      let volumes = node.placeableVolumes
+      guard !volumes.isEmpty else { continue }
+      let volume = volumes[Int(partition.id.partition.rawValue) % volumes.count].id
       partition.replace(replica, with: ReplicaID(replica.node, volume))
     }
   }
 
   func elect(_ partition: inout PartitionImage, _ settings: TopicSettings) {
-    let best = self.best(of: partition.inSync, partition)
+    let sound = partition.inSync.filter { !partition.isDamaged($0) }
+    let best = self.best(of: sound, partition)
     if let leader = partition.leader, let fitness = self.fitness(leader, partition),
-      partition.inSync.contains(leader), fitness != .draining || best?.fitness == .draining
+      sound.contains(leader), fitness != .draining || best?.fitness == .draining
     {
       return
     }
@@ -123,19 +132,24 @@ extension MetadataState {
       partition.leader = best.node
     } else if let best = self.best(of: partition.eligible, partition) {
       // What left the ISR last is behind nothing that was committed; the old members may hold more, and stay eligible.
-      let others = (partition.eligible + partition.inSync).filter { $0 != best.node }
+      let others = (partition.eligible + sound).filter { $0 != best.node }
       partition.leader = best.node
       partition.inSync = [best.node]
       partition.eligible = settings.minInSyncReplicas > 1 ? unique(others) : []
     } else if settings.uncleanLeaderElection,
-      let best = self.best(of: partition.replicas.map(\.node), partition)
+      let best = self.best(
+        of: partition.replicas.map(\.node).filter { !partition.isDamaged($0) }, partition)
     {
       partition.leader = best.node
       partition.inSync = [best.node]
       partition.eligible = []
       partition.historyEpoch = partition.historyEpoch.next
+    } else if let leader = partition.leader, partition.inSync.contains(leader),
+      self.fitness(leader, partition) != nil
+    {
+      // Damaged, and nobody else can: it goes on giving what is whole.
     } else {
-      partition.leader = nil
+      partition.leader = self.best(of: partition.inSync, partition)?.node
     }
   }
 
@@ -151,23 +165,25 @@ extension MetadataState {
     return best
   }
 
-  /// Nil: the node does not live, or came back without the volume of its replica.
+  /// Nil: the node does not live, or the volume of its replica failed or is not the node's any more.
   private func fitness(_ id: NodeID, _ partition: PartitionImage) -> Fitness? {
     guard let node = self.nodes[id]?.value,
       let replica = partition.replicas.first(where: { $0.node == id }),
-      node.volumes.contains(replica.volume)
+      let volume = node.volume(replica.volume), volume.state != .failed
     else { return nil }
     switch node.state {
-    case .ready: return .ready
+    case .ready: return volume.state == .opening ? .starting : .ready
     case .starting: return .starting
     case .draining: return .draining
     case .fenced, .gone: return nil
     }
   }
 
-  /// Whether a node may join the ISR or be given the leadership: one that drains keeps what it has and gets nothing new.
+  /// Whether a node may join the ISR or be given the leadership: one that drains keeps what it has and gets nothing new, one whose
+  /// replica is damaged is to be filled anew first.
   func mayTakeOn(_ id: NodeID, _ partition: PartitionImage) -> Bool {
-    switch self.fitness(id, partition) {
+    if partition.isDamaged(id) { return false }
+    return switch self.fitness(id, partition) {
     case .ready, .starting: true
     case .draining, nil: false
     }

@@ -11,13 +11,13 @@ public struct NodeRegistration: Hashable, Sendable {
   public var rack: String
   public var host: String
   public var pid: Int64
-  public var volumes: [VolumeID]
+  public var volumes: [VolumeImage]
   /// Nil: a fresh node.
   public var clusterID: ClusterID?
 
   public init(
     uuid: NodeUUID, service: ServiceKind, address: String, adminAddress: String = "",
-    rack: String = "", host: String = "", pid: Int64 = 0, volumes: [VolumeID] = [],
+    rack: String = "", host: String = "", pid: Int64 = 0, volumes: [VolumeImage] = [],
     clusterID: ClusterID? = nil
   ) {
     self.uuid = uuid
@@ -126,11 +126,11 @@ extension MetadataState {
     }
     guard registration.volumes.count <= volumesPerNodeMax else {
       throw MemQError(
-        .invalidArgument, "too many volumes", subject: "volume_ids",
+        .invalidArgument, "too many volumes", subject: "volumes",
         limit: Int64(volumesPerNodeMax), actual: Int64(registration.volumes.count))
     }
-    guard Set(registration.volumes).count == registration.volumes.count else {
-      throw MemQError(.invalidArgument, "a volume is named twice", subject: "volume_ids")
+    guard Set(registration.volumes.map(\.id)).count == registration.volumes.count else {
+      throw MemQError(.invalidArgument, "a volume is named twice", subject: "volumes")
     }
   }
 

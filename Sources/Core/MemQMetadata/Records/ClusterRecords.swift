@@ -58,7 +58,12 @@ extension NodeImage: StoredRecord {
     writer.integer(self.pid)
     writer.epoch(self.epoch)
     writer.integer(self.state.rawValue)
-    writer.list(self.volumes) { $0.id($1) }
+    writer.list(self.volumes) { writer, volume in
+      writer.id(volume.id)
+      writer.integer(volume.state.rawValue)
+      writer.integer(volume.capacityBytes)
+      writer.text(volume.problem)
+    }
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.init(
@@ -66,7 +71,10 @@ extension NodeImage: StoredRecord {
       address: try reader.text(), adminAddress: try reader.text(), rack: try reader.text(),
       host: try reader.text(), pid: try reader.integer(), epoch: try reader.epoch(),
       state: try reader.choice(),
-      volumes: try reader.list { r throws(MemQError) in try r.id() })
+      volumes: try reader.list { r throws(MemQError) in
+        VolumeImage(
+          try r.id(), try r.choice(), capacityBytes: try r.integer(), problem: try r.text())
+      })
   }
 }
 
@@ -155,6 +163,10 @@ extension PartitionImage: StoredRecord {
       $0.replicas($1.target)
       $0.replicas($1.original)
     }
+    writer.list(self.damaged) {
+      $0.node($1.node)
+      $0.offset($1.from)
+    }
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.init(
@@ -168,6 +180,9 @@ extension PartitionImage: StoredRecord {
       logStart: Offset(try reader.integer()),
       reassignment: try reader.optional { r throws(MemQError) in
         PartitionReassignment(target: try r.replicas(), original: try r.replicas())
+      },
+      damaged: try reader.list { r throws(MemQError) in
+        DamagedReplica(try r.node(), from: try r.offset())
       })
   }
 }

@@ -44,7 +44,7 @@ extension MetadataState {
   ///
   /// - Throws: `.partitionNotFound`, `.staleNodeEpoch` for an earlier life of the leader or of a member, `.fencedLeaderEpoch`,
   ///   `.unknownLeaderEpoch`, `.revisionConflict`, `.invalidArgument` for an ISR without the leader, with strangers, or with a
-  ///   new member that does not live or is about to leave.
+  ///   new member that does not live, is about to leave or is damaged.
   public func alterPartition(
     _ proposal: InSyncProposal
   ) throws(MemQError) -> Plan<PartitionImage> {
@@ -125,7 +125,8 @@ extension MetadataState {
         throw refuse("node \(node) has no replica of the partition")
       }
       guard partition.inSync.contains(node) || self.mayTakeOn(node, partition) else {
-        throw refuse("node \(node) does not live or is about to leave, and can't join the ISR")
+        throw refuse(
+          "node \(node) does not live, is about to leave or is damaged, and can't join the ISR")
       }
     }
   }
@@ -154,7 +155,7 @@ extension MetadataState {
     let name = try self.topic(id.topic).value.name
     guard known.value.inSync.contains(node), self.mayTakeOn(node, known.value) else {
       throw MemQError(
-        .invalidArgument, "node \(node) is not an in-sync replica that lives and stays",
+        .invalidArgument, "node \(node) is not an in-sync replica that lives, stays and is whole",
         subject: "\(name)/\(id.partition)")
     }
     guard known.value.leader != node else { return Plan(outcome: self.shown(known.value)) }

@@ -34,8 +34,8 @@ private let partitionsPerTransaction = 100
 extension MetadataState {
   /// Makes a topic. Partitions come first and are seen by nobody; the topic's record makes them visible.
   ///
-  /// - Throws: `.topicExists`, `.topicNameInvalid`, `.partitionCountInvalid`, `.replicationFactorInvalid`, `.limitReached`, and
-  ///   what `TopicSettings` throws.
+  /// - Throws: `.topicExists`, `.topicNameInvalid`, `.partitionCountInvalid`, `.replicationFactorInvalid`, `.limitReached` (of
+  ///   numbers, and of what the volumes have room for), and what `TopicSettings` throws.
   public func createTopic(_ creation: TopicCreation) throws(MemQError) -> Plan<TopicImage> {
     try Self.checkTopicName(creation.name)
     guard self.names[creation.name] == nil else {
@@ -59,7 +59,7 @@ extension MetadataState {
     let topic = try TopicImage(
       id: creation.id, name: creation.name, partitionCount: count, replicationFactor: factor,
       given: creation.settings, createdAt: creation.createdAt)
-    var transactions = self.newPartitions(of: topic, from: 0)
+    var transactions = try self.newPartitions(of: topic, from: 0)
     var last = transactions.popLast() ?? Transaction()
     last.create(.topic(topic.id), topic)
     last.create(.topicName(topic.name), TopicNameRecord(id: topic.id))
@@ -117,7 +117,7 @@ extension MetadataState {
   /// Replication nodes that may be given new replicas.
   private var placeable: [NodeImage] {
     self.nodes.values.map(\.value).filter {
-      $0.service == .replication && !$0.volumes.isEmpty
+      $0.service == .replication && !$0.placeableVolumes.isEmpty
         && ($0.state == .ready || $0.state == .starting)
     }
   }
@@ -125,12 +125,15 @@ extension MetadataState {
   // MARK: Partitions
 
   /// The records of a topic's partitions from index `first` on, in as many transactions as they need.
-  private func newPartitions(of topic: TopicImage, from first: Int) -> [Transaction] {
+  private func newPartitions(
+    of topic: TopicImage, from first: Int
+  ) throws(MemQError) -> [Transaction] {
     var load: SortedMap<VolumeID, Int> = [:]
     for partition in self.partitions.values {
       for replica in partition.value.replicas { load[replica.volume, default: 0] += 1 }
     }
-    var placement = ReplicaPlacement(nodes: self.placeable, load: load)
+    var placement = ReplicaPlacement(
+      nodes: self.placeable, load: load, claims: VolumeClaims(self, with: topic))
     var allotment = UploadGroupAllotment(self)
     var transactions: [Transaction] = []
     var current = Transaction()
@@ -138,8 +141,9 @@ extension MetadataState {
       let id = TopicPartition(topic.id, PartitionIndex(Int32(index)))
       // Left over by a creation that broke off: it has its place already.
       guard self.partitions[id] == nil else { continue }
-      let replicas = placement.place(
-        count: topic.replicationFactor, turn: self.partitions.count + index - first)
+      let replicas = try placement.place(
+        count: topic.replicationFactor, turn: self.partitions.count + index - first,
+        claim: topic.settings.claimBytes, "\(topic.name)/\(index)")
       let partition = PartitionImage(
         id: id, leader: replicas[0].node, leaderEpoch: LeaderEpoch(0), epoch: PartitionEpoch(0),
         replicas: replicas, inSync: replicas.map(\.node), uploadGroup: allotment.take(id))
@@ -183,6 +187,9 @@ extension MetadataState {
       replicationFactor: known.value.replicationFactor, given: given,
       createdAt: known.value.createdAt)
     guard topic != known.value else { return Plan(outcome: topic) }
+    if topic.settings.claimBytes > known.value.settings.claimBytes {
+      try VolumeClaims(self, with: topic).check(topic, in: self)
+    }
     var transactions: [Transaction] = []
     if count > known.value.partitionCount {
       try self.checkPartitionCount(name, count, existing: known.value.partitionCount)
@@ -191,7 +198,7 @@ extension MetadataState {
           .replicationFactorInvalid, "there are not so many live replication nodes", subject: name,
           limit: Int64(self.placeable.count), actual: Int64(topic.replicationFactor))
       }
-      transactions = self.newPartitions(of: topic, from: known.value.partitionCount)
+      transactions = try self.newPartitions(of: topic, from: known.value.partitionCount)
     }
     var last = transactions.popLast() ?? Transaction()
     last.replace(.topic(topic.id), known, with: topic)

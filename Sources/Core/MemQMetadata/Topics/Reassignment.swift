@@ -32,7 +32,7 @@ extension MetadataState {
   ///
   /// - Throws: `.partitionNotFound`; `.reassignmentInProgress` while another change is under way; `.replicationFactorInvalid` for
   ///   another number of replicas than the topic's; `.invalidArgument` for a node that stands twice, holds no logs, does not live or is
-  ///   about to leave, or lacks the volume; `.notEnoughReplicas` when a replica can't leave its volume without too few staying in sync.
+  ///   about to leave, or lacks the volume; `.limitReached` for a volume without room for what the topic may keep on it; `.notEnoughReplicas` when a replica can't leave its volume without too few staying in sync.
   public func reassign(
     _ id: TopicPartition, to wishes: [ReplicaWish]
   ) throws(MemQError) -> Plan<PartitionImage> {
@@ -122,14 +122,16 @@ extension MetadataState {
     let present = partition.replicas.first { $0.node == wish.node }
     if let present, wish.volume ?? present.volume == present.volume { return present }
     guard let node = self.nodes[wish.node]?.value, node.service == .replication,
-      !node.volumes.isEmpty
-    else { throw refuse("holds no logs") }
+      !node.placeableVolumes.isEmpty
+    else { throw refuse("holds no logs, or all its volumes failed") }
     guard node.state == .ready || node.state == .starting else {
       throw refuse("does not live or is about to leave")
     }
     if let volume = wish.volume {
-      guard node.volumes.contains(volume) else { throw refuse("has no volume \(volume)") }
-      return ReplicaID(node.id, volume)
+      guard node.placeableVolumes.contains(where: { $0.id == volume }) else {
+        throw refuse("has no volume \(volume) that works")
+      }
+      return try self.checked(ReplicaID(node.id, volume), partition, subject)
     }
     var load: SortedMap<VolumeID, Int> = [:]
     for other in self.partitions.values {
@@ -137,9 +139,25 @@ extension MetadataState {
         load[replica.volume, default: 0] += 1
       }
     }
-    var best = node.volumes[0]
-    for volume in node.volumes where (load[volume] ?? 0) < (load[best] ?? 0) { best = volume }
-    return ReplicaID(node.id, best)
+    let volumes = node.placeableVolumes.map(\.id)
+    var best = volumes[0]
+    for volume in volumes where (load[volume] ?? 0) < (load[best] ?? 0) { best = volume }
+    return try self.checked(ReplicaID(node.id, best), partition, subject)
+  }
+
+  /// - Throws: `.limitReached` when the volume has no room for what the partition may keep on it.
+  private func checked(
+    _ replica: ReplicaID, _ partition: PartitionImage, _ subject: String
+  ) throws(MemQError) -> ReplicaID {
+    let claim = try self.topic(partition.id.topic).value.settings.claimBytes
+    guard claim > 0 else { return replica }
+    let room = VolumeClaims(self).room(replica.volume)
+    guard claim <= room else {
+      throw MemQError(
+        .limitReached, "volume \(replica.volume) has no room for what the partition may keep on it",
+        subject: subject, limit: room, actual: claim)
+    }
+    return replica
   }
 
   /// Replicas that go to another volume of their node: what they hold stops counting at once, so enough others must be in sync.
@@ -184,6 +202,8 @@ extension PartitionImage {
       self.reassignment = PartitionReassignment(
         target: replaced(running.target), original: replaced(running.original))
     }
+    // What was damaged is left behind.
+    self.damaged.removeAll { $0.node == old.node }
   }
 
   /// Ends a reassignment whose added replicas are all in sync, when enough of the target's are.
@@ -209,6 +229,7 @@ extension PartitionImage {
     self.inSync = inSync
     // Those in the ELR hold all that was committed, whoever else goes: the high watermark stood still since they left.
     self.eligible = inSync.count >= minInSync ? [] : self.eligible.filter(stays)
+    self.damaged.removeAll { !stays($0.node) }
     self.reassignment = nil
     return true
   }

@@ -51,6 +51,10 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "RegisterNode", kind: .unary)
   public static let heartbeat = Method<Memq_V1_HeartbeatRequest, Memq_V1_HeartbeatResponse>(
     service: "memq.v1.MetadataService", name: "Heartbeat", kind: .bidirectional)
+  public static let reportVolumes = Method<Memq_V1_ReportVolumesRequest, Memq_V1_ReportVolumesResponse>(
+    service: "memq.v1.MetadataService", name: "ReportVolumes", kind: .unary, safety: .idempotent)
+  public static let reportDamage = Method<Memq_V1_ReportDamageRequest, Memq_V1_ReportDamageResponse>(
+    service: "memq.v1.MetadataService", name: "ReportDamage", kind: .unary, safety: .idempotent)
   public static let deregisterNode = Method<Memq_V1_DeregisterNodeRequest, Memq_V1_DeregisterNodeResponse>(
     service: "memq.v1.MetadataService", name: "DeregisterNode", kind: .unary)
   public static let watchImage = Method<Memq_V1_WatchImageRequest, Memq_V1_ImageUpdate>(

@@ -77,6 +77,12 @@ extension MetricCatalogue {
     MetricDefinition(
       "memq_metadata_leaderless_partitions", .gauge, "Partitions that nobody leads."),
     MetricDefinition(
+      "memq_metadata_damaged_replicas", .gauge,
+      "Replicas that lost records to damage and are not filled anew yet."),
+    MetricDefinition(
+      "memq_metadata_failed_volumes", .gauge,
+      "Volumes that their nodes reported as failed; their replicas are fenced."),
+    MetricDefinition(
       "memq_metadata_image_revision", .gauge, "Revision of the newest cluster image."),
   ]
 

@@ -136,6 +136,7 @@ struct PartitionLane {
 
   private mutating func rewind(_ at: Int, _ error: MemQError, _ now: NIODeadline) {
     self.batches[at].lastError = error
+    if error.code.leavesOutcomeOpen { self.batches[at].mayStand = true }
     self.holdRest(from: at, now)
   }
 
@@ -165,6 +166,7 @@ struct PartitionLane {
     for at in self.batches.indices where self.batches[at].state != .waiting {
       self.batches[at].state = .waiting
       self.batches[at].lastError = error
+      self.batches[at].mayStand = true
     }
     self.outstanding = 0
     self.isRewinding = false

@@ -29,6 +29,8 @@ struct ProduceBatch {
   var state = State.waiting
   /// Why the last attempt failed.
   var lastError: MemQError?
+  /// An attempt ended so that nobody knows whether it was appended.
+  var mayStand = false
 
   /// Some records have nobody who hears of their fate.
   var hasSilentRecords: Bool { self.handlers.count < self.recordCount }

@@ -162,7 +162,7 @@ final class ProduceEngine: @unchecked Sendable {
     case .leader: header.acks = .leader
     case .all: header.acks = .all
     }
-    header.timeoutMs = Int32(clamping: self.configuration.requestTimeout.milliseconds)
+    header.timeoutMs = self.timeout(of: batch)
     let message = Hot(header, payload: RPCMessage(batch.bytes)).encoded()
     self.hasRoom = self.call!.send(message)
     if self.configuration.acks == .none, let sent = self.lanes[index].forget(request: request) {
@@ -170,6 +170,13 @@ final class ProduceEngine: @unchecked Sendable {
     } else {
       self.requests[request] = index
     }
+  }
+
+  /// What a request may take: no longer than its records are waited for, or nobody would hear what became of it. Milliseconds.
+  private func timeout(of batch: ProduceBatch) -> Int32 {
+    let left = batch.createdAt + TimeAmount(self.configuration.deliveryTimeout) - .now()
+    let limit = self.configuration.requestTimeout.milliseconds
+    return Int32(clamping: Swift.max(1, Swift.min(limit, left.nanoseconds / 1_000_000)))
   }
 
   // MARK: The stream
@@ -347,8 +354,9 @@ final class ProduceEngine: @unchecked Sendable {
   private func expire(_ batch: ProduceBatch) {
     let why = batch.lastError.map { "; the last attempt: \($0)" } ?? ""
     let seconds = self.configuration.deliveryTimeout.components.seconds
+    let isOpen = batch.mayStand || batch.state != .waiting
     let error = MemQError(
-      batch.attempts > 0 ? .outcomeUnknown : .deadlineExceeded,
+      isOpen ? .outcomeUnknown : batch.lastError?.code ?? .deadlineExceeded,
       "not acknowledged within \(seconds) s after \(batch.attempts) attempts\(why)",
       subject: "\(self.identity.topic)/\(batch.partition)")
     self.complete(batch, .failure(error))

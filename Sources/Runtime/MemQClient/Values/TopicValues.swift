@@ -52,9 +52,18 @@ public struct PartitionInfo: Hashable, Sendable {
   public var elr: [NodeID]
   /// What the replicas are being changed to; empty at rest.
   public var targetReplicas: [NodeID]
+  /// Replicas that lost records to damage.
+  public var damaged: [Damaged]
   public var uploadGroup: Int
   /// Below it the object tier is the log.
   public var uploadedOffset: Offset
+
+  /// A replica that lost records to damage.
+  public struct Damaged: Hashable, Sendable {
+    public var node: NodeID
+    /// Records below are whole.
+    public var from: Offset
+  }
 
   public var partition: PartitionIndex { self.topicPartition.partition }
 }
@@ -72,7 +81,18 @@ public struct NodeInfo: Hashable, Sendable {
   public var host: String
   public var pid: Int64
   public var epoch: NodeEpoch
-  public var volumes: [VolumeID]
+  public var volumes: [Volume]
+
+  /// One disk of a replication node.
+  public struct Volume: Hashable, Sendable {
+    public var id: VolumeID
+    /// `opening`, `fit` or `failed`.
+    public var state: String
+    /// Bytes that records may take on it; 0: not told.
+    public var capacityBytes: Int64
+    /// Why it failed; else empty.
+    public var problem: String
+  }
 }
 
 /// The cluster at a glance.

@@ -59,6 +59,9 @@ extension PartitionInfo {
       volumes: wire.replicas.map { VolumeID(wire: $0.volumeID) },
       isr: wire.isr.map(NodeID.init), elr: wire.elr.map(NodeID.init),
       targetReplicas: wire.reassignment.target.map { NodeID($0.nodeID) },
+      damaged: wire.damaged.map {
+        Damaged(node: NodeID($0.nodeID), from: Offset($0.fromOffset))
+      },
       uploadGroup: Int(wire.uploadGroup), uploadedOffset: Offset(wire.uploadedOffset))
   }
 }
@@ -69,7 +72,20 @@ extension NodeInfo {
       id: NodeID(wire.nodeID), service: Self.word(wire.service), state: Self.word(wire.state),
       address: wire.address, adminAddress: wire.adminAddress, rack: wire.rack, host: wire.host,
       pid: wire.pid, epoch: NodeEpoch(wire.nodeEpoch),
-      volumes: wire.volumeIds.map(VolumeID.init(wire:)))
+      volumes: wire.volumes.map {
+        Volume(
+          id: VolumeID(wire: $0.volumeID), state: Self.word($0.state),
+          capacityBytes: $0.capacityBytes, problem: $0.problem)
+      })
+  }
+
+  private static func word(_ state: Memq_V1_VolumeState) -> String {
+    switch state {
+    case .opening: "opening"
+    case .fit: "fit"
+    case .failed: "failed"
+    case .unspecified, .UNRECOGNIZED: "unknown"
+    }
   }
 
   /// Numbers that this build does not know come from a newer server.

@@ -37,6 +37,7 @@ extension ClusterSession {
 
   private func register() async throws(MemQError) {
     let configuration = self.configuration
+    let (volumes, version) = self.volumes
     let request = Memq_V1_RegisterNodeRequest.with {
       $0.nodeUuid = configuration.nodeUUID.wire
       $0.service = configuration.service.wire
@@ -44,7 +45,7 @@ extension ClusterSession {
       $0.adminAddress = configuration.adminAddress
       $0.rack = configuration.rack
       $0.pid = Int64(getpid())
-      $0.volumeIds = configuration.volumes.map(\.wire)
+      $0.volumes = volumes.map(\.wire)
       $0.host = configuration.host
       if let cluster = self.knownClusterID { $0.clusterID = cluster.wire }
     }
@@ -55,7 +56,7 @@ extension ClusterSession {
       clusterID: try ClusterID(wire: answer.clusterID, "cluster_id"),
       incarnation: Incarnation(answer.incarnation),
       heartbeatInterval: .milliseconds(Int64(max(answer.heartbeatIntervalMs, 10))))
-    self.registered(registration)
+    self.registered(registration, volumes: version)
     self.logger.info(
       "Registered with the cluster",
       metadata: [
@@ -122,6 +123,7 @@ extension ClusterSession {
       try await withThrowingTaskGroup(of: Void.self) { tasks in
         tasks.addTask { try await self.heartbeat() }
         tasks.addTask { try await self.watch() }
+        tasks.addTask { try await self.tellVolumes() }
         defer { tasks.cancelAll() }
         try await tasks.next()
       }
@@ -156,6 +158,23 @@ extension ClusterSession {
       }
       defer { tasks.cancelAll() }
       try await tasks.next()
+    }
+  }
+
+  /// Tells where the volumes stand whenever that changes; an instance that does not take it is left for another.
+  private func tellVolumes() async throws {
+    let registration = self.registration
+    for await _ in self.newVolumeNews() {
+      while let (volumes, version) = self.untoldVolumes {
+        _ = try await self.metadata.call(
+          MetadataMethods.reportVolumes,
+          .with {
+            $0.nodeID = registration.nodeID.rawValue
+            $0.nodeEpoch = registration.nodeEpoch.rawValue
+            $0.volumes = volumes.map(\.wire)
+          }, timeout: self.configuration.callTimeout)
+        self.toldVolumes(version)
+      }
     }
   }
 

@@ -24,7 +24,7 @@ public final class ClusterSession: Sendable {
     public var rack: String
     /// For people.
     public var host: String
-    /// Disks of a replication node.
+    /// Disks of a replication node, not opened yet: `setVolumes` tells what became of them.
     public var volumes: [VolumeID]
     /// The cluster its data belongs to; nil: a fresh node.
     public var clusterID: ClusterID?
@@ -76,6 +76,12 @@ public final class ClusterSession: Sendable {
     var tasks: [Task<Void, Never>] = []
     /// Wakes the sender of heartbeats.
     var beats: AsyncStream<Void>.Continuation?
+    var volumes: [VolumeImage]
+    /// Rises with each change of `volumes`; `volumesTold` is the one that metadata knows.
+    var volumesVersion = 0
+    var volumesTold = 0
+    /// Wakes whoever tells them.
+    var volumeNews: AsyncStream<Void>.Continuation?
   }
 
   let configuration: Configuration
@@ -83,12 +89,13 @@ public final class ClusterSession: Sendable {
   let clock: any MemQClock
   let logger: Logger
   let cell = ImageCell()
-  private let state = Mutex(State())
+  private let state: Mutex<State>
 
   public init(
     _ configuration: Configuration, pool: ChannelPool, clock: any MemQClock, logger: Logger
   ) {
     self.configuration = configuration
+    self.state = Mutex(State(volumes: configuration.volumes.map { VolumeImage($0, .opening) }))
     self.pool = pool
     self.clock = clock
     self.logger = logger
@@ -152,10 +159,12 @@ public final class ClusterSession: Sendable {
 
   var isRegistered: Bool { self.state.withLock { $0.isRegistered } }
 
-  func registered(_ registration: Registration) {
+  /// - Parameter version: of the volumes it named.
+  func registered(_ registration: Registration, volumes version: Int) {
     self.state.withLock {
       $0.registration = registration
       $0.isRegistered = true
+      $0.volumesTold = version
     }
   }
 
@@ -180,6 +189,44 @@ public final class ClusterSession: Sendable {
     let (stream, continuation) = AsyncStream.makeStream(
       of: Void.self, bufferingPolicy: .bufferingNewest(1))
     self.state.withLock { $0.beats = continuation }
+    return stream
+  }
+
+  // MARK: Volumes
+
+  /// Tells the cluster where this node's disks stand, at once and with each registration. Those not named stay as they were.
+  public func setVolumes(_ volumes: [VolumeImage]) {
+    let news = self.state.withLock { state in
+      for volume in volumes {
+        guard let at = state.volumes.firstIndex(where: { $0.id == volume.id }) else { continue }
+        state.volumes[at] = volume
+      }
+      state.volumesVersion += 1
+      return state.volumeNews
+    }
+    news?.yield()
+  }
+
+  var volumes: (volumes: [VolumeImage], version: Int) {
+    self.state.withLock { ($0.volumes, $0.volumesVersion) }
+  }
+
+  /// Nil: metadata knows all.
+  var untoldVolumes: (volumes: [VolumeImage], version: Int)? {
+    self.state.withLock { state in
+      state.volumesTold == state.volumesVersion ? nil : (state.volumes, state.volumesVersion)
+    }
+  }
+
+  func toldVolumes(_ version: Int) {
+    self.state.withLock { $0.volumesTold = Swift.max($0.volumesTold, version) }
+  }
+
+  func newVolumeNews() -> AsyncStream<Void> {
+    let (stream, continuation) = AsyncStream.makeStream(
+      of: Void.self, bufferingPolicy: .bufferingNewest(1))
+    self.state.withLock { $0.volumeNews = continuation }
+    continuation.yield()
     return stream
   }
 

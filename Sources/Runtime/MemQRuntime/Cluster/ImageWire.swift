@@ -93,10 +93,38 @@ extension TopicPartition {
   }
 }
 
+extension VolumeImage {
+  public init(_ wire: Memq_V1_NodeVolume) throws(MemQError) {
+    guard let state = UInt8(exactly: wire.state.rawValue).flatMap(VolumeState.init(rawValue:)),
+      wire.capacityBytes >= 0
+    else {
+      throw MemQError(
+        .invalidArgument, "no such volume state, or a negative capacity", subject: "volumes",
+        actual: Int64(wire.state.rawValue))
+    }
+    self.init(
+      try VolumeID(wire: wire.volumeID, "volumes.volume_id"), state,
+      capacityBytes: wire.capacityBytes, problem: wire.problem)
+  }
+  public var wire: Memq_V1_NodeVolume {
+    .with {
+      $0.volumeID = self.id.wire
+      $0.state =
+        switch self.state {
+        case .opening: .opening
+        case .fit: .fit
+        case .failed: .failed
+        }
+      $0.capacityBytes = self.capacityBytes
+      $0.problem = self.problem
+    }
+  }
+}
+
 extension NodeImage {
   public init(_ wire: Memq_V1_Node) throws(MemQError) {
-    var volumes: [VolumeID] = []
-    for bytes in wire.volumeIds { volumes.append(try VolumeID(wire: bytes, "volume_ids")) }
+    var volumes: [VolumeImage] = []
+    for volume in wire.volumes { volumes.append(try VolumeImage(volume)) }
     self.init(
       id: NodeID(wire.nodeID), uuid: try NodeUUID(wire: wire.nodeUuid, "node_uuid"),
       service: try ServiceKind(wire.service), address: wire.address,
@@ -115,7 +143,7 @@ extension NodeImage {
       $0.pid = self.pid
       $0.nodeEpoch = self.epoch.rawValue
       $0.state = self.state.wire
-      $0.volumeIds = self.volumes.map(\.wire)
+      $0.volumes = self.volumes.map(\.wire)
     }
   }
 }
@@ -158,7 +186,8 @@ extension PartitionImage {
       eligible: wire.elr.map { NodeID($0) },
       historyEpoch: HistoryEpoch(wire.historyEpoch), uploadGroup: wire.uploadGroup,
       uploadedOffset: Offset(wire.uploadedOffset), logStart: Offset(wire.logStartOffset),
-      reassignment: reassignment)
+      reassignment: reassignment,
+      damaged: wire.damaged.map { DamagedReplica(NodeID($0.nodeID), from: Offset($0.fromOffset)) })
   }
   public var wire: Memq_V1_Partition {
     .with {
@@ -176,6 +205,12 @@ extension PartitionImage {
       if let running = self.reassignment {
         $0.reassignment.target = running.target.wire
         $0.reassignment.original = running.original.wire
+      }
+      $0.damaged = self.damaged.map { replica in
+        .with {
+          $0.nodeID = replica.node.rawValue
+          $0.fromOffset = replica.from.rawValue
+        }
       }
     }
   }

@@ -36,7 +36,8 @@ extension TopicImage {
 extension ClusterImage {
   /// The partition and the node that leads it.
   ///
-  /// - Throws: `.topicDeleted` when the partition is gone, `.leaderNotAvailable` while nobody leads.
+  /// - Throws: `.topicDeleted` when the partition is gone, `.leaderNotAvailable` while nobody leads, `.volumeFailed` when that is because
+  ///   the volume of an in-sync replica failed.
   func leader(of partition: TopicPartition) throws(MemQError) -> (PartitionImage, NodeID) {
     guard let known = self.partitions[partition] else {
       guard self.topics[partition.topic] != nil else {
@@ -46,6 +47,14 @@ extension ClusterImage {
         .leaderNotAvailable, "the partition is not assigned yet", subject: "\(partition)")
     }
     guard let leader = known.leader else {
+      for replica in known.replicas where known.inSync.contains(replica.node) {
+        guard let volume = self.nodes[replica.node]?.volume(replica.volume),
+          volume.state == .failed
+        else { continue }
+        throw MemQError(
+          .volumeFailed, "nobody else can lead the partition: \(volume.problem)",
+          subject: "\(partition) on node \(replica.node)")
+      }
       throw MemQError(.leaderNotAvailable, "nobody leads the partition", subject: "\(partition)")
     }
     return (known, leader)

@@ -42,6 +42,8 @@ final class ProduceStream: RPCServerHandler, @unchecked Sendable {
     /// Records that a leader had already (cut off after SEQUENCE_STRADDLES).
     var dropped: Int32 = 0
     var lastError: MemQError?
+    /// An attempt ended so that nobody knows whether it was appended.
+    var mayStand = false
   }
 
   /// A request counts for at least so much: its bookkeeping, and so that tiny ones are bounded, too.
@@ -311,6 +313,7 @@ final class ProduceStream: RPCServerHandler, @unchecked Sendable {
     switch step {
     case .again(let wait):
       self.requests[id]!.lastError = error
+      if error.code.leavesOutcomeOpen { self.requests[id]!.mayStand = true }
       self.lines[request.partition]!.again(id, notBefore: now + wait)
       self.context.metrics.retried(error.code)
     case .giveUp: self.settle(id, .failure(error))
@@ -335,6 +338,14 @@ final class ProduceStream: RPCServerHandler, @unchecked Sendable {
 
   private func settle(_ id: UInt64, _ result: AppendResult) {
     guard let request = self.requests[id] else { return }
+    var result = result
+    if case .failure(let error) = result, request.mayStand, error.isRetriable {
+      // That the last attempt was refused says nothing of an earlier one.
+      result = .failure(
+        MemQError(
+          .outcomeUnknown, "an earlier attempt was not confirmed; the last one: \(error)",
+          subject: error.subject))
+    }
     let succeeded = if case .success = result { true } else { false }
     self.lines[request.partition]?.settle(id, succeeded: succeeded)
     self.forget(id)

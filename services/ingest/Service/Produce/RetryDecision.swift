@@ -45,7 +45,7 @@ struct RetryDecision: Equatable {
       .shuttingDown, .notEnoughReplicas, .volumeFailed, .resourceExhausted, .nodeUnknown,
       .staleNodeEpoch, .staleImage, .partitionNotFound, .volumeFull:
       return true
-    case .outcomeUnknown, .notEnoughReplicasAfterAppend, .deadlineExceeded, .cancelled:
+    case _ where code.leavesOutcomeOpen:
       // It may have been appended: only who can't append twice may ask again.
       return isIdempotent
     case .outOfOrderSequence, .unknownProducer:

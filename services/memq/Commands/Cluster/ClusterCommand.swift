@@ -87,14 +87,24 @@ struct ClusterNodes: AsyncParsableCommand {
 
   func run() async throws {
     let nodes = try await self.server.withClient { try await $0.admin.describeCluster().nodes }
-    var table = TextTable(">ID", "SERVICE", "STATE", "ADDRESS", "ADMIN", "RACK", "HOST", ">PID")
+    var table = TextTable(
+      ">ID", "SERVICE", "STATE", "ADDRESS", "ADMIN", "RACK", "HOST", ">PID", "VOLUMES")
     for node in nodes {
       table.add(
         "\(node.id)", node.service, node.state, node.address, node.adminAddress, node.rack,
         node.host,
-        "\(node.pid)")
+        "\(node.pid)", Self.volumes(node))
+      for volume in node.volumes where volume.state == "failed" {
+        Output.note("memq: volume \(volume.id) of node \(node.id) failed: \(volume.problem)")
+      }
     }
     try await self.output.show(.array(nodes.map(\.json)), table.text)
+  }
+
+  private static func volumes(_ node: NodeInfo) -> String {
+    guard !node.volumes.isEmpty else { return "" }
+    let fit = node.volumes.count { $0.state == "fit" }
+    return fit == node.volumes.count ? "\(fit) fit" : "\(fit) of \(node.volumes.count) fit"
   }
 }
 
@@ -122,13 +132,16 @@ struct ClusterPartitions: AsyncParsableCommand {
       try await Self.rows(client, self.topic)
     }
     var table = TextTable(
-      "TOPIC", ">PARTITION", ">LEADER", ">EPOCH", "REPLICAS", "IN SYNC", ">UPLOADED", ">TO")
+      "TOPIC", ">PARTITION", ">LEADER", ">EPOCH", "REPLICAS", "IN SYNC", "DAMAGED", ">UPLOADED",
+      ">TO")
     for row in rows {
       let partition = row.partition
       table.add(
         row.topic, "\(partition.partition)", partition.leader.map { "\($0)" } ?? "none",
         "\(partition.leaderEpoch)", partition.replicas.map { "\($0)" }.joined(separator: ","),
-        partition.isr.map { "\($0)" }.joined(separator: ","), "\(partition.uploadedOffset)",
+        partition.isr.map { "\($0)" }.joined(separator: ","),
+        partition.damaged.map { "\($0.node)" }.joined(separator: ","),
+        "\(partition.uploadedOffset)",
         row.highWatermark.map { "\($0)" } ?? "")
     }
     try await self.output.show(

@@ -27,6 +27,10 @@ extension PartitionInfo {
       "isr": .array(self.isr.map { .number($0.rawValue) }),
       "elr": .array(self.elr.map { .number($0.rawValue) }),
       "target_replicas": .array(self.targetReplicas.map { .number($0.rawValue) }),
+      "damaged": .array(
+        self.damaged.map {
+          ["node": .number($0.node.rawValue), "from_offset": .number($0.from.rawValue)]
+        }),
       "upload_group": .number(self.uploadGroup),
       "uploaded_offset": .number(self.uploadedOffset.rawValue),
     ]
@@ -40,7 +44,14 @@ extension NodeInfo {
       "state": .string(self.state),
       "address": .string(self.address), "admin_address": .string(self.adminAddress),
       "rack": .string(self.rack), "host": .string(self.host), "pid": .number(self.pid),
-      "epoch": .number(self.epoch.rawValue), "volumes": .array(self.volumes.map { .text($0) }),
+      "epoch": .number(self.epoch.rawValue), "volumes": .array(self.volumes.map { .text($0.id) }),
+      "volume_states": .array(
+        self.volumes.map {
+          [
+            "id": .text($0.id), "state": .string($0.state),
+            "capacity_bytes": .number($0.capacityBytes), "problem": .string($0.problem),
+          ]
+        }),
     ]
   }
 }

@@ -139,6 +139,67 @@ actor Controller {
     try await self.settle()
   }
 
+  /// A node says where its volumes stand; what that means for partitions has happened when it returns.
+  ///
+  /// - Throws: `.nodeUnknown`, `.nodeFenced`, `.invalidArgument`.
+  func reportVolumes(
+    _ id: NodeID, _ epoch: NodeEpoch, _ volumes: [VolumeImage]
+  ) async throws(MemQError) {
+    let failed = try await self.runner.run("report-volumes") { (state) throws(MemQError) in
+      try state.reportVolumes(of: id, epoch, volumes)
+    }
+    for volume in failed {
+      self.logger.error(
+        "A volume failed; its replicas are fenced",
+        metadata: [
+          "node.id": "\(id)", "volume": "\(volume.id)", "error": "\(volume.problem)",
+        ])
+    }
+    // Asked again it is no news, but the one before may not have come so far.
+    try await self.reconcile()
+  }
+
+  /// A node says which of its replicas are damaged, or whole again.
+  ///
+  /// - Returns: one entry for each; nil where it was taken over.
+  /// - Throws: `.nodeUnknown`, `.nodeFenced`.
+  func reportReplicas(
+    _ id: NodeID, _ epoch: NodeEpoch, _ reports: [ReplicaReport]
+  ) async throws(MemQError) -> [MemQError?] {
+    var errors: [MemQError?] = []
+    for report in reports {
+      do throws(MemQError) {
+        let isNews = try await self.runner.run("report-replica") { (state) throws(MemQError) in
+          try state.reportReplica(report, of: id, epoch)
+        }
+        errors.append(nil)
+        if isNews { self.log(report, of: id) }
+      } catch {
+        switch error.code {
+        case .partitionNotFound, .topicNotFound, .topicDeleted, .invalidArgument:
+          errors.append(error)
+        default: throw error
+        }
+      }
+    }
+    try await self.reconcile()
+    return errors
+  }
+
+  private func log(_ report: ReplicaReport, of id: NodeID) {
+    guard let from = report.damagedFrom else {
+      self.logger.notice(
+        "A damaged replica is whole again",
+        metadata: ["node.id": "\(id)", "partition": "\(report.partition)"])
+      return
+    }
+    self.logger.error(
+      "A replica is damaged",
+      metadata: [
+        "node.id": "\(id)", "partition": "\(report.partition)", "damaged.from": "\(from)",
+      ])
+  }
+
   /// Whether the node has been heard of by this instance: what the store says of others may be from before.
   func hasHeard(_ ids: [NodeID]) -> [NodeID] { ids.filter { self.heardNodes.contains($0) } }
 

@@ -44,6 +44,12 @@ struct Housekeeper: Sendable {
       metrics.topics.record(state.topics.count)
       metrics.partitions.record(state.partitions.count)
       metrics.leaderlessPartitions.record(state.partitions.values.count { $0.value.leader == nil })
+      metrics.damagedReplicas.record(
+        state.partitions.values.reduce(0) { $0 + $1.value.damaged.count })
+      metrics.failedVolumes.record(
+        state.nodes.values.reduce(0) { sum, node in
+          sum + (node.value.state == .gone ? 0 : node.value.volumes.count { $0.state == .failed })
+        })
     }
   }
 

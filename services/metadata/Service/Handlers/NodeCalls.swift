@@ -32,6 +32,12 @@ extension MetadataNode {
       }
       if let last { await (try? self.instance())?.controller.brokeOff(last.id, last.epoch) }
     }
+    router.handle(MetadataMethods.reportVolumes) { request, _ in
+      try await self.reportVolumes(request)
+    }
+    router.handle(MetadataMethods.reportDamage) { request, _ in
+      try await self.reportDamage(request)
+    }
     router.handle(MetadataMethods.deregisterNode) { request, _ in
       try await self.instance().controller.deregister(
         NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
@@ -47,8 +53,8 @@ extension MetadataNode {
     _ request: Memq_V1_RegisterNodeRequest
   ) async throws(MemQError) -> Memq_V1_RegisterNodeResponse {
     let instance = try self.instance()
-    var volumes: [VolumeID] = []
-    for bytes in request.volumeIds { volumes.append(try VolumeID(wire: bytes, "volume_ids")) }
+    var volumes: [VolumeImage] = []
+    for volume in request.volumes { volumes.append(try VolumeImage(volume)) }
     let registration = NodeRegistration(
       uuid: try NodeUUID(wire: request.nodeUuid, "node_uuid"),
       service: try ServiceKind(request.service), address: request.address,
@@ -68,6 +74,40 @@ extension MetadataNode {
       $0.incarnationID = cluster.incarnationID.wire
       $0.heartbeatIntervalMs = Int32(self.configuration.heartbeatInterval.milliseconds)
     }
+  }
+
+  private func reportVolumes(
+    _ request: Memq_V1_ReportVolumesRequest
+  ) async throws(MemQError) -> Memq_V1_ReportVolumesResponse {
+    var volumes: [VolumeImage] = []
+    for volume in request.volumes { volumes.append(try VolumeImage(volume)) }
+    try await self.instance().controller.reportVolumes(
+      NodeID(request.nodeID), NodeEpoch(request.nodeEpoch), volumes)
+    return Memq_V1_ReportVolumesResponse()
+  }
+
+  /// Of one request.
+  private static let reportsMax = 1_000
+
+  private func reportDamage(
+    _ request: Memq_V1_ReportDamageRequest
+  ) async throws(MemQError) -> Memq_V1_ReportDamageResponse {
+    guard request.replicas.count <= Self.reportsMax else {
+      throw MemQError(
+        .invalidArgument, "too many replicas in one request", subject: "replicas",
+        limit: Int64(Self.reportsMax), actual: Int64(request.replicas.count))
+    }
+    var reports: [ReplicaReport] = []
+    for wire in request.replicas {
+      reports.append(
+        ReplicaReport(
+          try TopicPartition(wire.topicPartition),
+          on: try VolumeID(wire: wire.volumeID, "volume_id"),
+          damagedFrom: wire.damaged ? Offset(wire.fromOffset) : nil))
+    }
+    let errors = try await self.instance().controller.reportReplicas(
+      NodeID(request.nodeID), NodeEpoch(request.nodeEpoch), reports)
+    return .with { $0.errors = errors.map { $0.map(Memq_V1_ErrorDetail.init) ?? .init() } }
   }
 
   private func watchImage(

@@ -22,6 +22,19 @@ struct InboundAppend: Sendable {
   /// Of the whole message: its flow-control credit.
   let messageBytes: Int
 
+  /// The last moment at which a batch that nobody decided on is refused: the sender must hear of it before it gives up and knows
+  /// nothing.
+  var parkedUntil: MonotonicInstant {
+    let timeout = self.deadline - self.receivedAt
+    let margin = Swift.max(
+      Self.answerTimeMin, Swift.min(Self.answerTimeMax, .nanoseconds(timeout.nanoseconds / 10)))
+    return self.receivedAt + (timeout - margin)
+  }
+
+  /// Two ticks of a shard at least, so that a busy node answers in time.
+  private static let answerTimeMin: Duration = .milliseconds(250)
+  private static let answerTimeMax: Duration = .milliseconds(500)
+
   static let timeoutDefault: Duration = .seconds(30)
   static let timeoutMax: Duration = .seconds(600)
 

@@ -24,6 +24,11 @@ struct DesiredPartition: Hashable, Sendable {
   /// Whether this replica's word counts for anything: it is in sync, may be elected, or leads. Otherwise its log may be given up.
   var isTrusted: Bool
 
+  /// Metadata knows this replica as damaged from here on.
+  var damagedFrom: Offset?
+  /// Another in-sync replica lives and is whole: it takes over what this one can't give.
+  var hasSoundPeer: Bool
+
   /// Where a replica without records begins.
   var firstOffset: Offset { Swift.max(self.uploadedOffset, self.logStart) }
 
@@ -46,6 +51,13 @@ struct DesiredPartition: Hashable, Sendable {
     self.hasObjectTier = topic.settings.hasObjectTier
     self.retentionBytes = topic.settings.retentionBytes
     self.retention = topic.settings.retention
+    self.damagedFrom = partition.damaged.first { $0.node == node }?.from
+    self.hasSoundPeer = partition.replicas.contains { replica in
+      guard replica.node != node, partition.inSync.contains(replica.node),
+        !partition.isDamaged(replica.node), let peer = image.nodes[replica.node]
+      else { return false }
+      return peer.state.isLive && peer.volume(replica.volume)?.state != .failed
+    }
     self.isTrusted =
       partition.inSync.contains(node) || partition.eligible.contains(node)
       || partition.leader == node

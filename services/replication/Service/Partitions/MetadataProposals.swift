@@ -16,6 +16,22 @@ protocol MetadataProposals: Sendable {
   func raise(
     _ starts: [LogStartRaise], of node: NodeID, _ nodeEpoch: NodeEpoch
   ) async -> [MemQError?]
+  /// Has the cluster know which replicas of the node are damaged, or whole again. The answers are in the order of `reports`: nil where
+  /// it does.
+  func report(
+    _ reports: [DamageReport], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async -> [MemQError?]
+}
+
+/// What a node says of one of its replicas.
+struct DamageReport: Hashable, Sendable {
+  /// One request's, as metadata takes them.
+  static let perRequestMax = 1_000
+
+  var partition: TopicPartition
+  var volume: VolumeID
+  /// Records below are whole; nil: all are.
+  var damagedFrom: Offset?
 }
 
 /// A leader's word that its partition's log begins later now.
@@ -84,6 +100,33 @@ struct ClusterProposals: MetadataProposals {
       return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
     } catch {
       return Array(repeating: error, count: starts.count)
+    }
+  }
+
+  func report(
+    _ reports: [DamageReport], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async -> [MemQError?] {
+    let request = Memq_V1_ReportDamageRequest.with {
+      $0.nodeID = node.rawValue
+      $0.nodeEpoch = nodeEpoch.rawValue
+      $0.replicas = reports.map { report in
+        .with {
+          $0.topicPartition = report.partition.wire
+          $0.volumeID = report.volume.wire
+          $0.damaged = report.damagedFrom != nil
+          $0.fromOffset = report.damagedFrom?.rawValue ?? 0
+        }
+      }
+    }
+    do throws(MemQError) {
+      let answer = try await self.cluster.metadata.call(
+        MetadataMethods.reportDamage, request, timeout: self.timeout)
+      guard answer.errors.count == reports.count else {
+        throw MemQError(.internalError, "metadata did not answer for each replica")
+      }
+      return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
+    } catch {
+      return Array(repeating: error, count: reports.count)
     }
   }
 

@@ -45,6 +45,10 @@ final class PartitionOwner {
   var stopped: [ReplicaID: ReplicaPusher] = [:]
   /// Where the open that is being decided on came from.
   var asking: ReplicaFeed?
+  /// Records of it do not read.
+  var damage: ReplicaDamage? { didSet { if self.damage != nil { self.isKnownWhole = false } } }
+  /// Begun anew on this volume in this life of the node, or looked at again: a mark in the image is of what was before.
+  var isKnownWhole = false
   /// In the shard's line of those with something to push.
   var isInLine = false
 
@@ -232,6 +236,7 @@ final class PartitionOwner {
   /// What the rules don't judge: the topic's own limit, and the state of the disk.
   private func check(_ append: InboundAppend) throws(MemQError) {
     if let failure = self.lane.failure { throw failure }
+    try self.checkDamage()
     if self.shard.isDraining {
       throw MemQError(.shuttingDown, "the node is shutting down", subject: self.name)
     }

@@ -31,6 +31,8 @@ final class PartitionShard: @unchecked Sendable {
     case leaderNews(TopicPartition, LeaderNews)
     case followerNews(TopicPartition, FollowerNews)
     case pushRead(TopicPartition, PushRead)
+    /// Something of the partition does not read.
+    case damaged(VolumeID, Volume.DamagedPartition)
     /// What the replica holds here is of no use: it is filled anew from this offset on.
     case startAfresh(TopicPartition, at: Offset)
     /// Somebody's question.
@@ -76,6 +78,9 @@ final class PartitionShard: @unchecked Sendable {
   /// Volumes that could not be opened, and why.
   private var closed: [VolumeID: MemQError] = [:]
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
+  var damageWatch: DamageWatch
+  /// Called when a replica is no longer damaged.
+  let damageChanged: @Sendable () -> Void
   /// On a volume, and without an owner yet.
   private var recovered: [TopicPartition: Volume.RecoveredPartition] = [:]
   /// Being opened on, or dropped from, a volume; with what is wanted once that is done.
@@ -86,7 +91,7 @@ final class PartitionShard: @unchecked Sendable {
   private var fresh: [TopicPartition: (start: Offset, opens: OpenNumber)] = [:]
   /// Partitions with something to push, longest waiting first.
   private var line: [PartitionOwner] = []
-  private var isStopped = false
+  private(set) var isStopped = false
   private var ticks: RepeatedTask?
   private var retentionCheckedAt: MonotonicInstant
   /// A round of retention waits for metadata.
@@ -96,7 +101,8 @@ final class PartitionShard: @unchecked Sendable {
   init(
     _ index: Int, on loop: any EventLoop, _ configuration: ReplicationNode.Configuration,
     clock: any MemQClock, logger: Logger, metrics: ReplicationMetrics,
-    metadata: any MetadataProposals, streams: ReplicaStreams
+    metadata: any MetadataProposals, streams: ReplicaStreams,
+    damageChanged: @escaping @Sendable () -> Void
   ) {
     self.index = index
     self.loop = loop
@@ -107,6 +113,8 @@ final class PartitionShard: @unchecked Sendable {
     self.metadata = metadata
     self.streams = streams
     self.retentionCheckedAt = clock.monotonic
+    self.damageWatch = DamageWatch(reportAt: clock.monotonic, checkAt: clock.monotonic)
+    self.damageChanged = damageChanged
     self.mailbox = Mailbox(on: loop) { [weak self] events in self?.take(events) }
   }
 
@@ -178,6 +186,7 @@ final class PartitionShard: @unchecked Sendable {
     case .pushRead(let partition, let read):
       read.feed.release(read.charged, .catchUp)
       self.partitions[partition]?.take(read)
+    case .damaged(let volume, let found): self.damaged(found, on: volume)
     case .startAfresh(let partition, let offset): self.startAfresh(partition, at: offset)
     case .run(let body): body(self)
     }
@@ -199,6 +208,7 @@ final class PartitionShard: @unchecked Sendable {
     for owner in self.partitions.values where owner.core.needsTick { owner.feed(.tick) }
     if !self.problems.isEmpty { self.retry(at: now) }
     for owner in self.partitions.values { owner.retryLogStart() }
+    self.watchDamage(at: now)
     for lane in self.lanes.values {
       lane.goOn(at: now)
       lane.expire(at: now)
@@ -318,15 +328,19 @@ final class PartitionShard: @unchecked Sendable {
     return MemQError(.notLeader, "this node doesn't hold the partition", subject: "\(partition)")
   }
 
-  /// What a damaged partition without another replica still gives: everything below the damage, read-only.
+  /// What a partition that was found damaged still gives where nobody else can lead it: everything below the damage, read-only.
   ///
   /// - Throws: why there is no owner.
   func damagedView(_ partition: TopicPartition) throws(MemQError) -> PartitionView {
     guard let desired = self.problems[partition]?.desired,
-      desired.assignment.replicas.count == 1, desired.assignment.leader == desired.member.id,
-      let found = self.recovered[partition], let end = found.damagedFrom,
+      desired.assignment.leader == desired.member.id,
+      let found = self.recovered[partition], var end = found.damagedFrom,
       let lane = self.lanes[desired.member.id.volume], lane.failure == nil
     else { throw self.missing(partition) }
+    // Alone it holds nothing that is not committed; else only what is known to be.
+    if desired.assignment.replicas.count > 1 {
+      end = Swift.max(Swift.min(end, found.highWatermark), found.logStart)
+    }
     let isCut = found.logStart > Swift.max(found.uploadedOffset, desired.uploadedOffset)
     return PartitionView(
       name: desired.name, volume: lane.volume, highWatermark: end, isHighWatermarkCurrent: false,
@@ -338,11 +352,13 @@ final class PartitionShard: @unchecked Sendable {
   // MARK: - Partitions come and go
 
   private func assign(_ desired: DesiredPartition) {
+    if desired.damagedFrom != nil { self.damageWatch.suspects.insert(desired.id) }
     if let owner = self.partitions[desired.id] {
       guard owner.desired.member.id.volume == desired.member.id.volume else {
         return self.move(owner, to: desired)
       }
-      return owner.assign(desired)
+      owner.assign(desired)
+      return self.fillAnew(owner)
     }
     if self.changing[desired.id] != nil {
       self.changing[desired.id] = .some(desired)
@@ -360,13 +376,15 @@ final class PartitionShard: @unchecked Sendable {
   private func repair(
     _ found: Volume.RecoveredPartition, _ desired: DesiredPartition
   ) -> Bool {
-    guard found.damage != nil, !desired.isTrusted, desired.assignment.leader != nil,
+    guard found.damage != nil || desired.damagedFrom != nil, !desired.isTrusted,
+      desired.assignment.leader != nil,
       let lane = self.lanes[desired.member.id.volume], lane.failure == nil
     else { return false }
     self.logger.warning(
       "A damaged replica is filled anew from its leader",
       metadata: [
-        "partition": "\(desired.name)", "damaged.from": "\(found.damagedFrom ?? found.end)",
+        "partition": "\(desired.name)",
+        "damaged.from": "\(found.damagedFrom ?? desired.damagedFrom ?? found.end)",
       ])
     self.problems[desired.id] = nil
     self.recovered[desired.id] = nil
@@ -374,6 +392,30 @@ final class PartitionShard: @unchecked Sendable {
     self.changing[desired.id] = .some(desired)
     return true
   }
+
+  /// As `repair`, for one that was found damaged while it served.
+  private func fillAnew(_ owner: PartitionOwner) {
+    guard let from = owner.desired.damagedFrom, !owner.isKnownWhole, !owner.desired.isTrusted,
+      owner.desired.assignment.leader != nil, owner.lane.failure == nil,
+      self.partitions[owner.id] === owner
+    else { return }
+    self.logger.warning(
+      "A damaged replica is filled anew from its leader",
+      metadata: ["partition": "\(owner.name)", "damaged.from": "\(from)"])
+    self.renew(owner, at: owner.desired.firstOffset, after: owner.core.opens)
+  }
+
+  /// Found damaged when its volume opened.
+  func foundDamaged(
+    _ partition: TopicPartition
+  ) -> (DesiredPartition, Volume.RecoveredPartition)? {
+    guard let desired = self.problems[partition]?.desired, let found = self.recovered[partition],
+      found.damage != nil, self.lanes[desired.member.id.volume]?.failure == nil
+    else { return nil }
+    return (desired, found)
+  }
+
+  func isChanging(_ partition: TopicPartition) -> Bool { self.changing[partition] != nil }
 
   /// Makes an owner for the partition, or says why there is none.
   private func take(up desired: DesiredPartition) {
@@ -385,8 +427,9 @@ final class PartitionShard: @unchecked Sendable {
     }
     if let failure = lane.failure { return self.note(failure, of: desired, isFinal: true) }
     if let found = self.recovered[desired.id] {
+      if self.repair(found, desired) { return }
       if let damage = found.damage {
-        if self.repair(found, desired) { return }
+        self.damageWatch.suspects.insert(desired.id)
         return self.note(damage, of: desired, isFinal: true)
       }
       return self.resume(desired, found, lane)
@@ -511,7 +554,7 @@ final class PartitionShard: @unchecked Sendable {
         producers: ProducerState(at: state.end, limits: self.configuration.rules.producers))
       let hasSkipped = self.recovered.removeValue(forKey: partition) != nil
       let opens = self.fresh.removeValue(forKey: partition)?.opens ?? .zero
-      self.own(desired, log, lane, localStart: state.end, after: opens)
+      self.own(desired, log, lane, localStart: state.end, after: opens, isKnownWhole: true)
       // Of what was skipped no producer counts any more, after a restart neither.
       if hasSkipped { self.partitions[partition]?.feed(.snapshotWanted) }
     } catch {
@@ -521,9 +564,11 @@ final class PartitionShard: @unchecked Sendable {
 
   private func own(
     _ desired: DesiredPartition, _ log: ReplicaLog, _ lane: VolumeLane, localStart: Offset,
-    after opens: OpenNumber = .zero
+    after opens: OpenNumber = .zero, isKnownWhole: Bool = false
   ) {
     let owner = PartitionOwner(desired, log: log, lane: lane, shard: self, after: opens)
+    owner.isKnownWhole = isKnownWhole
+    if desired.damagedFrom != nil { self.damageWatch.suspects.insert(desired.id) }
     self.partitions[desired.id] = owner
     owner.feed(.localStartMoved(localStart))
     owner.applyRetention()
@@ -622,6 +667,7 @@ final class PartitionShard: @unchecked Sendable {
         retryAt: isFinal ? nil : self.clock.monotonic + Self.retryPause)
       return
     }
+    self.damageChanged()
     if let desired = wanted { self.take(up: desired) }
   }
 

@@ -6,6 +6,7 @@ import MemQModel
 import MemQRecords
 import MemQReplication
 import MemQStorage
+import MemQSystem
 
 /// One shard's way to one volume: everything for the volume passes here in order.
 ///
@@ -47,16 +48,33 @@ final class VolumeLane {
     if self.parked.isEmpty && self.held.isEmpty && self.volume.hasRoom(for: bytes) { return true }
     if self.volume.isFull(for: bytes) {
       self.shard.refuse(append, self.full)
+    } else if append.parkedUntil <= self.shard.clock.monotonic {
+      self.shard.refuse(append, self.late(append))
     } else {
       self.parked.append(append)
     }
     return false
   }
 
+  /// Why a batch that nobody decided on waits no longer.
+  private func late(_ append: InboundAppend) -> MemQError {
+    if !self.held.isEmpty || !self.volume.hasSpace(for: append.header.batchLength) {
+      return self.full
+    }
+    return MemQError(
+      .resourceExhausted, "the volume did not take the batch in time: its disk is too slow",
+      limit: (append.parkedUntil - append.receivedAt).milliseconds,
+      actual: (self.shard.clock.monotonic - append.receivedAt).milliseconds)
+  }
+
   private var full: MemQError {
-    MemQError(
+    let damaged = self.volume.damagedPartitions.count
+    let also =
+      damaged == 0
+      ? "" : "; damaged partitions (\(damaged)) hold segments back: repair or delete them"
+    return MemQError(
       .volumeFull,
-      "the volume has no room above its reserve; upload, delete or retain less, or add capacity",
+      "the volume has no room above its reserve; upload, delete or retain less, or add capacity\(also)",
       subject: "volume \(self.volume.id)")
   }
 
@@ -139,19 +157,12 @@ final class VolumeLane {
     }
   }
 
-  /// Refuses what parked too long. Nothing of it was appended.
+  /// Refuses what parked too long, while its sender still listens. Nothing of it was appended.
   func expire(at now: MonotonicInstant) {
-    let late = self.parked.filter { $0.deadline <= now }
+    let late = self.parked.filter { $0.parkedUntil <= now }
     guard !late.isEmpty else { return }
-    self.parked.removeAll { $0.deadline <= now }
-    for append in late {
-      self.shard.refuse(
-        append,
-        MemQError(
-          .resourceExhausted, "the volume did not take the batch in time: its disk is too slow",
-          limit: (append.deadline - append.receivedAt).milliseconds,
-          actual: (now - append.receivedAt).milliseconds))
-    }
+    self.parked.removeAll { $0.parkedUntil <= now }
+    for append in late { self.shard.refuse(append, self.late(append)) }
   }
 
   func failed(_ error: MemQError) {

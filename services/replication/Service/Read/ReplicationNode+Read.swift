@@ -30,8 +30,8 @@ extension ReplicationNode {
     var stuckAt: Offset?
     while true {
       while offset < view.highWatermark && sent < plan.bytesMax {
-        let result = try await view.volume.read(
-          plan.partition, from: offset, below: view.highWatermark,
+        let result = try await self.read(
+          view, plan.partition, from: offset,
           maxBytes: Swift.min(plan.bytesMax - sent, Self.messageBytes))
         guard result.nextOffset > offset else {
           // Once may be a log that is just being cut: what does its leader say now?
@@ -51,6 +51,21 @@ extension ReplicationNode {
       view = try await self.view(plan, from: offset)
     }
     if sent == 0 { try await writer.send(Hot(view.response(next: offset))) }
+  }
+
+  /// Reads from the volume; what is damaged is told so that the reader finds it elsewhere, where it can be found.
+  private func read(
+    _ view: PartitionView, _ partition: TopicPartition, from offset: Offset, maxBytes: Int
+  ) async throws(MemQError) -> Volume.ReadResult {
+    do throws(MemQError) {
+      return try await view.volume.read(
+        partition, from: offset, below: view.highWatermark, maxBytes: maxBytes)
+    } catch {
+      guard error.code == .logCorrupt, let shard = self.shard(of: partition) else { throw error }
+      throw await Self.ask(shard) { shard in
+        shard.partitions[partition]?.damageError(error, at: offset) ?? shard.missing(partition)
+      }
+    }
   }
 
   private static func missing(_ offset: Offset, _ view: PartitionView) -> MemQError {

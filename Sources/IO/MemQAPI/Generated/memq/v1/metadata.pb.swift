@@ -126,8 +126,8 @@ public nonisolated struct Memq_V1_RegisterNodeRequest: Sendable {
   /// Process id.
   public var pid: Int64 = 0
 
-  /// Volumes of a replication node, 16 bytes each.
-  public var volumeIds: [Data] = []
+  /// Volumes of a replication node, at most 64.
+  public var volumes: [Memq_V1_NodeVolume] = []
 
   /// The cluster it believes to belong to, 16 bytes; empty: a fresh node.
   public var clusterID: Data = Data()
@@ -200,6 +200,103 @@ public nonisolated struct Memq_V1_HeartbeatResponse: Sendable {
 
   /// The current image revision.
   public var revision: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Where a node's volumes stand.
+public nonisolated struct Memq_V1_ReportVolumesRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The node.
+  public var nodeID: Int32 = 0
+
+  /// Its epoch.
+  public var nodeEpoch: Int64 = 0
+
+  /// Those that there is news of.
+  public var volumes: [Memq_V1_NodeVolume] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Taken over.
+public nonisolated struct Memq_V1_ReportVolumesResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Which replicas of a node are damaged, or whole again.
+public nonisolated struct Memq_V1_ReportDamageRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The node.
+  public var nodeID: Int32 = 0
+
+  /// Its epoch.
+  public var nodeEpoch: Int64 = 0
+
+  /// At most 1,000.
+  public var replicas: [Memq_V1_ReplicaReport] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// One replica's state.
+public nonisolated struct Memq_V1_ReplicaReport: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which partition.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The volume it stands on, 16 bytes.
+  public var volumeID: Data = Data()
+
+  /// False: whole again, filled anew or read well.
+  public var damaged: Bool = false
+
+  /// Damaged: records below are whole.
+  public var fromOffset: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// What became of each.
+public nonisolated struct Memq_V1_ReportDamageResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// In the order of the request; code UNSPECIFIED where it was taken over.
+  public var errors: [Memq_V1_ErrorDetail] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2053,7 +2150,7 @@ nonisolated extension Memq_V1_UploadState: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterNodeRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_uuid\0\u{1}service\0\u{1}address\0\u{3}admin_address\0\u{1}rack\0\u{1}pid\0\u{3}volume_ids\0\u{3}cluster_id\0\u{1}host\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_uuid\0\u{1}service\0\u{1}address\0\u{3}admin_address\0\u{1}rack\0\u{1}pid\0\u{1}volumes\0\u{3}cluster_id\0\u{1}host\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2067,7 +2164,7 @@ nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftP
       case 4: try { try decoder.decodeSingularStringField(value: &self.adminAddress) }()
       case 5: try { try decoder.decodeSingularStringField(value: &self.rack) }()
       case 6: try { try decoder.decodeSingularInt64Field(value: &self.pid) }()
-      case 7: try { try decoder.decodeRepeatedBytesField(value: &self.volumeIds) }()
+      case 7: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
       case 8: try { try decoder.decodeSingularBytesField(value: &self.clusterID) }()
       case 9: try { try decoder.decodeSingularStringField(value: &self.host) }()
       default: break
@@ -2094,8 +2191,8 @@ nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftP
     if self.pid != 0 {
       try visitor.visitSingularInt64Field(value: self.pid, fieldNumber: 6)
     }
-    if !self.volumeIds.isEmpty {
-      try visitor.visitRepeatedBytesField(value: self.volumeIds, fieldNumber: 7)
+    if !self.volumes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.volumes, fieldNumber: 7)
     }
     if !self.clusterID.isEmpty {
       try visitor.visitSingularBytesField(value: self.clusterID, fieldNumber: 8)
@@ -2113,7 +2210,7 @@ nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftP
     if lhs.adminAddress != rhs.adminAddress {return false}
     if lhs.rack != rhs.rack {return false}
     if lhs.pid != rhs.pid {return false}
-    if lhs.volumeIds != rhs.volumeIds {return false}
+    if lhs.volumes != rhs.volumes {return false}
     if lhs.clusterID != rhs.clusterID {return false}
     if lhs.host != rhs.host {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
@@ -2246,6 +2343,184 @@ nonisolated extension Memq_V1_HeartbeatResponse: SwiftProtobuf.Message, SwiftPro
 
   public static func ==(lhs: Memq_V1_HeartbeatResponse, rhs: Memq_V1_HeartbeatResponse) -> Bool {
     if lhs.revision != rhs.revision {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReportVolumesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReportVolumesRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_epoch\0\u{1}volumes\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 1)
+    }
+    if self.nodeEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.nodeEpoch, fieldNumber: 2)
+    }
+    if !self.volumes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.volumes, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReportVolumesRequest, rhs: Memq_V1_ReportVolumesRequest) -> Bool {
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.nodeEpoch != rhs.nodeEpoch {return false}
+    if lhs.volumes != rhs.volumes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReportVolumesResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReportVolumesResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap()
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    // Load everything into unknown fields
+    while try decoder.nextFieldNumber() != nil {}
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReportVolumesResponse, rhs: Memq_V1_ReportVolumesResponse) -> Bool {
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReportDamageRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReportDamageRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_epoch\0\u{1}replicas\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 1)
+    }
+    if self.nodeEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.nodeEpoch, fieldNumber: 2)
+    }
+    if !self.replicas.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.replicas, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReportDamageRequest, rhs: Memq_V1_ReportDamageRequest) -> Bool {
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.nodeEpoch != rhs.nodeEpoch {return false}
+    if lhs.replicas != rhs.replicas {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaReport"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}volume_id\0\u{1}damaged\0\u{3}from_offset\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self.volumeID) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.damaged) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.fromOffset) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if !self.volumeID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.volumeID, fieldNumber: 2)
+    }
+    if self.damaged != false {
+      try visitor.visitSingularBoolField(value: self.damaged, fieldNumber: 3)
+    }
+    if self.fromOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.fromOffset, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaReport, rhs: Memq_V1_ReplicaReport) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.volumeID != rhs.volumeID {return false}
+    if lhs.damaged != rhs.damaged {return false}
+    if lhs.fromOffset != rhs.fromOffset {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReportDamageResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReportDamageResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}errors\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.errors) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.errors.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.errors, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReportDamageResponse, rhs: Memq_V1_ReportDamageResponse) -> Bool {
+    if lhs.errors != rhs.errors {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -159,6 +159,57 @@ public nonisolated enum Memq_V1_NodeState: SwiftProtobuf.Enum, Swift.CaseIterabl
 
 }
 
+/// Where a volume stands.
+public nonisolated enum Memq_V1_VolumeState: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// Never sent.
+  case unspecified // = 0
+
+  /// The node has not opened it yet.
+  case opening // = 1
+
+  /// Serves.
+  case fit // = 2
+
+  /// Could not be opened, or a write or sync failed: out of use until the node registers again.
+  case failed // = 3
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .unspecified
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .unspecified
+    case 1: self = .opening
+    case 2: self = .fit
+    case 3: self = .failed
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .unspecified: return 0
+    case .opening: return 1
+    case .fit: return 2
+    case .failed: return 3
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [Memq_V1_VolumeState] = [
+    .unspecified,
+    .opening,
+    .fit,
+    .failed,
+  ]
+
+}
+
 /// What a scan said.
 public nonisolated enum Memq_V1_VerdictKind: SwiftProtobuf.Enum, Swift.CaseIterable {
   public typealias RawValue = Int
@@ -250,6 +301,29 @@ public nonisolated struct Memq_V1_Replica: Sendable {
   public init() {}
 }
 
+/// One disk of a replication node.
+public nonisolated struct Memq_V1_NodeVolume: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// UUID, 16 bytes.
+  public var volumeID: Data = Data()
+
+  /// Where it stands.
+  public var state: Memq_V1_VolumeState = .unspecified
+
+  /// Bytes that records may take on it, its reserve left out; 0: not told.
+  public var capacityBytes: Int64 = 0
+
+  /// Why it failed, for people; else empty.
+  public var problem: String = String()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 /// One registered service instance.
 public nonisolated struct Memq_V1_Node: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -283,8 +357,8 @@ public nonisolated struct Memq_V1_Node: Sendable {
   /// Where it stands.
   public var state: Memq_V1_NodeState = .unspecified
 
-  /// Volumes of a replication node, 16 bytes each.
-  public var volumeIds: [Data] = []
+  /// Volumes of a replication node.
+  public var volumes: [Memq_V1_NodeVolume] = []
 
   /// Host name, for people.
   public var host: String = String()
@@ -379,12 +453,32 @@ public nonisolated struct Memq_V1_Partition: Sendable {
   /// Clears the value of `reassignment`. Subsequent reads from it will return its default value.
   public mutating func clearReassignment() {self._reassignment = nil}
 
+  /// Replicas that lost records to damage: never elected while another can be, in the ISR only as its last members.
+  public var damaged: [Memq_V1_DamagedReplica] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
   fileprivate var _reassignment: Memq_V1_Reassignment? = nil
+}
+
+/// A replica that is damaged.
+public nonisolated struct Memq_V1_DamagedReplica: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Its node.
+  public var nodeID: Int32 = 0
+
+  /// Records below are whole.
+  public var fromOffset: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
 }
 
 /// A change of a partition's replicas that is under way: until it ends the replicas are those of both lists.
@@ -549,6 +643,10 @@ nonisolated extension Memq_V1_NodeState: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0NODE_STATE_UNSPECIFIED\0\u{1}NODE_STATE_STARTING\0\u{1}NODE_STATE_READY\0\u{1}NODE_STATE_DRAINING\0\u{1}NODE_STATE_FENCED\0\u{1}NODE_STATE_GONE\0")
 }
 
+nonisolated extension Memq_V1_VolumeState: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0VOLUME_STATE_UNSPECIFIED\0\u{1}VOLUME_STATE_OPENING\0\u{1}VOLUME_STATE_FIT\0\u{1}VOLUME_STATE_FAILED\0")
+}
+
 nonisolated extension Memq_V1_VerdictKind: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0VERDICT_KIND_UNSPECIFIED\0\u{1}VERDICT_KIND_CLEAN\0\u{1}VERDICT_KIND_INFECTED\0\u{1}VERDICT_KIND_NOT_SCANNED\0\u{1}VERDICT_KIND_OFF\0")
 }
@@ -623,9 +721,54 @@ nonisolated extension Memq_V1_Replica: SwiftProtobuf.Message, SwiftProtobuf._Mes
   }
 }
 
+nonisolated extension Memq_V1_NodeVolume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".NodeVolume"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}volume_id\0\u{1}state\0\u{3}capacity_bytes\0\u{1}problem\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.volumeID) }()
+      case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.capacityBytes) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.problem) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volumeID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.volumeID, fieldNumber: 1)
+    }
+    if self.state != .unspecified {
+      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 2)
+    }
+    if self.capacityBytes != 0 {
+      try visitor.visitSingularInt64Field(value: self.capacityBytes, fieldNumber: 3)
+    }
+    if !self.problem.isEmpty {
+      try visitor.visitSingularStringField(value: self.problem, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_NodeVolume, rhs: Memq_V1_NodeVolume) -> Bool {
+    if lhs.volumeID != rhs.volumeID {return false}
+    if lhs.state != rhs.state {return false}
+    if lhs.capacityBytes != rhs.capacityBytes {return false}
+    if lhs.problem != rhs.problem {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Memq_V1_Node: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Node"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_uuid\0\u{1}service\0\u{1}address\0\u{3}admin_address\0\u{1}rack\0\u{1}pid\0\u{3}node_epoch\0\u{1}state\0\u{3}volume_ids\0\u{1}host\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_uuid\0\u{1}service\0\u{1}address\0\u{3}admin_address\0\u{1}rack\0\u{1}pid\0\u{3}node_epoch\0\u{1}state\0\u{1}volumes\0\u{1}host\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -642,7 +785,7 @@ nonisolated extension Memq_V1_Node: SwiftProtobuf.Message, SwiftProtobuf._Messag
       case 7: try { try decoder.decodeSingularInt64Field(value: &self.pid) }()
       case 8: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
       case 9: try { try decoder.decodeSingularEnumField(value: &self.state) }()
-      case 10: try { try decoder.decodeRepeatedBytesField(value: &self.volumeIds) }()
+      case 10: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
       case 11: try { try decoder.decodeSingularStringField(value: &self.host) }()
       default: break
       }
@@ -677,8 +820,8 @@ nonisolated extension Memq_V1_Node: SwiftProtobuf.Message, SwiftProtobuf._Messag
     if self.state != .unspecified {
       try visitor.visitSingularEnumField(value: self.state, fieldNumber: 9)
     }
-    if !self.volumeIds.isEmpty {
-      try visitor.visitRepeatedBytesField(value: self.volumeIds, fieldNumber: 10)
+    if !self.volumes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.volumes, fieldNumber: 10)
     }
     if !self.host.isEmpty {
       try visitor.visitSingularStringField(value: self.host, fieldNumber: 11)
@@ -696,7 +839,7 @@ nonisolated extension Memq_V1_Node: SwiftProtobuf.Message, SwiftProtobuf._Messag
     if lhs.pid != rhs.pid {return false}
     if lhs.nodeEpoch != rhs.nodeEpoch {return false}
     if lhs.state != rhs.state {return false}
-    if lhs.volumeIds != rhs.volumeIds {return false}
+    if lhs.volumes != rhs.volumes {return false}
     if lhs.host != rhs.host {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
@@ -760,7 +903,7 @@ nonisolated extension Memq_V1_Topic: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Partition"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0\u{1}reassignment\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0\u{1}reassignment\0\u{1}damaged\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -780,6 +923,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
       case 10: try { try decoder.decodeSingularInt64Field(value: &self.uploadedOffset) }()
       case 11: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
       case 12: try { try decoder.decodeSingularMessageField(value: &self._reassignment) }()
+      case 13: try { try decoder.decodeRepeatedMessageField(value: &self.damaged) }()
       default: break
       }
     }
@@ -826,6 +970,9 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     try { if let v = self._reassignment {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
     } }()
+    if !self.damaged.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.damaged, fieldNumber: 13)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -842,6 +989,42 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.uploadedOffset != rhs.uploadedOffset {return false}
     if lhs.logStartOffset != rhs.logStartOffset {return false}
     if lhs._reassignment != rhs._reassignment {return false}
+    if lhs.damaged != rhs.damaged {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_DamagedReplica: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DamagedReplica"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}from_offset\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.fromOffset) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 1)
+    }
+    if self.fromOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.fromOffset, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_DamagedReplica, rhs: Memq_V1_DamagedReplica) -> Bool {
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.fromOffset != rhs.fromOffset {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,0 +1,101 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQAPI
+import MemQModel
+import MemQRPC
+import MemQRuntime
+import MemQSystem
+import SwiftProtobuf
+import Testing
+
+extension ReplicaTests {
+  @Test
+  func `an idle replica that ends below what was uploaded goes on behind it once it has to lead`()
+    async throws
+  {
+    try await self.withCluster { cluster in
+      let partition = try await cluster.topic("events", ["min.insync.replicas": "1"])
+      try await self.append(0..<10, to: partition, in: cluster)
+      try await cluster.waitForISR(3, of: partition)
+      try await cluster.waitUntilEqual(partition, end: 10)
+      let leader = try await cluster.leader(of: partition)
+      let others = cluster.numbers.filter { $0 != leader }
+      for other in others { await cluster.cutOff(other) }
+      try await cluster.waitForISR(1, of: partition)
+      try await self.append(10..<20, to: partition, in: cluster)
+      await cluster.cutOff(leader)
+      try await cluster.wait(partition) { $0.leader == nil }
+      // It lives with half of the log, and nobody leads.
+      try await cluster.start(others[0])
+      #expect(try await cluster.description(partition, on: others[0])?.logEndOffset == 10)
+      // The lost leader's records were uploaded in time.
+      try await cluster.upload(partition, through: 20)
+      try await cluster.wait(partition) { $0.uploadedOffset == Offset(20) && $0.leader == nil }
+      try await cluster.alter("events", ["unclean.leader.election.enable": "true"])
+      let answer = try await cluster.append(try batch(["after"]), to: partition)
+      #expect(!answer.hasError && answer.baseOffset == 20)
+      let image = try await cluster.wait(partition) { $0.leader != nil }
+      #expect(image.historyEpoch == HistoryEpoch(1) && image.logStart == .zero)
+      // Who comes back with as little begins there, too.
+      try await cluster.start(others[1])
+      try await cluster.waitForISR(2, of: partition)
+      try await cluster.waitUntilEqual(partition, end: 21)
+      for number in others {
+        let replica = try await cluster.description(partition, on: number)
+        #expect(replica?.localStartOffset == 20)
+      }
+    }
+  }
+}
+
+extension ReplicaCluster {
+  func alter(_ topic: String, _ settings: [String: String]) async throws {
+    _ = try await self.metadataChannel.call(
+      MetadataMethods.alterTopic,
+      .with {
+        $0.name = topic
+        $0.settings = settings
+      }, timeout: Self.wait)
+  }
+
+  /// As an uploader announces it: the partition's records below `end` stand in an object.
+  func upload(_ partition: TopicPartition, through end: Int64) async throws {
+    let entropy = SystemEntropy()
+    let uploader = try await self.metadataChannel.call(
+      MetadataMethods.registerNode,
+      .with {
+        $0.nodeUuid = (entropy.identifier() as NodeUUID).wire
+        $0.service = .uploader
+        $0.address = "unix:/no-uploader"
+      }, timeout: Self.wait)
+    let leases = try await self.metadataChannel.call(
+      MetadataMethods.acquireUploadLeases,
+      .with {
+        $0.nodeID = uploader.nodeID
+        $0.nodeEpoch = uploader.nodeEpoch
+        $0.moreMax = 1
+      }, timeout: Self.wait
+    ).leases
+    let lease = try #require(leases.first)
+    let done = try await self.metadataChannel.call(
+      MetadataMethods.commitObject,
+      .with {
+        $0.nodeID = uploader.nodeID
+        $0.nodeEpoch = uploader.nodeEpoch
+        $0.object = .with {
+          $0.objectID = (entropy.identifier() as ObjectID).wire
+          $0.groupID = lease.groupID
+          $0.key = "objects/1"
+          $0.size = 1
+          $0.leaseEpoch = lease.leaseEpoch
+        }
+        $0.ranges = [
+          .with {
+            $0.topicPartition = partition.wire
+            $0.endOffset = end
+          }
+        ]
+      }, timeout: Self.wait)
+    #expect(done.sequence == 1 && done.refused.isEmpty)
+  }
+}

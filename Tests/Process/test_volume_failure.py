@@ -1,0 +1,144 @@
+# Part of MemQ. SPDX-License-Identifier: Apache-2.0
+"""Disks of a cluster that fail as a whole or in places: other replicas take over, and what was lost is filled anew."""
+
+import json
+import shutil
+
+from faults import Faults
+from harness import AckedProducer, Server, wait_until
+from test_log_repair import memq
+from test_replication import NODES, Cluster
+
+
+def states(cluster, name):
+    """A node's volumes by folder, as the cluster knows them."""
+    pid = cluster.processes[name].pid
+    (node,) = [n for n in cluster.json("cluster", "nodes") if n["pid"] == pid]
+    return node["id"], {v["id"]: v["state"] for v in node["volume_states"]}
+
+
+def check_all_there(cluster, topic, producer):
+    values = [int(v) for v in cluster.values(topic)]
+    missing = set(producer.acked) - set(values)
+    assert not missing, f"{len(missing)} of {len(producer.acked)} acknowledged records are gone"
+    assert len(values) == len(set(values))
+
+
+def test_a_failed_volume_costs_its_replicas_alone_and_an_empty_one_takes_its_place(folder):
+    faults = Faults(folder)
+    cluster = Cluster(folder, volumes=2)
+    victim = NODES[0]
+    cluster.environments[victim] = faults.environment
+    with cluster.start():
+        cluster.create("events", 6)
+        producer = AckedProducer(cluster, "events", per_second=2_000)
+        wait_until("records are acknowledged", lambda: len(producer.acked) > 1_000)
+        node, _ = states(cluster, victim)
+        fault = faults.set("sync", "/volume-0/segment-", times=1)
+        wait_until("the fault was had", lambda: faults.had(fault) == 1)
+        wait_until("the cluster knows", lambda: "failed" in states(cluster, victim)[1].values(), 10)
+        (failed,) = [v for v, state in states(cluster, victim)[1].items() if state == "failed"]
+
+        # Half of the node's replicas are out, and none of them leads; the others go on.
+        def is_fenced():
+            rows = cluster.partitions("events")
+            out = [row for row in rows if node not in row["isr"]]
+            return len(out) == 3 and all(row["leader"] not in (None, node) for row in out) and rows
+
+        wait_until("its replicas are fenced, and no others", is_fenced, 10)
+        seen = len(producer.acked)
+        wait_until("producing goes on", lambda: len(producer.acked) > seen + 1_000)
+        assert producer.stop() == 0, producer.said()
+        assert sorted(producer.acked) == list(range(producer.sent))
+        assert is_fenced(), "a failed volume stays out"
+        text = cluster.cli("cluster", "nodes")
+        assert b"1 of 2 fit" in text.stdout and failed.encode() in text.stderr and b"VOLUME_FAILED" in text.stderr
+        cluster.cli("topic", "create", "later", "--partitions", "6", "--replication-factor", "3")
+        assert all(len(row["isr"]) == 3 for row in cluster.partitions("later"))
+
+        # Another disk in its place.
+        cluster.processes[victim].terminate()
+        assert cluster.processes[victim].wait(30) == 0
+        shutil.rmtree(folder / victim / "volume-0")
+        cluster.environments = {}
+        cluster.start_one(victim)
+        wait_until("all replicas are in sync", lambda: cluster.in_sync("events"))
+        assert failed not in states(cluster, victim)[1]
+        check_all_there(cluster, "events", producer)
+
+
+def flip(data, topic, number):
+    """Changes a byte in the number-th batch of the topic's partition 0 in the data folder of a node that runs."""
+    out = memq("log", "dump", "--live", "--data", data, "--partition", f"{topic}/0", "-o", "json").stdout
+    frame = [f for f in json.loads(out) if f["type"] == "batch"][number]
+    for path in sorted((data / "volume").glob("segment-*")):
+        with open(path, "r+b") as file:
+            if int.from_bytes(file.read(56)[48:56], "big") != frame["segment"]:
+                continue
+            file.seek(frame["position"] + 100)
+            byte = file.read(1)[0]
+            file.seek(frame["position"] + 100)
+            file.write(bytes([byte ^ 0x20]))
+            return frame["base_offset"]
+    raise AssertionError(f"no file holds segment {frame['segment']}")
+
+
+def test_damage_under_a_leader_and_a_follower_is_never_served_and_both_are_filled_anew(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 1, "--set", "object.tier=false")
+        for part in range(20):
+            lines = b"".join(b"%d\n" % (part * 50 + n) for n in range(50))
+            cluster.cli("produce", "events", stdin=lines)
+        # From now on nothing is in memory.
+        cluster.kill_one(*NODES)
+        for name in NODES:
+            cluster.start_one(name)
+        wait_until("all replicas are in sync", lambda: cluster.in_sync("events"))
+        (before,) = cluster.partitions("events")
+        # Who leads, and who will when that one can not.
+        first = before["leader"]
+        second = next(n for n in before["replicas"] if n != first)
+        topic = cluster.json("topic", "describe", "events")["id"]
+        flip(folder / cluster.name_of(first), topic, 3)
+        flip(folder / cluster.name_of(second), topic, 9)
+        producer = AckedProducer(cluster, "events", 1_000, per_second=1_000)
+        wait_until("records are acknowledged", lambda: len(producer.acked) > 100)
+
+        values = [int(v) for v in cluster.values("events")]
+        assert values[:1_000] == list(range(1_000)), "what is read is what was written"
+        (now,) = cluster.partitions("events")
+        assert now["leader"] not in (None, first, second)
+        wait_until(
+            "both are filled anew and in sync",
+            lambda: cluster.in_sync("events") and not cluster.partitions("events")[0]["damaged"],
+        )
+        seen = len(producer.acked)
+        wait_until("producing goes on", lambda: len(producer.acked) > seen + 100)
+        assert producer.stop() == 0, producer.said()
+        assert sorted(producer.acked) == list(range(1_000, producer.sent))
+
+        # What they hold now is whole: without the third, all is there.
+        cluster.kill_one(cluster.name_of(now["leader"]))
+        wait_until("another leads", lambda: cluster.partitions("events")[0]["leader"] in (first, second))
+        assert [int(v) for v in cluster.values("events")] == list(range(producer.sent))
+
+
+def test_what_topics_may_keep_on_the_ssd_is_admitted_against_its_capacity(folder):
+    with Server(folder / "data", "--segment-bytes", "16MiB", "--volume-capacity-bytes", "512MiB") as server:
+        def capacity():
+            (volume,) = [v for n in server.json("cluster", "nodes") for v in n["volume_states"]]
+            return volume["state"] == "fit" and volume["capacity_bytes"]
+
+        room = wait_until("the volume's capacity is known", capacity)
+        # Without its reserve.
+        assert 400 << 20 < room < 480 << 20
+        keep = ("--set", "object.tier=false", "--set", f"retention.bytes={100 << 20}")
+        refused = server.cli("topic", "create", "a", "--partitions", "5", *keep, check=False)
+        assert refused.returncode == 1 and b"LIMIT_REACHED" in refused.stderr, refused.stderr
+        assert f"limit {room - (400 << 20)}, actual {100 << 20}".encode() in refused.stderr
+        server.cli("topic", "create", "a", "--partitions", "3", *keep)
+        refused = server.cli("topic", "alter", "a", "--set", f"retention.bytes={200 << 20}", check=False)
+        assert refused.returncode == 1 and f"limit {room}, actual {600 << 20}".encode() in refused.stderr, refused.stderr
+        server.cli("topic", "create", "b", *keep)
+        server.cli("topic", "create", "c", "--partitions", "9")
+        assert server.stop() == 0
