@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQAPI
+import MemQMetadata
 import MemQModel
 import MemQRPC
 import MemQRuntime
