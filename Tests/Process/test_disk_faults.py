@@ -176,7 +176,13 @@ def test_a_volume_that_can_not_be_opened_leaves_the_other_serving(faulty):
     content = bytearray(path.read_bytes())
     content[60] ^= 1
     path.write_bytes(content)
-    server.start()
+    # Not all of it gets ready: nobody can lead what is on the volume.
+    server.start(ready=False)
+    wait_until(
+        "the others have leaders",
+        lambda: server.cli("produce", server.second, "--delivery-timeout", "1", check=False).returncode == 0
+        and server.json("cluster", "partitions", server.second)[0]["leader"],
+    )
     assert "LOG_CORRUPT" in volume_check(server)
     assert metric(server, "memq_replication_volumes_failed") == 1
     server.cli("produce", server.second, stdin=b"3\n")
@@ -223,7 +229,7 @@ def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
         refused = None
         while taken < 40_000:
             lines = b"".join(b"%d-%s\n" % (taken + n, value) for n in range(500))
-            done = server.cli("produce", "events", "--delivery-timeout", "40", stdin=lines, check=False)
+            done = server.cli("produce", "events", "--delivery-timeout", "15", stdin=lines, check=False)
             if done.returncode != 0:
                 refused = done.stderr
                 break

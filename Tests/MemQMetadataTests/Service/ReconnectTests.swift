@@ -34,6 +34,16 @@ import Testing
       return Instance(node: node, server: server)
     }
 
+    /// Of two partitions with one replica each.
+    func makeTopic(_ number: UInt64) async throws -> TopicID {
+      try await self.node.instance().runner.run("create-topic") { (state) throws(MemQError) in
+        try state.createTopic(
+          TopicCreation(
+            id: TopicID(test: number), name: "t\(number)", partitionCount: 2,
+            replicationFactor: 1, settings: [:], createdAt: .none))
+      }.id
+    }
+
     func stop() async {
       await self.node.drain(deadline: .seconds(5))
       await self.server.shutdown(deadline: .milliseconds(100))
@@ -73,6 +83,55 @@ import Testing
     await session.stop()
     let left = instance.node
     #expect(try left.instance().cell.read { $0.nodes[id]?.value.state } == .gone)
+    await instance.stop()
+    await pool.closeAll(deadline: .seconds(1))
+  }
+
+  @Test func `a volume that fails while metadata is away is told once it is back, and stays known`()
+    async throws
+  {
+    let folder = TestFolder()
+    var instance = try await Instance.start(folder)
+    let port = instance.server.localPort
+    let pool = ChannelPool(group: TestMetadata.group, logger: Logger(label: "test"))
+    let (broken, fit) = (VolumeID(test: 7), VolumeID(test: 8))
+    let session = ClusterSession(
+      ClusterSession.Configuration(
+        service: .replication, nodeUUID: NodeUUID(test: 1), address: "127.0.0.1:1",
+        volumes: [broken, fit], metadataAddresses: ["127.0.0.1:\(port)"]),
+      pool: pool, clock: SystemClock(), logger: Logger(label: "test"))
+    try await session.start(timeout: .seconds(30))
+    session.setState(.ready)
+    session.setVolumes([VolumeImage(broken), VolumeImage(fit, capacityBytes: 5)])
+    let id = session.nodeID
+    _ = try await session.waitForImage(timeout: .seconds(30)) {
+      $0.nodes[id]?.volumes == [VolumeImage(broken), VolumeImage(fit, capacityBytes: 5)]
+    }
+    let topic = try await instance.makeTopic(5)
+    let lead = try await session.waitForImage(timeout: .seconds(30)) {
+      $0.partitions(of: topic).count == 2
+    }
+    #expect(Set(lead.partitions(of: topic).map { $0.replicas[0].volume }) == [broken, fit])
+    await instance.stop()
+    session.setVolumes([VolumeImage(broken, .failed, problem: "EIO")])
+    instance = try await Instance.start(folder, port: port)
+    let after = try await session.waitForImage(timeout: .seconds(30)) {
+      $0.nodes[id]?.volume(broken)?.state == .failed
+        && $0.partitions(of: topic).contains { $0.leader == nil }
+    }
+    #expect(after.nodes[id]?.volume(broken)?.problem == "EIO")
+    for partition in after.partitions(of: topic) {
+      #expect(partition.leader == (partition.replicas[0].volume == fit ? id : nil))
+    }
+    // Another instance knows it from the store.
+    await instance.stop()
+    instance = try await Instance.start(folder, port: port)
+    let later = try await instance.makeTopic(6)
+    let image = try await session.waitForImage(timeout: .seconds(30)) {
+      $0.partitions(of: later).count == 2
+    }
+    #expect(image.partitions(of: later).allSatisfy { $0.replicas[0].volume == fit })
+    await session.stop()
     await instance.stop()
     await pool.closeAll(deadline: .seconds(1))
   }

@@ -126,6 +126,10 @@ extension PartitionShard {
     guard self.damageWatch.checking == nil, now >= self.damageWatch.checkAt else { return }
     self.damageWatch.checkAt = now + DamageWatch.pause
     for partition in self.damageWatch.suspects {
+      // Found damaged again, maybe, since the image was last told of.
+      if let owner = self.partitions[partition] { self.fillAnew(owner) }
+    }
+    for partition in self.damageWatch.suspects {
       guard let owner = self.partitions[partition], owner.lane.failure == nil,
         let mark = owner.desired.damagedFrom, owner.desired.isTrusted, !owner.isKnownWhole,
         owner.damage?.isPlaceKnown ?? true

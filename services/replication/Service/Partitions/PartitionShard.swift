@@ -394,7 +394,7 @@ final class PartitionShard: @unchecked Sendable {
   }
 
   /// As `repair`, for one that was found damaged while it served.
-  private func fillAnew(_ owner: PartitionOwner) {
+  func fillAnew(_ owner: PartitionOwner) {
     guard let from = owner.desired.damagedFrom, !owner.isKnownWhole, !owner.desired.isTrusted,
       owner.desired.assignment.leader != nil, owner.lane.failure == nil,
       self.partitions[owner.id] === owner
