@@ -358,3 +358,39 @@ def test_replicas_move_between_nodes_and_volumes_under_load(folder):
         assert sorted(values) == list(range(producer.sent)), "nothing is lost, nothing is there twice"
         held = cluster.json("cluster", "partitions", "events")[0]
         assert len(held["isr"]) == 3
+
+
+def test_what_moved_away_while_a_node_was_down_is_dropped_and_nothing_is_read_from_another_volume(folder):
+    with Cluster(folder, nodes=4, volumes=2).start() as cluster:
+        cluster.create("events")
+        cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(5_000)))
+        row = cluster.partitions("events")[0]
+        leader = row["leader"]
+        victim, other = [node for node in row["replicas"] if node != leader]
+        spare = next(node["id"] for node in cluster.ready_nodes() if node["id"] not in row["replicas"])
+        # Told of its new volume, it dies before it hears of it: its old one still holds the partition.
+        name = cluster.name_of(victim)
+        mine = next(n for n in cluster.ready_nodes() if n["id"] == victim)
+        second = next(v for v in mine["volumes"] if v != row["volumes"][row["replicas"].index(victim)])
+        cluster.processes[name].send_signal(signal.SIGSTOP)
+        wish = ",".join(f"{n}:{second}" if n == victim else str(n) for n in row["replicas"])
+        cluster.cli("cluster", "reassign", "events", "0", "--replicas", wish, "--wait", "0", check=False)
+        cluster.kill_one(name)
+        wait_until("it is out", lambda: len(cluster.ready_nodes()) == 3)
+        cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(5_000, 6_000)))
+        cluster.start_one(name)
+        wait_until("it is in sync on its other volume", lambda: cluster.in_sync("events"))
+        row = cluster.partitions("events")[0]
+        assert row["volumes"][row["replicas"].index(victim)] == second
+        log = (folder / f"{name}.log").read_text()
+        assert "A copy is dropped that the cluster has elsewhere" in log, log[-3000:]
+        # Gone to another node while it was down.
+        name = cluster.name_of(other)
+        cluster.kill_one(name)
+        wait_until("it is out", lambda: len(cluster.ready_nodes()) == 3)
+        cluster.json("cluster", "reassign", "events", 0, "--replicas", f"{leader},{victim},{spare}")
+        cluster.start_one(name)
+        wait_until(
+            "it has dropped it", lambda: "A copy is dropped" in (folder / f"{name}.log").read_text()
+        )
+        assert [int(v) for v in cluster.values("events")] == list(range(6_000))

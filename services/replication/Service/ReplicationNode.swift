@@ -30,6 +30,8 @@ public final class ReplicationNode: Sendable {
     var volumeProblems: [VolumeID: String] = [:]
     /// Found on the volumes and not in the image.
     var strays = 0
+    /// Found on the volumes, and not yet looked for in an image.
+    var unplaced: Set<TopicPartition> = []
   }
 
   let configuration: Configuration
@@ -82,12 +84,15 @@ public final class ReplicationNode: Sendable {
     try self.configuration.validate()
     let (volumes, closed) = try await self.openVolumes()
     let shards = self.makeShards(volumes)
-    let recovered = volumes.flatMap { $0.recoveredPartitions() }
+    let recovered = volumes.flatMap { volume in
+      volume.recoveredPartitions().map { (volume: volume.id, partition: $0) }
+    }
     for (at, shard) in shards.enumerated() {
-      let own = recovered.filter { Self.shardIndex($0.partition, of: shards.count) == at }
-      let byID = Dictionary(own.map { ($0.partition, $0) }) { first, _ in first }
+      let own = recovered.filter {
+        Self.shardIndex($0.partition.partition, of: shards.count) == at
+      }
       let errors = Dictionary(closed.map { ($0.id, $0.error) }) { first, _ in first }
-      shard.mailbox.post(.run { $0.start(volumes, closed: errors, recovered: byID) })
+      shard.mailbox.post(.run { $0.start(volumes, closed: errors, recovered: own) })
     }
     for volume in volumes { self.listen(to: volume) }
     self.streams.start(shards)
@@ -104,8 +109,9 @@ public final class ReplicationNode: Sendable {
     self.logger.info(
       "Volumes are open",
       metadata: ["volumes": "\(volumes.count)", "partitions": "\(recovered.count)"])
+    self.state.withLock { $0.unplaced = Set(recovered.map(\.partition.partition)) }
     self.cluster.onImage { [weak self] image in self?.apply(image) }
-    self.noteStrays(recovered.map(\.partition))
+    self.noteStrays(recovered.map(\.partition.partition))
     self.cluster.setState(.ready)
   }
 
@@ -263,9 +269,16 @@ public final class ReplicationNode: Sendable {
     for wanted in desired.values where before[wanted.id] != wanted {
       self.shard(of: wanted.id)?.mailbox.post(.assign(wanted))
     }
-    // Only what an earlier image placed here is dropped: a partition that no image names stays on its disk.
+    // Only what an image has, or had, elsewhere is dropped: a partition that none names stays on its disk.
     for id in before.keys where desired[id] == nil {
       self.shard(of: id)?.mailbox.post(.unassign(id))
+    }
+    let unplaced = self.state.withLock { state in
+      defer { state.unplaced = [] }
+      return state.unplaced
+    }
+    for id in unplaced where desired[id] == nil && image.partitions[id] != nil {
+      self.shard(of: id)?.mailbox.post(.run { $0.dropStray(id) })
     }
   }
 

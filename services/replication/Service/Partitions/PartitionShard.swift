@@ -81,8 +81,13 @@ final class PartitionShard: @unchecked Sendable {
   var damageWatch: DamageWatch
   /// Called when a replica is no longer damaged.
   let damageChanged: @Sendable () -> Void
+  /// What a volume holds of a partition: normally one of the node's does, two when the node stopped amid a move between them.
+  private struct Copy: Hashable {
+    var partition: TopicPartition
+    var volume: VolumeID
+  }
   /// On a volume, and without an owner yet.
-  private var recovered: [TopicPartition: Volume.RecoveredPartition] = [:]
+  private var recovered: [Copy: Volume.RecoveredPartition] = [:]
   /// Being opened on, or dropped from, a volume; with what is wanted once that is done.
   private var changing: [TopicPartition: DesiredPartition?] = [:]
   /// Partitions that are wanted here, or unwanted, and can't be had, or be rid of.
@@ -123,11 +128,13 @@ final class PartitionShard: @unchecked Sendable {
   /// On the loop, once, before anything else.
   func start(
     _ volumes: [Volume], closed: [VolumeID: MemQError],
-    recovered: [TopicPartition: Volume.RecoveredPartition]
+    recovered: [(volume: VolumeID, partition: Volume.RecoveredPartition)]
   ) {
     self.closed = closed
     for volume in volumes { self.lanes[volume.id] = VolumeLane(volume, shard: self) }
-    self.recovered = recovered
+    for (volume, found) in recovered {
+      self.recovered[Copy(partition: found.partition, volume: volume)] = found
+    }
     self.ticks = self.loop.scheduleRepeatedTask(
       initialDelay: Self.tickInterval, delay: Self.tickInterval
     ) { [weak self] _ in self?.tick() }
@@ -334,7 +341,7 @@ final class PartitionShard: @unchecked Sendable {
   func damagedView(_ partition: TopicPartition) throws(MemQError) -> PartitionView {
     guard let desired = self.problems[partition]?.desired,
       desired.assignment.leader == desired.member.id,
-      let found = self.recovered[partition], var end = found.damagedFrom,
+      let found = self.found(desired), var end = found.damagedFrom,
       let lane = self.lanes[desired.member.id.volume], lane.failure == nil
     else { throw self.missing(partition) }
     // Alone it holds nothing that is not committed; else only what is known to be.
@@ -362,9 +369,15 @@ final class PartitionShard: @unchecked Sendable {
     }
     if self.changing[desired.id] != nil {
       self.changing[desired.id] = .some(desired)
-    } else if self.problems[desired.id] != nil {
+    } else if let problem = self.problems[desired.id] {
+      if case .take = problem.failed,
+        problem.desired?.member.id.volume != desired.member.id.volume
+      {
+        self.problems[desired.id] = nil
+        return self.take(up: desired)
+      }
       self.problems[desired.id]!.desired = desired
-      if let found = self.recovered[desired.id] { self.repair(found, desired) }
+      if let found = self.found(desired) { self.repair(found, desired) }
     } else {
       self.take(up: desired)
     }
@@ -387,10 +400,53 @@ final class PartitionShard: @unchecked Sendable {
         "damaged.from": "\(found.damagedFrom ?? desired.damagedFrom ?? found.end)",
       ])
     self.problems[desired.id] = nil
-    self.recovered[desired.id] = nil
+    self.forget(desired)
     self.drop(desired.id, from: lane)
     self.changing[desired.id] = .some(desired)
     return true
+  }
+
+  /// What the volume that the cluster names holds of the partition, and nobody owns yet.
+  private func found(_ desired: DesiredPartition) -> Volume.RecoveredPartition? {
+    self.recovered[Copy(partition: desired.id, volume: desired.member.id.volume)]
+  }
+
+  /// - Returns: whether there was anything.
+  @discardableResult
+  private func forget(_ desired: DesiredPartition) -> Bool {
+    self.forget(desired.id, on: desired.member.id.volume)
+  }
+
+  @discardableResult
+  private func forget(_ partition: TopicPartition, on volume: VolumeID) -> Bool {
+    self.recovered.removeValue(forKey: Copy(partition: partition, volume: volume)) != nil
+  }
+
+  /// Begins to drop a copy that stands on another volume than the cluster names, if there is one.
+  ///
+  /// - Parameter wanted: taken up once it is gone; nil: nothing is.
+  /// - Returns: false: there is none.
+  private func dropOther(_ partition: TopicPartition, wanted: DesiredPartition?) -> Bool {
+    let lane = self.lanes.values.first { lane in
+      lane.failure == nil && lane.volume.id != wanted?.member.id.volume
+        && self.recovered[Copy(partition: partition, volume: lane.volume.id)] != nil
+    }
+    guard let lane else { return false }
+    self.logger.notice(
+      "A copy is dropped that the cluster has elsewhere",
+      metadata: ["partition": "\(partition)", "volume": "\(lane.volume.id)"])
+    self.forget(partition, on: lane.volume.id)
+    self.drop(partition, from: lane)
+    self.changing[partition] = .some(wanted)
+    return true
+  }
+
+  /// The cluster knows the partition and has no replica of it here: what was found of it at the start goes.
+  func dropStray(_ partition: TopicPartition) {
+    guard self.partitions[partition] == nil, self.changing[partition] == nil,
+      self.problems[partition] == nil
+    else { return }
+    _ = self.dropOther(partition, wanted: nil)
   }
 
   /// As `repair`, for one that was found damaged while it served.
@@ -409,7 +465,7 @@ final class PartitionShard: @unchecked Sendable {
   func foundDamaged(
     _ partition: TopicPartition
   ) -> (DesiredPartition, Volume.RecoveredPartition)? {
-    guard let desired = self.problems[partition]?.desired, let found = self.recovered[partition],
+    guard let desired = self.problems[partition]?.desired, let found = self.found(desired),
       found.damage != nil, self.lanes[desired.member.id.volume]?.failure == nil
     else { return nil }
     return (desired, found)
@@ -426,7 +482,8 @@ final class PartitionShard: @unchecked Sendable {
       return
     }
     if let failure = lane.failure { return self.note(failure, of: desired, isFinal: true) }
-    if let found = self.recovered[desired.id] {
+    if self.dropOther(desired.id, wanted: desired) { return }
+    if let found = self.found(desired) {
       if self.repair(found, desired) { return }
       if let damage = found.damage {
         self.damageWatch.suspects.insert(desired.id)
@@ -485,7 +542,7 @@ final class PartitionShard: @unchecked Sendable {
           "partition": "\(desired.name)", "end": "\(found.end)",
           "offset": "\(desired.firstOffset)",
         ])
-      self.recovered[desired.id] = nil
+      self.forget(desired)
       self.drop(desired.id, from: lane)
       return self.changing[desired.id] = .some(desired)
     }
@@ -497,7 +554,7 @@ final class PartitionShard: @unchecked Sendable {
         producers: try ProducerState(
           snapshot: found.producerSnapshot, start: found.producerSnapshotEnd,
           batches: found.batchesAfterSnapshot, limits: rules.producers))
-      self.recovered[desired.id] = nil
+      self.forget(desired)
       self.own(desired, log, lane, localStart: lane.volume.localBytes(desired.id).localStart)
     } catch {
       self.note(error, of: desired, isFinal: true)
@@ -532,13 +589,13 @@ final class PartitionShard: @unchecked Sendable {
         return self.note(
           lane.failure ?? error, of: desired, isFinal: lane.failure != nil)
       }
-      if self.recovered.removeValue(forKey: partition) != nil { self.drop(partition, from: lane) }
+      if self.forget(partition, on: volume) { self.drop(partition, from: lane) }
       return
     }
     guard let desired = wanted, desired.member.id.volume == volume,
       let state = lane.volume.state(of: partition)
     else {
-      self.recovered[partition] = nil
+      self.forget(partition, on: volume)
       self.drop(partition, from: lane)
       self.changing[partition] = wanted
       return
@@ -552,7 +609,7 @@ final class PartitionShard: @unchecked Sendable {
         start: state.logStart, end: state.end, highWatermark: state.end,
         uploadedOffset: state.end, epochs: try EpochCache(state.epochs),
         producers: ProducerState(at: state.end, limits: self.configuration.rules.producers))
-      let hasSkipped = self.recovered.removeValue(forKey: partition) != nil
+      let hasSkipped = self.forget(desired)
       let opens = self.fresh.removeValue(forKey: partition)?.opens ?? .zero
       self.own(desired, log, lane, localStart: state.end, after: opens, isKnownWhole: true)
       // Of what was skipped no producer counts any more, after a restart neither.
@@ -610,6 +667,8 @@ final class PartitionShard: @unchecked Sendable {
       ])
     self.partitions[owner.id] = nil
     owner.retire()
+    // A failed volume takes no drop; what it holds is dropped when it opens again.
+    guard owner.lane.failure == nil else { return self.take(up: desired) }
     self.drop(owner.id, from: owner.lane)
     self.changing[owner.id] = .some(desired)
   }
@@ -634,7 +693,7 @@ final class PartitionShard: @unchecked Sendable {
       if case .drop = problem.failed {
         self.problems[partition] = problem
         self.problems[partition]!.desired = nil
-      } else if self.recovered.removeValue(forKey: partition) != nil, let desired = problem.desired,
+      } else if let desired = problem.desired, self.forget(desired),
         let lane = self.lanes[desired.member.id.volume]
       {
         self.drop(partition, from: lane)
@@ -662,13 +721,18 @@ final class PartitionShard: @unchecked Sendable {
       self.logger.error(
         "Could not drop a partition", metadata: ["partition": "\(partition)", "error": "\(error)"])
       let isFinal = self.lanes[volume]?.failure != nil
+      // What a failed volume holds is dropped when it opens again.
+      if isFinal, let desired = wanted, desired.member.id.volume != volume {
+        return self.take(up: desired)
+      }
       self.problems[partition] = Problem(
         error: error, failed: .drop(volume), desired: wanted,
         retryAt: isFinal ? nil : self.clock.monotonic + Self.retryPause)
       return
     }
     self.damageChanged()
-    if let desired = wanted { self.take(up: desired) }
+    if let desired = wanted { return self.take(up: desired) }
+    _ = self.dropOther(partition, wanted: nil)
   }
 
   private func volumeFailed(_ id: VolumeID, _ error: MemQError) {
