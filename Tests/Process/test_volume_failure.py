@@ -71,7 +71,7 @@ def flip(data, topic, number):
     """Changes a byte in the number-th batch of the topic's partition 0 in the data folder of a node that runs."""
     out = memq("log", "dump", "--live", "--data", data, "--partition", f"{topic}/0", "-o", "json").stdout
     frame = [f for f in json.loads(out) if f["type"] == "batch"][number]
-    for path in sorted((data / "volume").glob("segment-*")):
+    for path in sorted(data.glob("volume*/segment-*")):
         with open(path, "r+b") as file:
             if int.from_bytes(file.read(56)[48:56], "big") != frame["segment"]:
                 continue
@@ -121,6 +121,27 @@ def test_damage_under_a_leader_and_a_follower_is_never_served_and_both_are_fille
         cluster.kill_one(cluster.name_of(now["leader"]))
         wait_until("another leads", lambda: cluster.partitions("events")[0]["leader"] in (first, second))
         assert [int(v) for v in cluster.values("events")] == list(range(producer.sent))
+
+
+def test_damage_of_what_the_object_tier_has_is_read_from_there(folder):
+    with Server(folder / "data", "--segment-bytes", "16MiB") as server:
+        server.cli("topic", "create", "events")
+        for part in range(10):
+            server.cli("produce", "events", stdin=b"".join(b"%d\n" % (part * 50 + n) for n in range(50)))
+        server.cli("upload", "flush", "events")
+        server.cli("produce", "events", stdin=b"500\n")
+        # From now on nothing is in memory.
+        server.kill()
+        server.start()
+        flip(server.data, server.json("topic", "describe", "events")["id"], 3)
+        values = [int(v) for v in server.values("events")]
+        assert values == list(range(501)), "what is read is what was written"
+        server.cli("produce", "events", stdin=b"501\n")
+        (row,) = server.json("cluster", "partitions", "events")
+        assert row["damaged"] == [] and row["leader"] is not None
+        assert [int(v) for v in server.values("events")] == list(range(502))
+        assert b"are in the object tier and are read from there" in server.log.read_bytes()
+        assert server.stop() == 0
 
 
 def test_what_topics_may_keep_on_the_ssd_is_admitted_against_its_capacity(folder):
