@@ -123,6 +123,39 @@ def test_damage_under_a_leader_and_a_follower_is_never_served_and_both_are_fille
         assert [int(v) for v in cluster.values("events")] == list(range(producer.sent))
 
 
+def test_the_last_in_sync_replica_gives_way_when_it_is_found_damaged_at_its_start(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 1, "--set", "object.tier=false")
+        for part in range(20):
+            cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % (part * 50 + n) for n in range(50)))
+        topic = cluster.json("topic", "describe", "events")["id"]
+        names = {node["id"]: cluster.name_of(node["id"]) for node in cluster.ready_nodes()}
+        cluster.kill_one(*NODES)
+        wait_until("all are gone", lambda: cluster.partitions("events")[0]["leader"] is None)
+        victim = cluster.partitions("events")[0]["isr"][0]
+        whole = flip(folder / names[victim], topic, 5)
+
+        # Alone it is the last in sync, and gives what is whole of it.
+        cluster.start_one(names[victim])
+        wait_until("it leads alone", lambda: cluster.partitions("events")[0]["leader"] == victim)
+        (row,) = cluster.partitions("events")
+        assert row["isr"] == [victim] and len(row["elr"]) == 2
+        wait_until("the damage is known", lambda: cluster.partitions("events")[0]["damaged"])
+        below = cluster.cli("consume", "events", "--from", "beginning", "--max", whole).stdout.split()
+        assert [int(v) for v in below] == list(range(whole))
+        # The two others hold all that was committed: they left when nothing could be committed without them.
+        for name in NODES:
+            if name != names[victim]:
+                cluster.start_one(name)
+        wait_until(
+            "it is filled anew and in sync",
+            lambda: cluster.in_sync("events") and not cluster.partitions("events")[0]["damaged"],
+        )
+        assert cluster.partitions("events")[0]["leader"] != victim
+        assert [int(v) for v in cluster.values("events")] == list(range(1_000))
+        assert "A damaged replica is filled anew" in (folder / f"{names[victim]}.log").read_text()
+
+
 def test_damage_of_what_the_object_tier_has_is_read_from_there(folder):
     with Server(folder / "data", "--segment-bytes", "16MiB") as server:
         server.cli("topic", "create", "events")
