@@ -101,7 +101,7 @@ import Testing
     let half = try #require(
       core.retentionStart(id, bytes: state.localBytes / 2, appendedSince: nil))
     #expect(half > state.logStart && half < state.end)
-    #expect(core.retentionStart(id, bytes: state.localBytes, appendedSince: nil) == state.logStart)
+    #expect(core.retentionStart(id, bytes: state.localBytes, appendedSince: nil) == nil)
     model.raiseLogStart(Self.kept, to: half)
     model.pass(.seconds(1))
     model.pass(.seconds(1))
@@ -173,5 +173,22 @@ import Testing
     #expect(model.volume.core?.room(of: id, for: 1_000) == .open)
     model.upload(Self.tiered)
     #expect(model.volume.core?.room(of: id, for: 1_000) == .open)
+  }
+
+  @Test func `a copy that begins above 0 is no reason to delete what is below`() throws {
+    var fixture = try Fixture()
+    let partition = TopicPartition(
+      TopicID(UniqueID(high: 7, low: 8)), PartitionIndex(0))
+    let start = Offset(1_000)
+    fixture.send(
+      .openPartition(
+        fixture.next(), partition, logStart: start,
+        epochs: [EpochStart(epoch: LeaderEpoch(1), start: start)]))
+    fixture.drain()
+    let core = try #require(fixture.volume.core)
+    #expect(core.state(of: partition)?.logStart == start)
+    let aWeekAgo = Timestamp(milliseconds: fixture.wall.milliseconds - 7 * 86_400_000)
+    #expect(core.retentionStart(partition, bytes: nil, appendedSince: aWeekAgo) == nil)
+    #expect(core.retentionStart(partition, bytes: 1 << 30, appendedSince: nil) == nil)
   }
 }

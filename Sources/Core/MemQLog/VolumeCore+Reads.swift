@@ -147,21 +147,22 @@ extension VolumeCore {
   }
 
   /// The lowest offset that retention by size and age keeps, whole segments at a time: the log start to set. Never above
-  /// the end of what has its place.
+  /// the end of what has its place. Nil: nothing goes. Where this volume's copy begins says nothing of that: what is below may
+  /// stand in the object tier.
   public func retentionStart(
     _ partition: TopicPartition, bytes: Int64?, appendedSince: Timestamp?
   ) -> Offset? {
     guard let index = self.byName[partition], let log = self.logs[index] else { return nil }
-    var start = log.accepted.logStart
+    var start: Offset?
     var remaining = log.localBytes
     for span in log.spans where span.hasRecords && span.segment != self.active?.sequence {
       let isOver = bytes.map { remaining - span.byteCount >= $0 } ?? false
       let isOld = appendedSince.map { span.maxAppendTime < $0 } ?? false
       guard isOver || isOld else { break }
       remaining -= span.byteCount
-      start = max(start, span.endOffset)
+      start = span.endOffset
     }
-    return min(start, log.accepted.end)
+    return start.map { min(max($0, log.accepted.logStart), log.accepted.end) }
   }
 }
 

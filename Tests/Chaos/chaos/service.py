@@ -36,7 +36,7 @@ class Service:
         self.process: subprocess.Popen | None = None
         self.is_paused = False
         self.address = f"{cluster.network.address[name]}:{SERVICES[name][1]}"
-        self.disk = Disk(cluster.folder / "disks", name, DISKS[name]) if name in DISKS else None
+        self.disk = Disk(cluster.folder / "disks", name, DISKS[name], cluster.disk) if name in DISKS else None
         self.clock = cluster.folder / f"clock-{name}"
         self.log = cluster.logs / f"{name}.log"
 
@@ -51,7 +51,8 @@ class Service:
         if self.disk:
             words += ["--data", self.disk.folder / "data"]
         if self.kind == "replication":
-            words += ["--rack", self.name[-1], "--segment-bytes", cluster.segment]
+            # Retention finds nothing to delete in a run; looking for it often must not delete anything either.
+            words += ["--rack", self.name[-1], "--segment-bytes", cluster.segment, "--retention-check-interval", "1s"]
         if self.kind in ("ingest", "uploader"):
             words += ["--objects", cluster.folder / "objects"]
         if self.kind == "uploader":
@@ -142,9 +143,12 @@ class Service:
 class Cluster:
     """All of them on one network."""
 
-    def __init__(self, folder: Path, binaries: Path, keep: Path, fakes_clocks: bool = False, segment: str = "16MiB"):
+    def __init__(
+        self, folder: Path, binaries: Path, keep: Path, fakes_clocks: bool = False, segment: str = "16MiB", disk: str = "1G",
+        uploads: bool = True,
+    ):
         self.folder, self.binaries, self.logs = folder, binaries, keep / "log"
-        self.fakes_clocks, self.segment = fakes_clocks, segment
+        self.fakes_clocks, self.segment, self.disk = fakes_clocks, segment, disk
         self.logs.mkdir(parents=True, exist_ok=True)
         (folder / "objects").mkdir()
         (folder / "disks").mkdir()
@@ -153,7 +157,7 @@ class Cluster:
             self.network.add(name, last)
         self.network.add(CLIENTS, 100)
         self.metadata = f"{self.network.address['metadata-1']}:7461"
-        self.services = {name: Service(self, name) for name in SERVICES}
+        self.services = {name: Service(self, name) for name in SERVICES if uploads or name != "uploader-1"}
         self.servers = [self.services[name].address for name in INGESTS]
 
     def start(self) -> None:
