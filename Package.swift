@@ -141,8 +141,8 @@ let modules: [Module] = [
   Module(
     "MemQSimulation", .testing, "Sources/Testing/MemQSimulation",
     uses: [
-      "MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQDiskSimulation",
-      "MemQTestSupport",
+      "MemQModel", "MemQRecords", "MemQLog", "MemQReplication", "MemQMetadata",
+      "MemQDiskSimulation", "MemQTestSupport",
     ]),
   Module(
     "memq-sim", .testing, "Sources/Testing/memq-sim", kind: .executable,

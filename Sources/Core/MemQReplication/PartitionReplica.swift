@@ -66,6 +66,24 @@ public struct PartitionReplica: Sendable {
 
   public var log: ReplicaLog { self.leader?.log ?? self.follower?.log ?? self.idleLog }
   public var highWatermark: Offset { self.log.highWatermark }
+
+  // For the simulator, which counts the rows of the tables.
+  package var end: Offset { self.leader?.log.end ?? self.follower?.log.end ?? self.idleLog.end }
+  package var leaderStanding: (isr: ISRTracker.Standing, partitionEpoch: PartitionEpoch)? {
+    guard let isr = self.leader?.isrStanding, let epoch = self.leader?.partitionEpoch else {
+      return nil
+    }
+    return (isr, epoch)
+  }
+  package func position(of follower: ReplicaID) -> Offset? { self.leader?.position(of: follower) }
+  package var followerStanding:
+    (phase: PartitionFollower.Phase, number: OpenNumber, leader: ReplicaID)?
+  {
+    guard let phase = self.follower?.phase, let number = self.follower?.number,
+      let leader = self.follower?.leader
+    else { return nil }
+    return (phase, number, leader)
+  }
   /// The last open number it used, in this life of the node.
   public var opens: OpenNumber { self.follower?.number ?? self.lastOpen }
 

@@ -1,58 +1,161 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import MemQModel
+import MemQMetadata
+
+/// One fault of a run: what, when, where and for how long. The whole list follows from the seed before anything runs, so
+/// that one fault can be left out and the others stay.
+public struct Fault: Hashable, Sendable, CustomStringConvertible {
+  public enum Kind: String, CaseIterable, Sendable {
+    /// One node's power goes, or its process ends.
+    case crash
+    case crashAll = "crash-all"
+    case cutOneWay = "cut-one-way"
+    case cutBothWays = "cut-both-ways"
+    /// A node hears nobody and nobody hears it.
+    case isolate
+    case isolateFromMetadata = "isolate-from-metadata"
+    /// A stopped process: nothing is taken in, nothing is said.
+    case pause
+    case slowDisk = "slow-disk"
+    case clockJump = "clock-jump"
+    case moveLeader = "move-leader"
+    /// The streams between two nodes end.
+    case breakStreams = "break-streams"
+    /// A leader says nothing of itself, though it pushes.
+    case starveHeartbeats = "starve-heartbeats"
+    /// A node makes its replica anew from its disk, in the same life.
+    case remakeReplica = "remake-replica"
+    /// A node stops in an orderly way and comes back.
+    case handOver = "hand-over"
+    /// A metadata instance's process ends.
+    case crashMetadata = "crash-metadata"
+    /// A metadata instance stands still: it may not know that its lease has ended.
+    case pauseMetadata = "pause-metadata"
+    /// A metadata instance and the store don't hear each other.
+    case isolateStore = "isolate-store"
+    /// A partition's replicas are to stand elsewhere.
+    case reassign
+    case cancelReassignment = "cancel-reassignment"
+  }
+
+  /// From 0, in the order of time.
+  public var number: Int
+  public var kind: Kind
+  /// Virtual nanoseconds.
+  public var at: Int64
+  public var duration: Int64
+  public var node: Int
+  public var other: Int
+  /// What else there is to choose.
+  public var choice: UInt64
+
+  public var description: String {
+    "\(self.number): \(self.kind.rawValue) at \(Trace.seconds(self.at)) s, node \(self.node)"
+      + (self.hasOther ? " and \(self.other)" : "")
+      + (self.duration > 0 ? ", for \(Trace.seconds(self.duration)) s" : "")
+  }
+
+  private var hasOther: Bool {
+    self.kind == .cutOneWay || self.kind == .cutBothWays || self.kind == .breakStreams
+  }
+}
 
 /// Which faults a run has and how often; drawn from the seed, so that runs differ in kind.
 struct FaultPlan {
-  enum Fault: CaseIterable {
-    case crash, crashAll, cutOneWay, cutBothWays, isolateFromMetadata, pause, slowDisk, clockJump
-    case moveLeader
-  }
+  static let begin: Int64 = 500_000_000
 
-  var kinds: [Fault]
-  /// Nanoseconds between faults, at most.
-  var intervalMax: Int
-  var downMax: Int
+  let faults: [Fault]
 
-  init(random: inout Randomness) {
-    self.kinds = Fault.allCases.filter { _ in random.chance(600) }
-    self.intervalMax = random.pick([300_000_000, 1_000_000_000, 3_000_000_000])
-    self.downMax = random.pick([200_000_000, 2_000_000_000, 6_000_000_000])
+  init(seed: UInt64, nodes: Int, until end: Int64) {
+    var random = Randomness(seed: seed, stream: 1)
+    let kinds = Fault.Kind.allCases.filter { _ in random.chance(500) }
+    let intervalMax = random.pick([300_000_000, 1_000_000_000, 3_000_000_000])
+    let durationMax = random.pick([200_000_000, 2_000_000_000, 6_000_000_000])
+    var faults: [Fault] = []
+    var at = Self.begin
+    while at < end, !kinds.isEmpty {
+      faults.append(
+        Fault(
+          number: faults.count, kind: random.pick(kinds), at: at,
+          duration: Int64(random.number(0..<durationMax)), node: random.number(0..<nodes),
+          other: random.number(0..<nodes), choice: random.next()))
+      at += Int64(random.number(0..<intervalMax))
+    }
+    self.faults = faults
   }
 }
 
 extension World {
-  func injectFault() {
-    self.scheduler.schedule(.fault, after: Int64(self.random.number(0..<self.faults.intervalMax)))
-    guard !self.faults.kinds.isEmpty else { return }
-    let node = self.random.number(0..<self.nodes.count)
-    let time = Int64(self.random.number(0..<self.faults.downMax))
-    let fault = self.random.pick(self.faults.kinds)
-    self.log("fault \(fault) node \(node)")
-    switch fault {
+  func inject(_ fault: Fault) throws(Shadow.Broken) {
+    self.log("fault \(fault)")
+    let (node, other, time) = (fault.node, fault.other, fault.duration)
+    var random = Randomness(seed: fault.choice)
+    switch fault.kind {
     case .crash: self.crash(node, for: time)
-    case .crashAll: for node in self.nodes.indices { self.crash(node, for: time) }
-    case .cutOneWay, .cutBothWays:
-      let other = self.random.number(0..<self.nodes.count)
+    case .crashAll:
+      for node in self.nodes.indices {
+        self.crash(node, for: random.chance(500) ? time : Int64(random.number(0...Int(time))))
+      }
+    case .cutOneWay: self.cut(.node(node), .node(other), for: time)
+    case .cutBothWays:
       self.cut(.node(node), .node(other), for: time)
-      if fault == .cutBothWays { self.cut(.node(other), .node(node), for: time) }
+      self.cut(.node(other), .node(node), for: time)
+      try self.breakStreams(node, other)
+    case .isolate:
+      for other in self.everybody where other != .node(node) {
+        self.cut(.node(node), other, for: time)
+        self.cut(other, .node(node), for: time)
+      }
     case .isolateFromMetadata:
-      if self.random.chance(700) { self.cut(.node(node), .metadata, for: time) }
-      if self.random.chance(700) { self.cut(.metadata, .node(node), for: time) }
+      for instance in self.controllers.indices {
+        if random.chance(700) { self.cut(.node(node), .metadata(instance), for: time) }
+        if random.chance(700) { self.cut(.metadata(instance), .node(node), for: time) }
+      }
     case .pause: self.nodes[node].pausedUntil = self.scheduler.now + time
-    case .slowDisk: self.nodes[node].diskMax = self.random.pick([500_000, 10_000_000, 200_000_000])
-    case .clockJump:
-      self.nodes[node].clockError = Int64(self.random.number(-3_600_000...3_600_000))
+    case .slowDisk: self.nodes[node].diskMax = random.pick([500_000, 10_000_000, 200_000_000])
+    case .clockJump: self.nodes[node].clockError = Int64(random.number(-3_600_000...3_600_000))
     case .moveLeader:
-      self.metadata.moveLeader(self.random.number(0..<self.metadata.partitions.count))
-      self.announce()
+      let partition = random.number(0..<self.shadow.count)
+      let inSync = self.record(partition).inSync
+      self.order(.transfer(partition: partition, to: Self.node(random.pick(inSync))))
+    case .handOver: self.handOver(node, for: time)
+    case .crashMetadata:
+      let instance = random.number(0..<Self.instances)
+      guard self.controllers[instance].isUp else { return }
+      self.controllers[instance].crash()
+      self.scheduler.schedule(.startController(instance), after: time)
+    case .pauseMetadata:
+      self.controllers[random.number(0..<Self.instances)].pausedUntil = self.scheduler.now + time
+    case .isolateStore:
+      let instance = random.number(0..<Self.instances)
+      if random.chance(700) { self.cut(.store, .metadata(instance), for: time) }
+      if random.chance(700) { self.cut(.metadata(instance), .store, for: time) }
+    case .reassign:
+      let partition = random.number(0..<self.shadow.count)
+      let count =
+        self.record(partition).reassignment?.target.count ?? self.record(partition).replicas.count
+      var rest = Array(self.nodes.indices)
+      let chosen = (0..<count).map { _ in rest.remove(at: random.number(0..<rest.count)) }
+      self.order(.reassign(partition: partition, to: chosen))
+    case .cancelReassignment:
+      self.order(.cancelReassignment(partition: random.number(0..<self.shadow.count)))
+    case .breakStreams: try self.breakStreams(node, other)
+    case .starveHeartbeats: self.nodes[node].quietUntil = self.scheduler.now + time
+    case .remakeReplica: try self.remakeReplica(node, random.number(0..<self.shadow.count))
+    }
+  }
+
+  /// Somebody asks whoever is the controller.
+  private func order(_ command: Command) {
+    for instance in self.controllers.indices where self.controllers[instance].isUp {
+      self.instanceReceived(instance, .order(command), from: .store)
     }
   }
 
   private func crash(_ node: Int, for time: Int64) {
     guard self.nodes[node].isUp else { return }
-    self.crashes += 1
-    self.nodes[node].crash(&self.random)
+    self.counters.crashes += 1
+    self.nodes[node].crash()
     self.scheduler.schedule(.restart(node), after: time)
   }
 
@@ -64,10 +167,15 @@ extension World {
   /// Ends all faults: the network delivers, disks are fast, and every node is or comes up.
   func heal() {
     self.log("heal")
-    self.faults.kinds = []
+    self.isHealed = true
     self.network.heal()
+    for instance in self.controllers.indices {
+      self.controllers[instance].pausedUntil = 0
+      self.startController(instance)
+    }
     for node in self.nodes.indices {
       self.nodes[node].pausedUntil = 0
+      self.nodes[node].quietUntil = 0
       self.nodes[node].diskMax = 1_000_000
       self.scheduler.schedule(.restart(node), after: 0)
     }

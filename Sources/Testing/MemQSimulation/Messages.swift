@@ -1,20 +1,24 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQMetadata
 import MemQModel
 import MemQReplication
 
 /// Who sends and receives.
 enum Address: Hashable {
   case node(Int)
-  case metadata
+  /// A metadata instance.
+  case metadata(Int)
+  case store
   case client(Int)
 
   /// A place in the network's tables.
   func index(nodes: Int) -> Int {
     switch self {
-    case .metadata: 0
-    case .node(let at): 1 + at
-    case .client(let at): 1 + nodes + at
+    case .store: 0
+    case .metadata(let at): 1 + at
+    case .node(let at): 1 + World.instances + at
+    case .client(let at): 1 + World.instances + nodes + at
     }
   }
 }
@@ -30,11 +34,26 @@ enum Message {
   // Nodes and metadata
   case register(node: Int, attempt: Int)
   case registered(attempt: Int, NodeEpoch)
-  case alive(node: Int, NodeEpoch)
+  case alive(node: Int, NodeEpoch, NodeState)
   case fenced(NodeEpoch)
-  case image([PartitionAssignment])
+  /// Another instance is the controller.
+  case notController
+  case deregister(node: Int, NodeEpoch)
+  case deregistered(NodeEpoch)
+  case image(ClusterView)
+  /// What an operator or the rebalancer asks for.
+  case order(Command)
   case propose(node: Int, partition: Int, ISRProposal)
   case proposalAnswered(Int, ISRProposal, ISRAnswer)
+  // Metadata and its store
+  /// With those that a change takes for members in their present life.
+  case commit(UInt64, [Transaction], joining: [ReplicaMember])
+  case committed(UInt64, [CommitVerdict])
+  case claim(instance: Int, sentAt: Int64)
+  case claimed(Revision?, sentAt: Int64)
+  case pull(Revision)
+  case changes(from: Revision, through: Revision, [StoreChange])
+  case snapshot([StoredEntry], Revision)
   // Clients
   case whereIs(client: Int, partition: Int)
   case leaderIs(node: Int?, LeaderEpoch)
@@ -52,7 +71,18 @@ enum Message {
     case .registered: "registered"
     case .alive: "alive"
     case .fenced: "fenced"
+    case .notController: "not the controller"
+    case .deregister: "deregister"
+    case .deregistered: "deregistered"
     case .image: "image"
+    case .order: "order"
+    case .commit: "commit"
+    case .committed: "committed"
+    case .claim: "claim"
+    case .claimed: "claimed"
+    case .pull: "pull"
+    case .changes: "changes"
+    case .snapshot: "snapshot"
     case .propose: "propose"
     case .proposalAnswered: "proposal answered"
     case .whereIs: "where is"
@@ -67,6 +97,7 @@ struct ProduceRequest {
   var attempt: Int
   var values: [UInt64]
   var producerID: ProducerID
+  var producerEpoch: ProducerEpoch
   var baseSequence: Int32
   var acks: Acks
   var leaderEpoch: LeaderEpoch

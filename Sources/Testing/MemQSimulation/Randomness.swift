@@ -17,6 +17,12 @@ public struct Randomness: RandomNumberGenerator, Sendable {
     self.s = (splitMix(), splitMix(), splitMix(), splitMix())
   }
 
+  /// One of many independent streams of a seed: what draws from one never shifts another.
+  init(seed: UInt64, stream: UInt64) {
+    var mixed = Randomness(seed: seed)
+    self.init(seed: mixed.next() ^ (stream &* 0xD134_2543_DE82_EF95))
+  }
+
   public mutating func next() -> UInt64 {
     let product = self.s.1 &* 5
     let result = (product << 7 | product >> 57) &* 9

@@ -14,6 +14,7 @@ struct Shadow {
 
   static let mayRepeat: UInt64 = 1 << 63
 
+  var count: Int { self.committed.count }
   /// By partition and offset.
   private(set) var committed: [[UInt64]]
   private var nextSequence: [[UInt64: UInt64]]

@@ -25,6 +25,7 @@ struct SimVolume {
 
   enum Write {
     case open
+    case drop
     case append(Batch)
     case startEpoch(EpochStart)
     case truncate(to: Offset, epochs: [EpochStart])
@@ -43,26 +44,31 @@ struct SimVolume {
   private(set) var current: [Log]
   private(set) var durable: [Log]
   private var recovered: [RecoveredPartition?]
+  /// Whether the volume knows the partition, once all that was filed is done.
+  private var isHeld: [Bool]
   /// Filed and not durable yet, in order; `held` is the end of it that the volume did not take yet.
   private var queue: [Queued] = []
   private var held: [(request: RequestID, partition: Int, write: Write)] = []
   private var lastRequest: UInt64 = 0
   private var reads = 0
 
-  init(node: Int, partitions: Int) {
+  init(node: Int, partitions: Int, mutation: Mutation?) {
     let cluster = ClusterID(UniqueID(high: 7, low: 7))
     self.disk = SimulatedVolume(
       identity: VolumeIdentity(
-        cluster: cluster, volume: MetadataOracle.replica(node).volume,
+        cluster: cluster, volume: World.volume(node),
         segmentBytes: Self.segmentBytes),
       slotsMax: 20_000)
+    self.disk.configuration.mutations = mutation?.log ?? []
+    self.disk.disk.skipsSyncs = mutation?.skipsSyncs ?? false
     self.current = Array(repeating: Log(), count: partitions)
     self.durable = self.current
     self.recovered = Array(repeating: nil, count: partitions)
+    self.isHeld = Array(repeating: false, count: partitions)
   }
 
   static func partition(_ number: Int) -> TopicPartition {
-    TopicPartition(TopicID(UniqueID(high: 1, low: 1)), PartitionIndex(Int32(number)))
+    World.partition(number)
   }
 
   // MARK: - Writes
@@ -72,6 +78,13 @@ struct SimVolume {
     wall: Timestamp
   ) throws(Shadow.Broken) {
     Self.apply(write, to: &self.current[partition])
+    switch write {
+    case .open: self.isHeld[partition] = true
+    case .drop:
+      self.isHeld[partition] = false
+      self.recovered[partition] = nil
+    case .append, .startEpoch, .truncate: break
+    }
     self.lastRequest += 1
     let request = RequestID(self.lastRequest)
     self.queue.append(
@@ -88,6 +101,8 @@ struct SimVolume {
       case .open:
         self.disk.handle(
           .openPartition(request, id, logStart: .zero, epochs: []), at: now, wall: wall)
+      case .drop:
+        self.disk.handle(.dropPartition(request, id), at: now, wall: wall)
       case .startEpoch(let start):
         self.disk.handle(.startEpoch(request, id, start), at: now, wall: wall)
       case .truncate(let end, let epochs):
@@ -186,6 +201,7 @@ struct SimVolume {
     for number in self.durable.indices {
       let id = Self.partition(number)
       self.recovered[number] = found.first { $0.partition == id }
+      self.isHeld[number] = self.recovered[number] != nil
       let log = try self.contents(number)
       guard self.isLegal(log, number) else {
         throw Shadow.Broken(
@@ -248,7 +264,33 @@ struct SimVolume {
   }
 
   /// Whether the volume knows the partition: else it must be opened first.
-  func holds(_ partition: Int) -> Bool { self.recovered[partition] != nil }
+  func holds(_ partition: Int) -> Bool { self.isHeld[partition] }
+
+  /// Whether it is being dropped: it can be opened again only after.
+  func isDropping(_ partition: Int) -> Bool {
+    self.queue.contains {
+      if $0.partition == partition, case .drop = $0.write { true } else { false }
+    }
+  }
+
+  /// An orderly end: all is durable and closed.
+  mutating func close(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
+    var rounds = 0
+    while !self.held.isEmpty || !self.queue.isEmpty || rounds == 0 {
+      rounds += 1
+      guard rounds < 100 else {
+        throw Shadow.Broken(rule: "a volume doesn't close", detail: "\(self.held.count) held")
+      }
+      self.disk.drain(at: now, wall: wall)
+      _ = try self.takeDurable()
+      try self.giveHeld(at: now, wall: wall)
+    }
+    self.lastRequest += 1
+    self.disk.handle(.close(RequestID(self.lastRequest)), at: now, wall: wall)
+    self.disk.drain(at: now, wall: wall)
+    _ = self.disk.takeCompletions()
+    self.disk.shut()
+  }
 
   /// The log as a node finds it at start.
   func recover(_ partition: Int, _ limits: ProducerLimits) throws(MemQError) -> ReplicaLog {
@@ -294,6 +336,7 @@ struct SimVolume {
   private static func apply(_ write: Write, to log: inout Log) {
     switch write {
     case .open: break
+    case .drop: log = Log()
     case .append(let batch):
       precondition(batch.summary.baseOffset == log.end, "appends follow the end")
       if batch.summary.leaderEpoch > log.epochs.last?.epoch ?? .none {

@@ -16,7 +16,7 @@ public struct Simulation {
     self.options = options
   }
 
-  public enum Outcome {
+  public enum Outcome: Sendable {
     case passed(SimulationReport)
     case violated(Violation, Trace)
   }
@@ -28,25 +28,24 @@ public struct Simulation {
     } catch {
       let violation = Violation(
         seed: self.seed, rule: error.rule, detail: error.detail,
-        virtualMicroseconds: world.scheduler.now / 1_000)
+        virtualNanoseconds: world.scheduler.now)
       world.log("violated: \(violation.rule): \(violation.detail)")
       return .violated(violation, world.trace)
     }
-    return .passed(
-      SimulationReport(
-        seed: self.seed, events: world.events,
-        committedRecords: world.shadow.committed.reduce(0) { $0 + $1.count },
-        acknowledgedBatches: world.shadow.acknowledgedBatches,
-        elections: world.metadata.elections, crashes: world.crashes, trace: world.trace))
+    var counters = world.counters
+    counters.seeds = 1
+    counters.committedRecords = world.shadow.committed.reduce(0) { $0 + $1.count }
+    counters.acknowledgedBatches = world.shadow.acknowledgedBatches
+    counters += world.store.counters
+    return .passed(SimulationReport(seed: self.seed, counters: counters, trace: world.trace))
   }
 
   private func play(_ world: World) throws(Shadow.Broken) {
     for node in world.nodes.indices { try world.start(node) }
-    world.scheduler.schedule(.metadataTick, after: 0)
+    for instance in world.controllers.indices { world.startController(instance) }
     for client in world.clients.indices {
       world.scheduler.schedule(.client(client), after: World.millisecond * 200)
     }
-    world.scheduler.schedule(.fault, after: World.millisecond * 500)
     let second = World.millisecond * 1_000
     let faultsEnd = Int64(self.options.faultSeconds) * second
     while let event = world.scheduler.next(before: faultsEnd) { try world.handle(event) }
@@ -68,6 +67,6 @@ public struct Simulation {
     }
     let stuck = world.clients.first { !$0.isStopped }.map { "client \($0.number) made no progress" }
     throw Shadow.Broken(
-      rule: "no progress after healing", detail: world.unsettled() ?? stuck ?? "unknown")
+      rule: Violation.noProgress, detail: world.unsettled() ?? stuck ?? "unknown")
   }
 }

@@ -1,38 +1,20 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import MemQReplication
-
 /// One run: its faults and how long they last. Everything else follows from the seed.
 public struct SimulationOptions: Sendable {
-  /// A safety rule switched off, to prove that its loss is noticed.
-  public enum Mutation: String, CaseIterable, Sendable {
-    case none
-    case ackBeforeSync = "ack-before-sync"
-    case leaderAloneCommits = "leader-alone-commits"
-    case truncateToHighWatermark = "truncate-to-high-watermark"
-    case skipEpochCheck = "skip-epoch-check"
-    case forgetProposedISR = "forget-proposed-isr"
-    case skipSequenceCheck = "skip-sequence-check"
-
-    var weaknesses: Weaknesses {
-      switch self {
-      case .none: []
-      case .ackBeforeSync: .ackBeforeSync
-      case .leaderAloneCommits: .leaderAloneCommits
-      case .truncateToHighWatermark: .truncateToHighWatermark
-      case .skipEpochCheck: .skipEpochCheck
-      case .forgetProposedISR: .forgetProposedISR
-      case .skipSequenceCheck: .skipSequenceCheck
-      }
-    }
-  }
-
-  public var mutation = Mutation.none
+  /// A safety rule switched off, to prove that its loss is noticed; nil: all are in force.
+  public var mutation: Mutation?
   public var keepsTrace = false
   /// Virtual seconds under faults.
   public var faultSeconds = 20
   /// Virtual seconds after healing within which everything must be in order again.
   public var healSeconds = 40
+  /// Numbers of the faults that happen; nil: all of the seed's.
+  public var faults: [Int]?
+  /// Producers that send; nil: all of the seed's.
+  public var clients: [Int]?
+  /// What the network refrains from.
+  public var calm: [Disturbance] = []
 
   public init() {}
 }
@@ -42,17 +24,17 @@ public struct Violation: Error, Hashable, Sendable, CustomStringConvertible {
   public var seed: UInt64
   public var rule: String
   public var detail: String
-  public var virtualMicroseconds: Int64
+  public var virtualNanoseconds: Int64
   public var description: String { "seed \(self.seed): \(self.rule): \(self.detail)" }
+
+  /// The rule that no cluster stands still once faults are over; all others are about safety.
+  public static let noProgress = "no progress after healing"
+  public var isSafety: Bool { self.rule != Self.noProgress }
 }
 
 /// What a run that broke no rule did.
 public struct SimulationReport: Sendable {
   public var seed: UInt64
-  public var events: Int
-  public var committedRecords: Int
-  public var acknowledgedBatches: Int
-  public var elections: Int
-  public var crashes: Int
+  public var counters: Counters
   public var trace: Trace
 }

@@ -10,20 +10,25 @@ public struct Trace: Sendable {
   init(isKept: Bool) { self.isKept = isKept }
 
   /// Numbers that make an event what it is, for the digest.
-  mutating func note(_ numbers: Int64...) {
-    for number in numbers {
-      self.digest = (self.digest ^ UInt64(bitPattern: number)) &* 0x100_0000_01B3
-    }
+  mutating func note(_ number: Int64) {
+    self.digest = (self.digest ^ UInt64(bitPattern: number)) &* 0x100_0000_01B3
+  }
+
+  mutating func note(_ first: Int64, _ second: Int64, _ third: Int64) {
+    self.note(first)
+    self.note(second)
+    self.note(third)
   }
 
   mutating func line(at time: Int64, _ text: @autoclosure () -> String) {
     guard self.isKept else { return }
-    let micros = time / 1_000
-    self.lines.append("\(micros / 1_000_000).\(Self.padded(micros % 1_000_000)) \(text())")
+    self.lines.append("\(Self.seconds(time)) \(text())")
   }
 
-  private static func padded(_ number: Int64) -> String {
-    let digits = String(number)
-    return String(repeating: "0", count: 6 - digits.count) + digits
+  /// Seconds with six digits behind the point.
+  static func seconds(_ nanoseconds: Int64) -> String {
+    let micros = nanoseconds / 1_000
+    let digits = String(micros % 1_000_000)
+    return "\(micros / 1_000_000).\(String(repeating: "0", count: 6 - digits.count))\(digits)"
   }
 }

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQMetadata
 import MemQModel
 import MemQReplication
 
@@ -7,9 +8,10 @@ import MemQReplication
 extension World {
   /// Whoever may be elected holds every committed record, durably.
   func checkElectable() throws(Shadow.Broken) {
-    for partition in self.metadata.partitions.indices {
+    for partition in self.shadow.committed.indices {
       let committed = Int64(self.shadow.committed[partition].count)
-      for node in self.metadata.electable(partition) {
+      for id in self.electable(partition) {
+        let node = Self.node(id)
         let end = self.nodes[node].volume.durable[partition].end
         guard end.rawValue >= committed else {
           throw Shadow.Broken(
@@ -22,14 +24,49 @@ extension World {
 
   /// A new leader holds every committed record, unless it learns of an election that is past already.
   func checkNewLeader(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
-    let epoch = self.nodes[node].replicas[partition]?.leaderEpoch
-    guard epoch == self.metadata.partitions[partition].leaderEpoch else { return }
+    guard let epoch = self.nodes[node].replicas[partition]?.leaderEpoch else { return }
+    guard !self.leaders[partition].contains(where: { $0.epoch == epoch }) else {
+      throw Shadow.Broken(
+        rule: "a leader epoch began twice", detail: "partition \(partition) epoch \(epoch)")
+    }
+    self.leaders[partition].append((epoch, node))
+    guard epoch == self.record(partition).leaderEpoch else { return }
     let end = self.shadow.committed[partition].count
     let batches = self.nodes[node].volume.current[partition].batches
     self.log(
       "node \(node) leads partition \(partition) from \(batches.last?.summary.endOffset ?? .zero)")
     try self.shadow.check(
       batches, of: partition, from: 0, below: end, rule: "a new leader lacks committed records")
+  }
+
+  /// A leader that takes a follower's open holds all that the follower's log holds: what they are sent next follows the same
+  /// records on both.
+  func checkAccepted(_ node: Int, _ partition: Int, _ answer: OpenAnswer) throws(Shadow.Broken) {
+    guard case .accepted(let from) = answer.result else { return }
+    let follower = World.node(answer.follower)
+    let theirs = self.nodes[follower].volume.current[partition]
+    // Answers to what it asked earlier mean nothing to it any more.
+    guard self.nodes[follower].isUp, theirs.end == from,
+      let now = self.nodes[follower].replicas[partition]?.followerStanding,
+      now.number == answer.number, now.phase == .opening,
+      self.nodes[follower].replicas[partition]?.leaderEpoch == answer.leaderEpoch
+    else { return }
+    let ours = self.nodes[node].volume.current[partition].batches
+    let known = Offset(
+      Int64(
+        Swift.min(
+          self.nodes[node].checked[partition], self.nodes[follower].checked[partition])))
+    let place = SimVolume.index(of: known, in: theirs.batches)
+    for batch in theirs.batches[place...] {
+      let at = SimVolume.index(of: batch.summary.baseOffset, in: ours)
+      guard at < ours.count, ours[at].values == batch.values,
+        ours[at].summary.leaderEpoch == batch.summary.leaderEpoch
+      else {
+        throw Shadow.Broken(
+          rule: "logs that were found to agree differ",
+          detail: "partition \(partition): node \(follower) at \(batch.summary.baseOffset)")
+      }
+    }
   }
 
   /// What a leader's watermark covers is committed for ever; a follower's covers nothing else.
@@ -48,7 +85,7 @@ extension World {
       self.nodes[node].checked[partition] = end
     }
     self.nodes[node].volume.setHighWatermark(
-      offset, partition, at: self.now, wall: self.wall(node))
+      offset, partition, at: self.now(node), wall: self.wall(node))
     try self.checkLog(node, partition)
   }
 
@@ -87,17 +124,19 @@ extension World {
 
   /// After healing: every partition led, every replica in sync and equal, everything committed.
   func unsettled() -> String? {
-    for (at, record) in self.metadata.partitions.enumerated() {
-      guard let node = record.leader, let leader = self.nodes[node].replicas[at]?.leader else {
-        return "partition \(at) has no leader"
-      }
-      guard record.isr == record.replicas.sorted() else {
-        return "partition \(at): in sync are \(record.isr) of \(record.replicas)"
+    for at in self.shadow.committed.indices {
+      let record = self.record(at)
+      guard record.reassignment == nil else { return "partition \(at): replicas still move" }
+      guard let leads = record.leader,
+        let leader = self.nodes[Self.node(leads)].replicas[at]?.leader
+      else { return "partition \(at) has no leader" }
+      guard record.inSync.sorted() == record.replicas.map(\.node).sorted() else {
+        return "partition \(at): in sync are \(record.inSync) of \(record.replicas.map(\.node))"
       }
       guard leader.highWatermark == leader.log.end else {
         return "partition \(at): committed to \(leader.highWatermark) of \(leader.log.end)"
       }
-      for follower in record.replicas {
+      for follower in record.replicas.map({ Self.node($0) }) {
         guard self.nodes[follower].replicas[at]?.highWatermark == leader.log.end else {
           return "partition \(at): node \(follower) is behind"
         }
@@ -109,8 +148,8 @@ extension World {
 
   /// At the very end: every durable log holds exactly what was committed.
   func checkEnd() throws(Shadow.Broken) {
-    for (at, record) in self.metadata.partitions.enumerated() {
-      for node in record.replicas {
+    for at in self.shadow.committed.indices {
+      for node in self.record(at).replicas.map({ Self.node($0) }) {
         let log = self.nodes[node].volume.current[at]
         try self.shadow.check(
           log.batches, of: at, from: 0, below: Int(log.end.rawValue),

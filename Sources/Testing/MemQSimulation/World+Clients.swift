@@ -6,15 +6,18 @@ import MemQReplication
 extension World {
   private static let answerTimeout = 700 * millisecond
 
-  /// Sends the batch that waits, or a new one.
+  /// Sends the batch that waits, or a new one; now and then something to be refused before it.
   func clientStep(_ number: Int) {
     if self.clients[number].pending == nil {
       guard !self.clients[number].isStopped else { return }
-      let values = self.clients[number].newValues(self.random.number(1...5))
+      if self.clients[number].isIdempotent { self.beforeNewBatch(number) }
+      let count = self.clients[number].random.number(1...5)
+      let values = self.clients[number].newValues(count)
       self.clients[number].pending = SimClient.Pending(values: values, attempt: 0)
-    } else if self.clients[number].isIdempotent && self.random.chance(200) {
+    } else if self.clients[number].isIdempotent && self.clients[number].random.chance(200) {
       // A retry cut differently: more records in it than were sent before.
-      let more = self.clients[number].newValues(self.random.number(1...3))
+      let count = self.clients[number].random.number(1...3)
+      let more = self.clients[number].newValues(count)
       self.clients[number].pending!.values += more
     }
     self.clients[number].attempts += 1
@@ -24,18 +27,57 @@ extension World {
       .clientTimeout(number, attempt: client.attempts), after: Self.answerTimeout)
     guard let leader = client.leader else {
       return self.send(
-        .whereIs(client: number, partition: client.partition), from: .client(number), to: .metadata)
+        .whereIs(client: number, partition: client.partition), from: .client(number),
+        to: .metadata(client.attempts % Self.instances))
     }
-    let values = client.pending!.values
+    self.sendBatch(
+      number, to: leader, client.pending!.values, client.producerID, epoch: client.epoch,
+      sequence: client.isIdempotent ? client.sequence(of: client.pending!.values[0]) : -1)
+  }
+
+  private func sendBatch(
+    _ number: Int, to leader: Int, _ values: [UInt64], _ producer: ProducerID, epoch: Int16,
+    sequence: Int64
+  ) {
+    let client = self.clients[number]
     self.send(
       .produce(
         client: number, partition: client.partition,
         ProduceRequest(
-          attempt: client.attempts, values: values, producerID: client.producerID,
-          baseSequence: client.isIdempotent
-            ? Int32(truncatingIfNeeded: values[0] & 0xFFFF_FFFF) : -1,
-          acks: client.acks, leaderEpoch: client.leaderEpoch)),
+          attempt: client.attempts, values: values, producerID: producer,
+          producerEpoch: producer == .none ? .none : ProducerEpoch(epoch),
+          baseSequence: Int32(truncatingIfNeeded: sequence), acks: client.acks,
+          leaderEpoch: client.leaderEpoch)),
       from: .client(number), to: .node(leader))
+  }
+
+  /// All before was acknowledged: the producer may begin a new epoch, or try what must be refused.
+  private func beforeNewBatch(_ number: Int) {
+    self.clients[number].probe = nil
+    guard let leader = self.clients[number].leader, self.clients[number].acknowledged > 0,
+      self.clients[number].random.chance(50)
+    else { return }
+    let kind = self.clients[number].random.pick([SimClient.Probe.gap, .stranger, .zombie])
+    if kind == .zombie && self.clients[number].epoch == 0 {
+      return self.clients[number].raiseEpoch()
+    }
+    self.clients[number].attempts += 1
+    let client = self.clients[number]
+    self.clients[number].probe = (kind, client.attempts)
+    let next = Int64(client.nextSequence) - Int64(client.epochBase)
+    let values = [UInt64.max]
+    switch kind {
+    case .gap:
+      self.sendBatch(
+        number, to: leader, values, client.producerID, epoch: client.epoch, sequence: next + 100)
+    case .stranger:
+      self.sendBatch(
+        number, to: leader, values, ProducerID(1_000_000 + Int64(client.attempts)), epoch: 0,
+        sequence: 7)
+    case .zombie:
+      self.sendBatch(
+        number, to: leader, values, client.producerID, epoch: client.epoch - 1, sequence: next)
+    }
   }
 
   func clientTimeout(_ number: Int, _ attempt: Int) {
@@ -54,9 +96,23 @@ extension World {
       self.clients[number].leaderEpoch = epoch
       if node != nil { self.clientStep(number) }
     case .produced(let attempt, let outcome):
+      if let probe = self.clients[number].probe, probe.attempt == attempt {
+        return try self.probeAnswered(number, probe.kind, outcome)
+      }
       guard let pending = self.clients[number].pending, pending.attempt == attempt else { return }
       try self.clientAnswered(number, pending, outcome)
     default: break
+    }
+  }
+
+  private func probeAnswered(
+    _ number: Int, _ probe: SimClient.Probe, _ outcome: AppendOutcome
+  ) throws(Shadow.Broken) {
+    switch outcome {
+    case .appended, .duplicate:
+      throw Shadow.Broken(
+        rule: "a batch was taken that must be refused", detail: "client \(number): \(probe)")
+    case .refused: break
     }
   }
 
@@ -70,7 +126,8 @@ extension World {
     case .duplicate(let base):
       try self.acknowledged(number, pending.values, base: base.map { Int($0.rawValue) })
     case .refused(.sequenceStraddles(let last)):
-      let sent = pending.values.prefix { Int64($0 & 0xFFFF_FFFF) <= Int64(last) }
+      let client = self.clients[number]
+      let sent = pending.values.prefix { client.sequence(of: $0) <= Int64(last) }
       try self.shadow.acknowledge(self.clients[number].partition, base: nil, Array(sent))
       self.clients[number].pending!.values.removeFirst(sent.count)
       self.clientStep(number)
@@ -94,6 +151,7 @@ extension World {
     self.clients[number].pending = nil
     self.clients[number].acknowledged += 1
     self.scheduler.schedule(
-      .client(number), after: Int64(self.random.number(0..<self.clients[number].pauseMax)))
+      .client(number),
+      after: Int64(self.clients[number].random.number(0..<self.clients[number].pauseMax)))
   }
 }

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQMetadata
 import MemQModel
 import MemQReplication
 
@@ -9,7 +10,7 @@ extension World {
   func start(_ node: Int) throws(Shadow.Broken) {
     guard !self.nodes[node].isUp else { return }
     self.log("node \(node) starts")
-    try self.nodes[node].volume.open(at: self.now, wall: self.wall(node))
+    try self.nodes[node].volume.open(at: self.now(node), wall: self.wall(node))
     self.nodes[node].isUp = true
     self.register(node)
     try self.afterDisk(node)
@@ -17,14 +18,25 @@ extension World {
       .tick(node: node, life: self.nodes[node].life), after: Self.tickInterval)
   }
 
-  private func register(_ node: Int) {
+  func register(_ node: Int) {
+    self.nodes[node].epoch = nil
     self.nodes[node].attempt += 1
+    self.nodes[node].heardAt = self.scheduler.now
     self.sendRegistration(node)
   }
 
   private func sendRegistration(_ node: Int) {
-    self.send(
-      .register(node: node, attempt: self.nodes[node].attempt), from: .node(node), to: .metadata)
+    self.sendToMetadata(node, .register(node: node, attempt: self.nodes[node].attempt))
+  }
+
+  private func sendToMetadata(_ node: Int, _ message: Message) {
+    self.send(message, from: .node(node), to: .metadata(self.nodes[node].instance))
+  }
+
+  /// Nothing was heard of the instance for long, or it isn't the controller: the next one may be.
+  private func turnToNextInstance(_ node: Int) {
+    self.nodes[node].instance = (self.nodes[node].instance + 1) % Self.instances
+    self.nodes[node].heardAt = self.scheduler.now
   }
 
   func tick(_ node: Int, _ life: Int) throws(Shadow.Broken) {
@@ -36,14 +48,22 @@ extension World {
     self.scheduler.schedule(.tick(node: node, life: life), after: Self.tickInterval)
     self.nodes[node].ticks += 1
     let isFourth = self.nodes[node].ticks % 4 == 0
+    if isFourth, self.scheduler.now - self.nodes[node].heardAt > 600 * Self.millisecond {
+      self.turnToNextInstance(node)
+      // A registration on its way may have been lost.
+      if self.nodes[node].epoch == nil { self.nodes[node].attempt += 1 }
+    }
     guard let epoch = self.nodes[node].epoch else {
       if isFourth { self.sendRegistration(node) }
       return
     }
-    if isFourth { self.send(.alive(node: node, epoch), from: .node(node), to: .metadata) }
+    if isFourth { try self.sendHeartbeat(node, epoch) }
+    guard self.nodes[node].isUp else { return }
     for partition in self.nodes[node].replicas.indices {
       try self.feed(node, partition, .tick)
-      if self.nodes[node].ticks % 2 == 0 { self.sendHeartbeats(node, partition) }
+      if self.nodes[node].ticks % self.nodes[node].heartbeatTicks == 0 {
+        self.sendHeartbeats(node, partition)
+      }
     }
   }
 
@@ -51,15 +71,19 @@ extension World {
     _ node: Int, _ message: Message, from: Address
   ) throws(Shadow.Broken) {
     switch message {
-    case .registered(let attempt, let epoch): try self.registered(node, attempt, epoch)
+    case .registered(let attempt, let epoch):
+      guard attempt == self.nodes[node].attempt, self.nodes[node].epoch == nil else { return }
+      self.nodes[node].heardAt = self.scheduler.now
+      try self.registered(node, epoch)
     case .fenced(let epoch):
       guard self.nodes[node].epoch == epoch else { return }
-      self.nodes[node].epoch = nil
       self.register(node)
-    case .image(let assignments):
-      for (partition, assignment) in assignments.enumerated() {
-        try self.feed(node, partition, .assigned(assignment))
-      }
+    case .notController:
+      if from == .metadata(self.nodes[node].instance) { self.turnToNextInstance(node) }
+    case .deregistered(let epoch):
+      guard self.nodes[node].epoch == epoch, self.nodes[node].drainsUntil != nil else { return }
+      try self.stopOrderly(node)
+    case .image(let view): try self.take(view, node, from: from)
     case .proposalAnswered(let partition, let proposal, let answer):
       try self.feed(node, partition, .leader(.proposalAnswered(proposal, answer)))
     case .open(let partition, let request):
@@ -68,7 +92,7 @@ extension World {
       self.advancePusher(node, partition, position)
       try self.feed(node, partition, .leader(.positioned(position)))
     case .answer(let partition, let answer):
-      guard answer.follower == MetadataOracle.replica(node) else { return }
+      guard answer.follower == World.replica(node) else { return }
       try self.feed(node, partition, .follower(.answered(answer)))
     case .push(let partition, let push, let values):
       let token = self.nodes[node].token()
@@ -79,35 +103,103 @@ extension World {
       try self.feed(node, partition, .follower(.heartbeat(heartbeat)))
     case .produce(let client, let partition, let request):
       try self.produce(node, partition, client, request)
-    case .register, .alive, .propose, .whereIs, .leaderIs, .produced: break
+    default: break
     }
   }
 
-  private func registered(
-    _ node: Int, _ attempt: Int, _ epoch: NodeEpoch
-  ) throws(Shadow.Broken) {
-    guard attempt == self.nodes[node].attempt, self.nodes[node].epoch == nil else { return }
+  private func registered(_ node: Int, _ epoch: NodeEpoch) throws(Shadow.Broken) {
     self.nodes[node].epoch = epoch
     self.log("node \(node) lives in epoch \(epoch)")
-    for (partition, record) in self.metadata.partitions.enumerated()
-    where record.replicas.contains(node) {
-      if self.nodes[node].replicas[partition] != nil {
-        try self.feed(node, partition, .registered(epoch))
-        continue
-      }
-      if !self.nodes[node].volume.holds(partition) { try self.file(.open, node, partition, nil) }
-      let log: ReplicaLog
-      do {
-        log = try self.nodes[node].volume.recover(partition, self.configuration.producers)
-      } catch {
-        throw Shadow.Broken(rule: "a volume doesn't recover", detail: "node \(node): \(error)")
-      }
-      self.nodes[node].replicas[partition] = PartitionReplica(
-        ReplicaMember(MetadataOracle.replica(node), epoch), log: log,
-        configuration: self.configuration, weaknesses: self.options.mutation.weaknesses)
-      try self.checkLog(node, partition)
-      try self.checkProducers(node, partition)
+    for partition in self.nodes[node].replicas.indices
+    where self.nodes[node].replicas[partition] != nil {
+      try self.feed(node, partition, .registered(epoch))
     }
+  }
+
+  // MARK: - What metadata says
+
+  private func take(
+    _ view: ClusterView, _ node: Int, from: Address
+  ) throws(Shadow.Broken) {
+    if from == .metadata(self.nodes[node].instance) {
+      self.nodes[node].heardAt = self.scheduler.now
+    }
+    // One from before this life, or older than what was seen already, is refused.
+    guard let epoch = self.nodes[node].epoch, view.epochs[node] == epoch,
+      view.revision >= self.nodes[node].imageRevision
+    else { return }
+    self.nodes[node].imageRevision = view.revision
+    self.lastImages[node] = view
+    for partition in view.partitions.indices { try self.assign(node, partition) }
+  }
+
+  /// Brings a replica in line with the image.
+  func assign(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
+    guard let assignment = self.lastImages[node]?.partitions[partition],
+      let epoch = self.nodes[node].epoch
+    else { return }
+    guard assignment.nodeEpoch(of: World.replica(node)) != nil else {
+      guard self.nodes[node].replicas[partition] != nil else { return }
+      self.log("node \(node) partition \(partition) is given up")
+      try self.feed(node, partition, .retired)
+      self.nodes[node].replicas[partition] = nil
+      self.nodes[node].pushers[partition] = []
+      self.nodes[node].checked[partition] = 0
+      return try self.file(.drop, node, partition, nil)
+    }
+    if self.nodes[node].replicas[partition] == nil {
+      guard !self.nodes[node].volume.isDropping(partition) else { return }
+      try self.makeReplica(node, partition, epoch)
+    }
+    try self.feed(node, partition, .assigned(assignment))
+  }
+
+  private func makeReplica(
+    _ node: Int, _ partition: Int, _ epoch: NodeEpoch
+  ) throws(Shadow.Broken) {
+    if !self.nodes[node].volume.holds(partition) { try self.file(.open, node, partition, nil) }
+    let log: ReplicaLog
+    do {
+      log = try self.nodes[node].volume.recover(partition, self.configuration.producers)
+    } catch {
+      throw Shadow.Broken(rule: "a volume doesn't recover", detail: "node \(node): \(error)")
+    }
+    self.nodes[node].replicas[partition] = PartitionReplica(
+      ReplicaMember(World.replica(node), epoch), log: log,
+      configuration: self.configuration,
+      weaknesses: self.options.mutation?.replication ?? [])
+    try self.checkLog(node, partition)
+    try self.checkProducers(node, partition)
+  }
+
+  // MARK: - Handing over
+
+  private func sendHeartbeat(_ node: Int, _ epoch: NodeEpoch) throws(Shadow.Broken) {
+    guard let until = self.nodes[node].drainsUntil else {
+      return self.sendToMetadata(node, .alive(node: node, epoch, .ready))
+    }
+    let isDone = self.nodes[node].replicas.allSatisfy { $0?.leaderStanding == nil }
+    if isDone {
+      self.sendToMetadata(node, .deregister(node: node, epoch))
+    } else {
+      self.sendToMetadata(node, .alive(node: node, epoch, .draining))
+    }
+    if self.scheduler.now > until { try self.stopOrderly(node) }
+  }
+
+  /// Tells the cluster, goes on until it leads nothing, and stops.
+  func handOver(_ node: Int, for time: Int64) {
+    guard self.nodes[node].isUp, self.nodes[node].epoch != nil,
+      self.nodes[node].drainsUntil == nil
+    else { return }
+    self.nodes[node].drainsUntil = self.scheduler.now + 2_000 * Self.millisecond
+    self.nodes[node].awayFor = time
+  }
+
+  private func stopOrderly(_ node: Int) throws(Shadow.Broken) {
+    self.log("node \(node) stops")
+    self.scheduler.schedule(.restart(node), after: self.nodes[node].awayFor)
+    try self.nodes[node].stop(at: self.now(node), wall: self.wall(node))
   }
 
   private func produce(
@@ -130,11 +222,52 @@ extension World {
           AppendRequest(
             token: token, recordCount: Int64(request.values.count),
             producerID: request.producerID,
-            producerEpoch: request.producerID == .none ? .none : ProducerEpoch(0),
+            producerEpoch: request.producerEpoch,
             baseSequence: request.baseSequence, appendTime: self.wall(node),
             acks: request.acks, leaderEpoch: request.leaderEpoch,
-            deadline: self.now + .seconds(2)))))
+            deadline: self.now(node) + .seconds(2)))))
     self.nodes[node].payloads[token] = nil
+  }
+
+  /// The streams between two nodes end; either side hears of it.
+  func breakStreams(_ node: Int, _ other: Int) throws(Shadow.Broken) {
+    for (follower, leader) in [(node, other), (other, node)] where node != other {
+      for partition in self.leaders.indices {
+        if self.nodes[follower].replicas[partition]?.followerStanding?.leader
+          == World.replica(leader)
+        {
+          try self.feed(follower, partition, .follower(.disconnected))
+        }
+        let numbers = self.nodes[leader].pushers[partition].filter { $0.node == follower }
+          .map(\.number)
+        self.nodes[leader].pushers[partition].removeAll { $0.node == follower }
+        for number in numbers {
+          try self.feed(
+            leader, partition, .leader(.closed(World.replica(follower), number)))
+        }
+      }
+    }
+  }
+
+  /// Makes a replica anew in the same life of its node. Its open numbers go on, because what was sent to the one before may
+  /// still arrive.
+  func remakeReplica(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
+    guard let epoch = self.nodes[node].epoch, self.nodes[node].replicas[partition] != nil else {
+      return
+    }
+    self.log("node \(node) partition \(partition) is made anew")
+    let wasLeader = self.nodes[node].replicas[partition]!.leaderStanding != nil
+    try self.feed(node, partition, .retired)
+    self.nodes[node].pushers[partition] = []
+    let old = self.nodes[node].replicas[partition]!
+    self.nodes[node].replicas[partition] = PartitionReplica(
+      ReplicaMember(World.replica(node), epoch), log: old.log,
+      configuration: self.configuration, after: old.opens,
+      weaknesses: self.options.mutation?.replication ?? [])
+    try self.assign(node, partition)
+    guard wasLeader else { return }
+    // It can't lead that epoch again; a new session brings an election.
+    self.register(node)
   }
 
   func wall(_ node: Int) -> Timestamp {
@@ -145,9 +278,14 @@ extension World {
 
   func diskWorked(_ node: Int, _ life: Int) throws(Shadow.Broken) {
     guard self.nodes[node].life == life, self.nodes[node].isUp else { return }
+    let pause = self.nodes[node].pausedUntil - self.scheduler.now
+    guard pause <= 0 else {
+      return self.scheduler.schedule(.disk(node: node, life: life), after: pause)
+    }
     self.nodes[node].scheduledWork -= 1
-    let index = self.random.number(0..<self.nodes[node].volume.outstanding)
-    try self.nodes[node].volume.perform(index, at: self.now, wall: self.wall(node))
+    let outstanding = self.nodes[node].volume.outstanding
+    let index = self.nodes[node].random.number(0..<outstanding)
+    try self.nodes[node].volume.perform(index, at: self.now(node), wall: self.wall(node))
     try self.afterDisk(node)
   }
 
@@ -155,9 +293,13 @@ extension World {
     guard self.nodes[node].life == life, self.nodes[node].isUp,
       self.nodes[node].scheduledWake == time
     else { return }
+    let pause = self.nodes[node].pausedUntil - self.scheduler.now
+    guard pause <= 0 else {
+      return self.scheduler.schedule(.volumeWake(node: node, life: life, time), after: pause)
+    }
     self.nodes[node].scheduledWake = nil
     self.nodes[node].lastWake = time
-    try self.nodes[node].volume.tick(at: self.now, wall: self.wall(node))
+    try self.nodes[node].volume.tick(at: self.now(node), wall: self.wall(node))
     try self.afterDisk(node)
   }
 
@@ -166,6 +308,8 @@ extension World {
     for (partition, number) in try self.nodes[node].volume.takeDurable() {
       try self.feed(node, partition, .durable(through: number))
     }
+    for partition in self.nodes[node].replicas.indices
+    where self.nodes[node].replicas[partition] == nil { try self.assign(node, partition) }
     self.scheduleDisk(node)
   }
 
@@ -173,7 +317,7 @@ extension World {
     let life = self.nodes[node].life
     while self.nodes[node].scheduledWork < self.nodes[node].volume.outstanding {
       self.nodes[node].scheduledWork += 1
-      let delay = Int64(50_000 + self.random.number(0..<self.nodes[node].diskMax))
+      let delay = Int64(50_000 + self.nodes[node].random.number(0..<self.nodes[node].diskMax))
       self.scheduler.schedule(.disk(node: node, life: life), after: delay)
     }
     guard let wake = self.nodes[node].volume.wake, wake != self.nodes[node].scheduledWake,
@@ -182,7 +326,8 @@ extension World {
     self.nodes[node].scheduledWake = wake
     self.scheduler.schedule(
       .volumeWake(node: node, life: life, wake),
-      after: Swift.max(0, wake.nanoseconds - self.scheduler.now))
+      after: Swift.max(
+        0, wake.nanoseconds / self.nodes[node].clockRate * 1_000 + 1_000 - self.scheduler.now))
   }
 
   /// Asks the rules and carries out what they say. Nothing comes between.
@@ -191,7 +336,17 @@ extension World {
   ) throws(Shadow.Broken) {
     guard self.nodes[node].replicas[partition] != nil else { return }
     var effects: [ReplicationEffect] = []
-    self.nodes[node].replicas[partition]!.handle(event, at: self.now, into: &effects)
+    let before = ReplicaStanding(self.nodes[node].replicas[partition]!, event)
+    self.nodes[node].replicas[partition]!.handle(event, at: self.now(node), into: &effects)
+    let step = StepReader(
+      before: before, after: ReplicaStanding(self.nodes[node].replicas[partition]!, event),
+      event: event, effects: effects)
+    // A mutation may well leave the tables.
+    if self.options.mutation == nil {
+      try step.read(into: &self.counters)
+    } else {
+      try? step.read(into: &self.counters)
+    }
     // What an effect says of the high watermark must stand before replies are judged.
     for effect in effects { try self.perform(effect, node, partition) }
     try self.push(node, partition)
@@ -219,21 +374,22 @@ extension World {
       try self.watermarkMoved(node, partition, to: offset)
     case .producerSnapshot(let bytes, let at):
       self.nodes[node].volume.setSnapshot(
-        bytes, partition, at: at, now: self.now, wall: self.wall(node))
+        bytes, partition, at: at, now: self.now(node), wall: self.wall(node))
     case .reply(let token, let outcome):
       guard let waiting = self.nodes[node].waiting.removeValue(forKey: token) else { return }
       self.send(
         .produced(attempt: waiting.attempt, outcome), from: .node(node), to: .client(waiting.client)
       )
     case .answer(let answer):
-      let follower = MetadataOracle.node(answer.follower)
+      let follower = World.node(answer.follower)
+      try self.checkAccepted(node, partition, answer)
       if case .accepted(let from) = answer.result {
         self.nodes[node].pushers[partition].append(
           SimNode.Pusher(node: follower, number: answer.number, next: from, acknowledged: from))
       }
       self.send(.answer(partition, answer), from: .node(node), to: .node(follower))
     case .stopPushing(let replica):
-      let follower = MetadataOracle.node(replica)
+      let follower = World.node(replica)
       self.nodes[node].pushers[partition].removeAll { $0.node == follower }
     case .open(let request):
       self.sendToLeader(.open(partition, request), node, partition)
@@ -243,8 +399,7 @@ extension World {
       throw Shadow.Broken(
         rule: "a replica must start afresh", detail: "node \(node) partition \(partition) at \(at)")
     case .propose(let proposal):
-      self.send(
-        .propose(node: node, partition: partition, proposal), from: .node(node), to: .metadata)
+      self.sendToMetadata(node, .propose(node: node, partition: partition, proposal))
     case .refuseLeadership(let epoch):
       self.log("node \(node) partition \(partition) refuses to lead epoch \(epoch) again")
     }
@@ -254,16 +409,17 @@ extension World {
     _ write: SimVolume.Write, _ node: Int, _ partition: Int, _ number: WriteNumber?
   ) throws(Shadow.Broken) {
     try self.nodes[node].volume.file(
-      write, partition, number, at: self.now, wall: self.wall(node))
+      write, partition, number, at: self.now(node), wall: self.wall(node))
+    self.scheduleDisk(node)
   }
 
   private func sendToLeader(_ message: Message, _ node: Int, _ partition: Int) {
     guard let leader = self.nodes[node].replicas[partition]?.follower?.leader else { return }
-    self.send(message, from: .node(node), to: .node(MetadataOracle.node(leader)))
+    self.send(message, from: .node(node), to: .node(World.node(leader)))
   }
 
   private func advancePusher(_ node: Int, _ partition: Int, _ position: FollowerPosition) {
-    let follower = MetadataOracle.node(position.follower.id)
+    let follower = World.node(position.follower.id)
     for at in self.nodes[node].pushers[partition].indices
     where self.nodes[node].pushers[partition][at].node == follower
       && self.nodes[node].pushers[partition][at].number == position.number
@@ -278,7 +434,8 @@ extension World {
     for at in self.nodes[node].pushers[partition].indices {
       while true {
         let pusher = self.nodes[node].pushers[partition][at]
-        guard pusher.next < leader.log.end, pusher.next - pusher.acknowledged < SimNode.window,
+        guard pusher.next < leader.log.end,
+          pusher.next - pusher.acknowledged < self.nodes[node].window,
           let batch = try self.nodes[node].volume.batch(partition, at: pusher.next)
         else { break }
         self.nodes[node].pushers[partition][at].next = batch.summary.endOffset
@@ -292,7 +449,9 @@ extension World {
   }
 
   private func sendHeartbeats(_ node: Int, _ partition: Int) {
-    guard let leader = self.nodes[node].replicas[partition]?.leader else { return }
+    guard self.nodes[node].quietUntil <= self.scheduler.now,
+      let leader = self.nodes[node].replicas[partition]?.leader
+    else { return }
     for pusher in self.nodes[node].pushers[partition] {
       self.send(
         .heartbeat(partition, leader.heartbeat(pusher.number, pushedThrough: pusher.next)),

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQMetadata
 import MemQModel
 import MemQReplication
 
@@ -10,72 +11,112 @@ final class World {
     case tick(node: Int, life: Int)
     case disk(node: Int, life: Int)
     case volumeWake(node: Int, life: Int, MonotonicInstant)
-    case metadataTick
+    case controllerTick(Int, life: Int)
+    case startController(Int)
     case client(Int)
     case clientTimeout(Int, attempt: Int)
     case restart(Int)
-    case fault
+    case fault(Fault)
     case endCut(Address, Address)
   }
 
   static let millisecond: Int64 = 1_000_000
+  /// Metadata instances.
+  static let instances = 2
 
   let options: SimulationOptions
   let configuration: ReplicationConfiguration
-  var random: Randomness
   var scheduler = Scheduler<Event>()
   var network: Network
   var nodes: [SimNode]
   var clients: [SimClient]
-  var metadata: MetadataOracle
+  var store: SimStore
+  var controllers: [SimController]
+  var storeRandom: Randomness
   var shadow: Shadow
   var trace: Trace
-  var faults: FaultPlan
-  var events = 0
-  var crashes = 0
-  private var announcedChanges = 0
+  var counters = Counters()
+  var isHealed = false
+  /// What each node was told last.
+  var lastImages: [ClusterView?]
+  /// Who led which partition's epochs, in the order they were seen: one leader each.
+  var leaders: [[(epoch: LeaderEpoch, node: Int)]]
+
+  /// What a seed's cluster looks like.
+  struct Shape {
+    var nodes: Int
+    var partitions: [(factor: Int, minISR: Int)]
+    var clientCount: Int { self.partitions.count * 2 }
+
+    init(seed: UInt64) {
+      var random = Randomness(seed: seed, stream: 0)
+      let nodes = random.pick([1, 2, 3, 3, 3, 3, 4, 5])
+      self.nodes = nodes
+      self.partitions = (0..<random.number(1...3)).map { _ in
+        let factor = Swift.min(nodes, random.pick([1, 2, 3, 3, 3, 3]))
+        return (factor, factor == 1 ? 1 : random.pick([1, 2, 2, 2]))
+      }
+    }
+  }
+
+  /// The faults of a run.
+  static func faults(_ seed: UInt64, _ options: SimulationOptions) -> [Fault] {
+    let plan = FaultPlan(
+      seed: seed, nodes: Shape(seed: seed).nodes,
+      until: Int64(options.faultSeconds) * 1_000 * Self.millisecond)
+    return plan.faults.filter { options.faults?.contains($0.number) ?? true }
+  }
+
+  /// The producers of a run.
+  static func clients(_ seed: UInt64, _ options: SimulationOptions) -> [Int] {
+    (0..<Shape(seed: seed).clientCount).filter { options.clients?.contains($0) ?? true }
+  }
 
   init(seed: UInt64, options: SimulationOptions) {
     self.options = options
     self.trace = Trace(isKept: options.keepsTrace)
     self.configuration = Self.replicationConfiguration()
-    var random = Randomness(seed: seed)
-    let nodeCount = random.pick([1, 2, 3, 3, 3, 3, 4, 5])
-    let partitionCount = random.number(1...3)
-    let clientCount = partitionCount * 2
-    self.network = Network(nodes: nodeCount, clients: clientCount, random: &random)
-    self.metadata = MetadataOracle(
-      nodes: nodeCount,
-      partitions: (0..<partitionCount).map { _ in
-        Self.partition(nodes: nodeCount, random: &random)
-      })
-    self.nodes = (0..<nodeCount).map { SimNode(number: $0, partitions: partitionCount) }
-    self.clients = (0..<clientCount).map {
-      Self.client($0, partitions: partitionCount, random: &random)
+    let shape = Shape(seed: seed)
+    let count = shape.partitions.count
+    self.network = Network(
+      nodes: shape.nodes, clients: shape.clientCount, seed: seed, without: options.calm)
+    self.store = Self.makeCluster(shape)
+    self.controllers = (0..<Self.instances).map {
+      SimController(number: $0, weaknesses: options.mutation?.metadata ?? [])
     }
-    self.shadow = Shadow(partitions: partitionCount)
-    self.faults = FaultPlan(random: &random)
-    self.random = random
-  }
-
-  private static func partition(
-    nodes: Int, random: inout Randomness
-  ) -> MetadataOracle.PartitionRecord {
-    let factor = Swift.min(nodes, random.pick([1, 2, 3, 3, 3, 3]))
-    let first = random.number(0..<nodes)
-    let replicas = (0..<factor).map { (first + $0) % nodes }
-    let minISR = factor == 1 ? 1 : random.pick([1, 2, 2, 2])
-    return .init(replicas: replicas, isr: replicas.sorted(), minISR: minISR)
+    self.storeRandom = Randomness(seed: seed, stream: 3)
+    let isOrdered = !self.network.reorders
+    self.nodes = (0..<shape.nodes).map {
+      SimNode(
+        number: $0, partitions: count, seed: seed, isOrdered: isOrdered, mutation: options.mutation)
+    }
+    self.clients = (0..<shape.clientCount).map {
+      Self.client($0, partitions: count, seed: seed, options)
+    }
+    self.lastImages = Array(repeating: nil, count: shape.nodes)
+    self.leaders = Array(repeating: [], count: count)
+    self.shadow = Shadow(partitions: count)
+    for fault in Self.faults(seed, options) {
+      self.scheduler.schedule(.fault(fault), after: fault.at)
+    }
   }
 
   private static func client(
-    _ number: Int, partitions: Int, random: inout Randomness
+    _ number: Int, partitions: Int, seed: UInt64, _ options: SimulationOptions
   ) -> SimClient {
+    var random = Randomness(seed: seed, stream: 200 + UInt64(number))
     let isIdempotent = number < partitions || random.chance(500)
-    return SimClient(
+    var client = SimClient(
       number: number, partition: number % partitions, isIdempotent: isIdempotent,
       acks: isIdempotent ? .all : random.pick([.all, .leader, .none]),
-      pauseMax: random.pick([5_000_000, 50_000_000, 300_000_000]))
+      pauseMax: random.pick([5_000_000, 50_000_000, 300_000_000]), random: random)
+    client.isStopped = !(options.clients?.contains(number) ?? true)
+    return client
+  }
+
+  var everybody: [Address] {
+    [.store] + self.controllers.indices.map { .metadata($0) } + self.nodes.indices.map { .node($0) }
+      + self.clients.indices.map { .client($0) }
   }
 
   /// Shorter times than a real cluster's, so that a run of seconds sees everything several times.
@@ -92,22 +133,27 @@ final class World {
     return configuration
   }
 
-  var now: MonotonicInstant { MonotonicInstant(nanoseconds: self.scheduler.now) }
+  /// A node's own clock, which runs a little faster or slower than the others'.
+  func now(_ node: Int) -> MonotonicInstant {
+    MonotonicInstant(nanoseconds: self.scheduler.now / 1_000 * self.nodes[node].clockRate)
+  }
 
   func log(_ text: @autoclosure () -> String) {
     self.trace.line(at: self.scheduler.now, text())
   }
 
   func send(_ message: Message, from: Address, to: Address) {
-    for delay in self.network.delays(
-      from, to, now: self.scheduler.now, &self.random)
-    {
-      self.scheduler.schedule(.deliver(from: from, to: to, message), after: delay)
+    guard let (first, again) = self.network.delays(from, to, now: self.scheduler.now) else {
+      return
+    }
+    self.scheduler.schedule(.deliver(from: from, to: to, message), after: first)
+    if let again {
+      self.scheduler.schedule(.deliver(from: from, to: to, message), after: again)
     }
   }
 
   func handle(_ event: Event) throws(Shadow.Broken) {
-    self.events += 1
+    self.counters.events += 1
     self.trace.note(self.scheduler.now)
     switch event {
     case .deliver(let from, let to, let message):
@@ -115,14 +161,12 @@ final class World {
     case .tick(let node, let life): try self.tick(node, life)
     case .disk(let node, let life): try self.diskWorked(node, life)
     case .volumeWake(let node, let life, let time): try self.volumeWoke(node, life, time)
-    case .metadataTick:
-      self.metadata.expireSessions(at: self.scheduler.now)
-      self.announce()
-      self.scheduler.schedule(.metadataTick, after: 100 * Self.millisecond)
+    case .controllerTick(let instance, let life): self.controllerTick(instance, life)
+    case .startController(let instance): self.startController(instance)
     case .client(let number): self.clientStep(number)
     case .clientTimeout(let number, let attempt): self.clientTimeout(number, attempt)
     case .restart(let node): try self.start(node)
-    case .fault: self.injectFault()
+    case .fault(let fault): try self.inject(fault)
     case .endCut(let from, let to): self.network.setCut(from, to, false)
     }
     try self.checkElectable()
@@ -141,51 +185,20 @@ final class World {
       }
       self.log("\(message.name) \(from) -> \(to)")
       try self.nodeReceived(node, message, from: from)
-    case .metadata:
+    case .metadata(let instance):
+      guard self.controllers[instance].isUp else { return }
+      let pause = self.controllers[instance].pausedUntil - self.scheduler.now
+      guard pause <= 0 else {
+        self.scheduler.schedule(.deliver(from: from, to: to, message), after: pause)
+        return
+      }
       self.log("\(message.name) \(from) -> \(to)")
-      self.metadataReceived(message, from: from)
+      self.instanceReceived(instance, message, from: from)
+    case .store:
+      self.log("\(message.name) \(from) -> \(to)")
+      try self.storeReceived(message, from: from)
     case .client(let number):
       try self.clientReceived(number, message)
     }
-  }
-
-  // MARK: - Metadata
-
-  private func metadataReceived(_ message: Message, from: Address) {
-    switch message {
-    case .register(let node, let attempt):
-      guard let epoch = self.metadata.register(node, attempt: attempt, at: self.scheduler.now)
-      else { return }
-      self.send(.registered(attempt: attempt, epoch), from: .metadata, to: from)
-      self.send(.image(self.metadata.assignments), from: .metadata, to: from)
-    case .alive(let node, let epoch):
-      let isKnown = self.metadata.heard(node, epoch, at: self.scheduler.now)
-      let answer = isKnown ? Message.image(self.metadata.assignments) : .fenced(epoch)
-      self.send(answer, from: .metadata, to: from)
-    case .propose(_, let partition, let proposal):
-      let answer = self.metadata.propose(partition, proposal)
-      self.log("partition \(partition) ISR proposal \(proposal.isr.map(\.id.node)): \(answer)")
-      self.send(.proposalAnswered(partition, proposal, answer), from: .metadata, to: from)
-    case .whereIs(_, let partition):
-      let record = self.metadata.partitions[partition]
-      self.send(.leaderIs(node: record.leader, record.leaderEpoch), from: .metadata, to: from)
-    default: break
-    }
-    self.announce()
-  }
-
-  /// Sends the image to every node when it changed.
-  func announce() {
-    guard self.metadata.changes != self.announcedChanges else { return }
-    self.announcedChanges = self.metadata.changes
-    let image = self.metadata.assignments
-    for (at, assignment) in image.enumerated() {
-      self.trace.note(assignment.leaderEpoch.rawValue, assignment.partitionEpoch.rawValue)
-      self.log(
-        "partition \(at): leader \(assignment.leader.map { "\($0.node)" } ?? "none") epoch "
-          + "\(assignment.leaderEpoch).\(assignment.partitionEpoch) ISR \(assignment.isr.map(\.node))"
-      )
-    }
-    for node in self.nodes.indices { self.send(.image(image), from: .metadata, to: .node(node)) }
   }
 }

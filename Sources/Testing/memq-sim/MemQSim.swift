@@ -4,31 +4,76 @@ public import ArgumentParser
 public import MemQSimulation
 
 /// Runs the simulator by seeds.
-struct MemQSim: ParsableCommand {
+@main
+struct MemQSim: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "memq-sim",
-    abstract: "Runs MemQ's log and replication on a simulated cluster under faults.",
+    abstract: "Runs MemQ's log, replication and metadata on a simulated cluster under faults.",
     discussion: """
-      Each seed is a cluster, a workload and its faults. A run that breaks a rule prints
-      "seed N: rule: detail" and the command exits with 1; `replay N --trace` shows it step by step.
+      Each seed is a cluster, a workload and its faults; the same seed is the same run everywhere. A run that breaks a rule
+      prints "seed N: rule: detail" and the command exits with 1; `replay N --trace` shows it step by step, `shrink N` finds
+      the few faults that it takes.
       """,
-    subcommands: [Run.self, Replay.self], defaultSubcommand: Run.self)
+    subcommands: [Run.self, Replay.self, Shrink.self, Mutations.self], defaultSubcommand: Run.self)
 }
 
-extension SimulationOptions.Mutation: ExpressibleByArgument {}
+extension Mutation: ExpressibleByArgument {
+  public init?(argument: String) {
+    guard let found = Mutation.named(argument) else { return nil }
+    self = found
+  }
+  public var defaultValueDescription: String { self.name }
+  public static var allValueStrings: [String] { Mutation.all.map(\.name) }
+}
 
-/// What both commands take.
-struct CommonOptions: ParsableArguments {
-  @Option(help: "Switch one safety rule off, to see it noticed.")
-  var mutation = SimulationOptions.Mutation.none
+extension Disturbance: ExpressibleByArgument {}
 
-  @Option(help: "Virtual seconds under faults.")
+/// Numbers with commas between, or "none".
+struct NumberList: ExpressibleByArgument {
+  let numbers: [Int]
+
+  init?(argument: String) {
+    if argument == "none" {
+      self.numbers = []
+      return
+    }
+    let parts = argument.split(separator: ",", omittingEmptySubsequences: false)
+    let numbers = parts.compactMap { Int($0) }
+    guard numbers.count == parts.count, numbers.allSatisfy({ $0 >= 0 }) else { return nil }
+    self.numbers = numbers
+  }
+
+  static func text(_ numbers: [Int]) -> String {
+    numbers.isEmpty ? "none" : numbers.map(String.init).joined(separator: ",")
+  }
+}
+
+/// What makes a run, beside its seed.
+struct RunOptions: ParsableArguments {
+  @Option(
+    help: "Switch one safety rule off, to see it noticed (`memq-sim mutations` tells what each is)."
+  )
+  var mutation: Mutation?
+
+  @Option(help: "Virtual seconds under faults, 1 to 3600.")
   var faultSeconds = 20
+
+  @Option(help: "Only the faults with these numbers: 0,3,17 or none. `shrink` names them.")
+  var faults: NumberList?
+
+  @Option(help: "Only these producers send: 0,2 or none.")
+  var clients: NumberList?
+
+  @Option(help: "What the network refrains from; may stand several times.")
+  var calm: [Disturbance] = []
 
   var simulation: SimulationOptions {
     var options = SimulationOptions()
     options.mutation = self.mutation
     options.faultSeconds = self.faultSeconds
+    options.faults = self.faults?.numbers
+    options.clients = self.clients?.numbers
+    options.calm = self.calm
     return options
   }
 
@@ -39,69 +84,16 @@ struct CommonOptions: ParsableArguments {
   }
 }
 
-struct Run: ParsableCommand {
-  static let configuration = CommandConfiguration(abstract: "Runs a range of seeds.")
+/// How many seeds run at once.
+struct JobOptions: ParsableArguments {
+  @Option(help: "Seeds that run at once (default: one for each core).")
+  var jobs: Int?
 
-  @Option(help: "The first seed.")
-  var firstSeed: UInt64 = 1
+  var count: Int { self.jobs ?? coreCount() }
 
-  @Option(help: "How many seeds.")
-  var seeds: UInt64 = 100
-
-  @Flag(help: "Go on after a violation.")
-  var keepGoing = false
-
-  @OptionGroup var common: CommonOptions
-
-  func run() throws {
-    let start = ContinuousClock.now
-    var (runs, events, records, violations) = (0, 0, 0, 0)
-    for seed in self.firstSeed..<(self.firstSeed &+ self.seeds) {
-      runs += 1
-      switch Simulation(seed: seed, options: self.common.simulation).run() {
-      case .passed(let report):
-        events += report.events
-        records += report.committedRecords
-      case .violated(let violation, _):
-        violations += 1
-        print(violation)
-      }
-      if violations > 0 && !self.keepGoing { break }
-    }
-    let milliseconds = (ContinuousClock.now - start) / Duration.milliseconds(1)
-    let rate = Double(runs) * 1_000 / Swift.max(milliseconds, 1)
-    print(
-      "\(runs) seeds, \(violations) violations, \(events) events, \(records) records committed, "
-        + "\(rate.rounded()) seeds/s")
-    if violations > 0 { throw ExitCode.failure }
-  }
-}
-
-struct Replay: ParsableCommand {
-  static let configuration = CommandConfiguration(abstract: "Runs one seed again.")
-
-  @Argument(help: "The seed.")
-  var seed: UInt64
-
-  @Flag(help: "Print every step.")
-  var trace = false
-
-  @OptionGroup var common: CommonOptions
-
-  func run() throws {
-    var options = self.common.simulation
-    options.keepsTrace = self.trace
-    switch Simulation(seed: self.seed, options: options).run() {
-    case .passed(let report):
-      for line in report.trace.lines { print(line) }
-      print(
-        "seed \(report.seed): passed, \(report.events) events, \(report.committedRecords) records, "
-          + "\(report.acknowledgedBatches) batches acknowledged, \(report.elections) elections, "
-          + "\(report.crashes) crashes, digest \(String(report.trace.digest, radix: 16))")
-    case .violated(let violation, let trace):
-      for line in trace.lines { print(line) }
-      print(violation)
-      throw ExitCode.failure
+  func validate() throws {
+    guard (1...1_024).contains(self.jobs ?? 1) else {
+      throw ValidationError("--jobs is 1 to 1024")
     }
   }
 }

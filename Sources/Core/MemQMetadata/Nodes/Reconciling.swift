@@ -20,6 +20,16 @@ private enum Fitness: Int, Comparable {
   static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
 
+// Who leads after a member of the ISR, or the leader, is gone (KIP-966):
+//
+//     who lives                          leader     ISR                   ELR
+//     the leader, and it stays           unchanged  members that live     below the minimum: those that left, too
+//     a member of the ISR                that one   members that live     below the minimum: those that left, too
+//     only an eligible one               that one   it alone              the others of both
+//     none, unclean election allowed     any        it alone              empty; the history epoch rises
+//     none                               none       unchanged             unchanged
+//
+// Each change of the leader raises the leader epoch, each change the partition epoch.
 extension MetadataState {
   /// Brings every partition in line with who lives: members that are gone, whose volume failed or that are damaged leave the ISR
   /// (the last ones stay), a leader that is gone or drains is replaced by an in-sync replica, else by an eligible one (KIP-966),
@@ -87,17 +97,25 @@ extension MetadataState {
       self.fitness($0, partition) != nil && !partition.isDamaged($0)
     }
     if sound.count < partition.inSync.count, !sound.isEmpty {
-      next.setInSync(sound, minInSync: settings.minInSyncReplicas)
+      next.setInSync(
+        sound, minInSync: settings.minInSyncReplicas,
+        keepsEligible: self.weaknesses.contains(.keepEligible))
     }
     // What it held when it left the ISR it holds no more.
     next.eligible.removeAll { partition.isDamaged($0) }
     // The topic's minimum was lowered: the ISR alone may commit now, so others can be behind it.
-    if next.inSync.count >= settings.minInSyncReplicas { next.eligible = [] }
+    if next.inSync.count >= settings.minInSyncReplicas,
+      !self.weaknesses.contains(.keepEligible)
+    {
+      next.eligible = []
+    }
     let isCompleted = next.completeReassignment(minInSync: settings.minInSyncReplicas)
     self.elect(&next, settings)
     self.replaceLostVolumes(&next)
     guard next != partition else { return nil }
-    if next.leader != partition.leader || isCompleted {
+    if next.leader != partition.leader || isCompleted,
+      !self.weaknesses.contains(.keepLeaderEpoch)
+    {
       next.leaderEpoch = partition.leaderEpoch.next
     }
     next.epoch = partition.epoch.next
@@ -136,7 +154,7 @@ extension MetadataState {
       partition.leader = best.node
       partition.inSync = [best.node]
       partition.eligible = settings.minInSyncReplicas > 1 ? unique(others) : []
-    } else if settings.uncleanLeaderElection,
+    } else if settings.uncleanLeaderElection || self.weaknesses.contains(.electAnyReplica),
       let best = self.best(
         of: partition.replicas.map(\.node).filter { !partition.isDamaged($0) }, partition)
     {
@@ -193,11 +211,11 @@ extension MetadataState {
 extension PartitionImage {
   /// Sets the ISR, and with it who else is eligible: those that leave while the ISR is below its minimum hold all that was
   /// committed, because the high watermark stands still then.
-  mutating func setInSync(_ nodes: [NodeID], minInSync: Int) {
+  mutating func setInSync(_ nodes: [NodeID], minInSync: Int, keepsEligible: Bool = false) {
     let left = self.inSync.filter { !nodes.contains($0) }
     self.inSync = nodes
     self.eligible =
-      nodes.count >= minInSync
+      nodes.count >= minInSync && !keepsEligible
       ? [] : unique(self.eligible + left).filter { !nodes.contains($0) }
   }
 }

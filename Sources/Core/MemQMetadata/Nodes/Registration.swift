@@ -37,6 +37,15 @@ private let nodeTextBytesMax = 300
 /// Disks of one node.
 private let volumesPerNodeMax = 64
 
+// A node's states:
+//
+//     state                    event                               state
+//     none, fenced, gone       register                            starting, next node epoch
+//     starting, ready, drains  register (its earlier life ended)   fenced, then starting
+//     starting                 heartbeat: ready                    ready
+//     starting, ready          heartbeat: draining                 draining
+//     starting, ready, drains  silence, or connections refused     fenced
+//     starting, ready, drains  deregister                          gone; forgotten without replicas
 extension MetadataState {
   /// Makes a new cluster in an empty store.
   public func createCluster(_ record: ClusterRecord) -> Plan<ClusterRecord> {
@@ -54,7 +63,10 @@ extension MetadataState {
   public func fencePredecessors(of registration: NodeRegistration) -> Plan<[NodeID]> {
     var fenced: [NodeID] = []
     var transaction = Transaction()
-    for node in self.nodes.values where self.isPredecessor(node.value, of: registration) {
+    for node in self.nodes.values
+    where self.isPredecessor(node.value, of: registration)
+      && !self.weaknesses.contains(.skipFencing)
+    {
       fenced.append(node.value.id)
       if node.value.uuid == registration.uuid || self.isPlaced(node.value) {
         guard node.value.state.isLive else { continue }

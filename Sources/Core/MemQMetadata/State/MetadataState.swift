@@ -20,6 +20,8 @@ public struct MetadataLimits: Hashable, Sendable {
 /// `apply`; commands read it and answer with a plan.
 public struct MetadataState: Sendable {
   public let limits: MetadataLimits
+  /// Empty outside of the simulator.
+  package var weaknesses: MetadataWeaknesses = []
   /// What the other services see. Partitions stand in it while their topic exists and counts them.
   public internal(set) var image: ClusterImage?
   public internal(set) var cluster: Versioned<ClusterRecord>?

@@ -62,9 +62,13 @@ extension MetadataState {
     try self.check(proposal.inSync, for: partition, subject)
     try self.checkEpochs(of: proposal.members, subject)
     var next = partition
-    next.setInSync(proposal.inSync, minInSync: topic.settings.minInSyncReplicas)
+    next.setInSync(
+      proposal.inSync, minInSync: topic.settings.minInSyncReplicas,
+      keepsEligible: self.weaknesses.contains(.keepEligible))
     next.epoch = partition.epoch.next
-    return self.replacing(known, next)
+    let added = proposal.inSync.filter { !partition.inSync.contains($0) }
+    return self.replacing(
+      known, next, while: self.weaknesses.contains(.joinUnconditionally) ? [] : added)
   }
 
   /// Whether the node, in this life and with this leader epoch, leads the partition.
@@ -134,7 +138,7 @@ extension MetadataState {
   private func checkEpochs(
     of members: [InSyncProposal.Member], _ subject: String
   ) throws(MemQError) {
-    for member in members {
+    for member in members where !self.weaknesses.contains(.ignoreMemberEpochs) {
       let registered = self.nodes[member.node]?.value.epoch
       guard registered == member.epoch else {
         throw MemQError(
@@ -163,13 +167,18 @@ extension MetadataState {
     next.leader = node
     next.leaderEpoch = next.leaderEpoch.next
     next.epoch = next.epoch.next
-    return self.replacing(known, next)
+    return self.replacing(known, next, while: [node])
   }
 
+  /// - Parameter unchanged: nodes whose records must stand as they were read: one that is fenced or registers anew meanwhile changes
+  ///   what the plan rests on, and nothing of the partition shows it.
   func replacing(
-    _ known: Versioned<PartitionImage>, _ next: PartitionImage
+    _ known: Versioned<PartitionImage>, _ next: PartitionImage, while unchanged: [NodeID] = []
   ) -> Plan<PartitionImage> {
     var transaction = Transaction()
+    for node in unchanged {
+      transaction.require(.revision(.node(node), self.nodes[node]?.revision ?? .zero))
+    }
     transaction.replace(.partition(next.id), known, with: next)
     return Plan([transaction], outcome: self.shown(next))
   }

@@ -187,7 +187,9 @@ public struct PartitionFollower: Sendable {
   private mutating func truncate(
     to end: Offset, _ lastEpoch: LeaderEpoch, into effects: inout [ReplicationEffect]
   ) {
-    let number = self.log.truncate(to: end, lastEpoch: lastEpoch)
+    let number = self.log.truncate(
+      to: end, lastEpoch: lastEpoch,
+      keepsProducers: self.weaknesses.contains(.keepProducersOnCut))
     effects.append(.truncate(number, to: end, epochs: self.log.epochs.entries))
   }
 
@@ -201,7 +203,7 @@ public struct PartitionFollower: Sendable {
     guard batch.baseOffset >= self.log.end else { return }
     guard batch.baseOffset == self.log.end, batch.endOffset > batch.baseOffset,
       batch.leaderEpoch >= self.log.epochs.lastEpoch,
-      batch.leaderEpoch <= self.epoch || self.weaknesses.contains(.skipEpochCheck)
+      batch.leaderEpoch <= self.epoch || self.weaknesses.contains(.takeStalePushes)
     else { return self.reopen(at: now, into: &effects) }
     self.since = now
     let number = self.log.append(batch)
@@ -224,9 +226,9 @@ public struct PartitionFollower: Sendable {
   }
 
   private func isCurrent(_ number: OpenNumber, _ epoch: LeaderEpoch) -> Bool {
-    guard self.phase == .following else { return false }
-    if self.weaknesses.contains(.skipEpochCheck) { return true }
-    return number == self.number && epoch == self.epoch
+    self.phase == .following
+      && (number == self.number && epoch == self.epoch
+        || self.weaknesses.contains(.takeStalePushes))
   }
 
   /// The leader's watermark holds even when it is lower: only the true one is monotonic.
@@ -272,7 +274,9 @@ public struct PartitionFollower: Sendable {
   private mutating func openWhenSettled(
     at now: MonotonicInstant, into effects: inout [ReplicationEffect]
   ) {
-    guard self.phase == .settling, self.log.isSettled else { return }
+    guard self.phase == .settling,
+      self.log.isSettled || self.weaknesses.contains(.openBeforeDurable)
+    else { return }
     self.number = self.number.next
     self.enter(.opening, at: now)
     effects.append(

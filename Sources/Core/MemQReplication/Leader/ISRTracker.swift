@@ -15,7 +15,7 @@ import MemQModel
 /// A proposal is a compare-and-set on the partition epoch, so a higher epoch voids all proposals made on
 /// the one before, answered or not. One in doubt is resolved by proposing again on the same base, the
 /// committed set itself if nothing else is wanted: whichever comes first voids the rest.
-struct ISRTracker: Sendable {
+package struct ISRTracker: Sendable {
   private(set) var committed: [ReplicaID]
   private(set) var partitionEpoch: PartitionEpoch
   /// All that were proposed on this base and may yet be committed.
@@ -32,6 +32,15 @@ struct ISRTracker: Sendable {
   }
 
   var needsBarrier: Bool { self.isInDoubt }
+
+  /// The table's states.
+  package enum Standing: Hashable, Sendable {
+    case settled, inFlight, inDoubt
+  }
+
+  package var standing: Standing {
+    self.inFlight != nil ? .inFlight : self.isInDoubt ? .inDoubt : .settled
+  }
 
   func mayPropose(at now: MonotonicInstant) -> Bool {
     self.inFlight == nil && now >= self.pauseUntil
@@ -69,8 +78,12 @@ struct ISRTracker: Sendable {
   }
 
   /// False when `epoch` is not news.
-  mutating func commit(_ isr: [ReplicaID], _ epoch: PartitionEpoch) -> Bool {
-    guard epoch > self.partitionEpoch else { return false }
+  mutating func commit(
+    _ isr: [ReplicaID], _ epoch: PartitionEpoch, evenOld: Bool = false
+  ) -> Bool {
+    guard epoch > self.partitionEpoch || evenOld && epoch != self.partitionEpoch else {
+      return false
+    }
     self.committed = isr
     self.partitionEpoch = epoch
     self.proposed = []

@@ -32,15 +32,13 @@ extension PartitionLeader {
 
   /// Reasons that rest on nothing in the log; nil: go on.
   private func refusal(of request: AppendRequest, at now: MonotonicInstant) -> AppendRefusal? {
-    if let known = request.leaderEpoch, known != self.epoch,
-      !self.weaknesses.contains(.skipEpochCheck)
-    {
+    if let known = request.leaderEpoch, known != self.epoch {
       return known < self.epoch
         ? .fencedLeaderEpoch(current: self.epoch) : .unknownLeaderEpoch(current: self.epoch)
     }
     // Nothing is taken up after its deadline: the sender may have told somebody that it failed.
     if request.deadline <= now { return .outcomeUnknown }
-    if request.acks == .all && self.isr.committed.count < self.minISR {
+    if request.acks == .all && !self.isLargeEnough {
       return .notEnoughReplicas(inSync: self.isr.committed.count, minimum: self.minISR)
     }
     if self.pendingReplies >= self.configuration.pendingRepliesMax {
@@ -83,7 +81,13 @@ extension PartitionLeader {
     _ request: AppendRequest, _ outcome: AppendOutcome, after end: Offset,
     into effects: inout [ReplicationEffect]
   ) {
-    switch request.acks {
+    var acks = request.acks
+    if acks == .all && self.weaknesses.contains(.answerBeforeCommit) { acks = .leader }
+    if case .appended = outcome {
+    } else if self.weaknesses.contains(.answerDuplicatesAtOnce) {
+      acks = .none
+    }
+    switch acks {
     case .none:
       effects.append(.reply(token: request.token, outcome))
     case .leader:

@@ -8,14 +8,22 @@ extension PartitionLeader {
     self.weaknesses.contains(.ackBeforeSync) ? self.log.end : self.log.durableEnd
   }
 
+  /// Whether the committed ISR is large enough to commit.
+  var isLargeEnough: Bool {
+    self.isr.committed.count >= self.minISR || self.weaknesses.contains(.ignoreMinISR)
+  }
+
   /// Moves the high watermark to the lowest position over the maximal ISR. The size test looks at the
   /// committed ISR, the position test at all that may be in it: whoever can be elected has it all.
   mutating func advanceHighWatermark(into effects: inout [ReplicationEffect]) {
-    guard self.isr.committed.count >= self.minISR else { return }
+    guard self.isLargeEnough else { return }
     var lowest = self.countedEnd
     for follower in self.followers where self.holdsBack(follower.member.id) {
       // A member not heard of in this epoch may hold anything.
-      guard follower.open != nil else { return }
+      guard follower.open != nil else {
+        if self.weaknesses.contains(.passUnopened) { continue }
+        return
+      }
       lowest = Swift.min(lowest, follower.position)
     }
     guard lowest > self.highWatermark, self.log.setHighWatermark(lowest) else { return }
@@ -54,7 +62,9 @@ extension PartitionLeader {
     _ isr: [ReplicaID], _ epoch: PartitionEpoch, at now: MonotonicInstant
   ) {
     let before = self.isr.committed
-    guard self.isr.commit(isr, epoch) else { return }
+    guard self.isr.commit(isr, epoch, evenOld: self.weaknesses.contains(.takeOldISR)) else {
+      return
+    }
     for at in self.followers.indices {
       let replica = self.followers[at].member.id
       if before.contains(replica) && !isr.contains(replica) {
@@ -134,8 +144,10 @@ extension PartitionLeader {
 
   /// Past the watermark, past this epoch's start, in this epoch's open, and not again too soon.
   private func mayJoin(_ follower: FollowerProgress, at now: MonotonicInstant) -> Bool {
-    follower.open != nil && !follower.awaitsHistory && follower.position >= self.highWatermark
-      && follower.position >= self.epochStart && now >= follower.mayRejoinAt
+    follower.open != nil && !follower.awaitsHistory
+      && (follower.position >= self.highWatermark && follower.position >= self.epochStart
+        || self.weaknesses.contains(.joinEarly))
+      && now >= follower.mayRejoinAt
       && now - follower.caughtUpAt <= self.configuration.replicaLagMax
   }
 }

@@ -22,7 +22,9 @@ extension PartitionLeader {
       return self.answer(request, .rejected(rejection), into: &effects)
     }
     // An earlier open of the same life arrived late.
-    guard request.number > self.followers[at].highestOpen else { return }
+    guard
+      request.number > self.followers[at].highestOpen || self.weaknesses.contains(.takeStaleOpens)
+    else { return }
     self.followers[at].highestOpen = request.number
     self.followers[at].closed()
     effects.append(.stopPushing(request.follower.id))
@@ -46,7 +48,7 @@ extension PartitionLeader {
   private func rejection(
     of request: OpenRequest, from follower: FollowerProgress
   ) -> OpenRejection? {
-    guard !self.weaknesses.contains(.skipEpochCheck) else { return nil }
+    guard !self.weaknesses.contains(.takeStaleOpens) else { return nil }
     if request.leaderEpoch < self.epoch { return .fencedLeaderEpoch(current: self.epoch) }
     if request.leaderEpoch > self.epoch { return .unknownLeaderEpoch(current: self.epoch) }
     let known = follower.member.nodeEpoch
@@ -68,6 +70,9 @@ extension PartitionLeader {
     guard let known = self.log.epochs.end(of: request.lastEpoch, logEnd: end) else {
       // All epochs here are above the follower's: none of its records can be compared.
       return .diverged(EpochEnd(epoch: .none, end: self.log.start))
+    }
+    if self.weaknesses.contains(.compareEndsOnly), end >= request.end {
+      return .accepted(from: request.end)
     }
     guard known.epoch == request.lastEpoch, known.end >= request.end else {
       return .diverged(known)
@@ -95,8 +100,9 @@ extension PartitionLeader {
   }
 
   private func counts(_ position: FollowerPosition, from follower: FollowerProgress) -> Bool {
-    if self.weaknesses.contains(.skipEpochCheck) { return true }
-    return position.leaderEpoch == self.epoch && position.number == follower.open
+    guard let open = follower.open else { return false }
+    if self.weaknesses.contains(.countStalePositions) { return true }
+    return position.leaderEpoch == self.epoch && position.number == open
       && position.follower.nodeEpoch == follower.member.nodeEpoch
   }
 

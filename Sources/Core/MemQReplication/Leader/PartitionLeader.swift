@@ -76,6 +76,10 @@ public struct PartitionLeader: Sendable {
   public var highWatermark: Offset { self.log.highWatermark }
   public var inSyncReplicas: [ReplicaID] { self.isr.committed }
   public var partitionEpoch: PartitionEpoch { self.isr.partitionEpoch }
+  package func position(of follower: ReplicaID) -> Offset? {
+    self.followers.first { $0.member.id == follower }?.position
+  }
+  package var isrStanding: ISRTracker.Standing { self.isr.standing }
   public var replicaCount: Int { self.followers.count + 1 }
   /// Records that the follower furthest behind lacks, of those with an open.
   public var followerLagMax: Int64 {

@@ -70,13 +70,15 @@ public struct ReplicaLog: Sendable {
     return self.file(end: self.end)
   }
 
-  mutating func truncate(to end: Offset, lastEpoch: LeaderEpoch) -> WriteNumber {
+  mutating func truncate(
+    to end: Offset, lastEpoch: LeaderEpoch, keepsProducers: Bool = false
+  ) -> WriteNumber {
     precondition(end <= self.end && end >= self.start, "a cut lies inside the log")
     self.end = end
     self.durableEnd = Swift.min(self.durableEnd, end)
     self.highWatermark = Swift.min(self.highWatermark, end)
     self.epochs.truncate(to: end, lastEpoch: lastEpoch)
-    self.producers.truncate(to: end)
+    if !keepsProducers { self.producers.truncate(to: end) }
     // Writes filed earlier become durable first; what the cut removes must not count then.
     for at in self.pendingHead..<self.pending.count {
       self.pending[at].end = Swift.min(self.pending[at].end, end)

@@ -1,0 +1,225 @@
+// Part of MemQ. SPDX-License-Identifier: Apache-2.0
+
+import MemQMetadata
+import MemQModel
+import MemQReplication
+
+/// What a node is told of the cluster.
+struct ClusterView {
+  var revision: Revision
+  /// By the simulator's number of the node.
+  var epochs: [NodeEpoch]
+  var partitions: [PartitionAssignment]
+}
+
+/// What a metadata instance is asked to do.
+enum Command {
+  case register(node: Int, attempt: Int)
+  case setState(node: Int, NodeEpoch, NodeState)
+  case deregister(node: Int, NodeEpoch)
+  case fence(NodeID)
+  case reconcile
+  case alter(node: Int, partition: Int, ISRProposal)
+  case transfer(partition: Int, to: Int)
+  case reassign(partition: Int, to: [Int])
+  case cancelReassignment(partition: Int)
+}
+
+/// One metadata instance: the core's state, fed by a watch that may be late; whoever holds the lease is the controller. The
+/// steps are those of the metadata service.
+struct SimController {
+  /// A command under way: asked of the core, committed, applied, then the next stage.
+  struct Running {
+    enum Wait {
+      case committed
+      /// Until the own state has reached the revision; then asked again, or the next stage.
+      case applied(Revision, isConflict: Bool)
+    }
+
+    let id: UInt64
+    let command: Command
+    var stage = 0
+    var attempts = 0
+    var wait = Wait.committed
+    /// Where the command goes when this stage's transactions are in.
+    var next: Next
+    /// The epoch that a registration was given.
+    var epoch: NodeEpoch?
+    var since: Int64
+  }
+
+  enum Next {
+    case stage(Int, NodeEpoch? = nil)
+    case finished(Message?)
+  }
+
+  static let attemptsMax = 20
+  static let answerTimeout: Int64 = 1_000_000_000
+  static let sessionTimeout: Duration = .milliseconds(1_500)
+
+  let number: Int
+  let weaknesses: MetadataWeaknesses
+  var state: MetadataState
+  var isUp = false
+  /// The store's revision that the state has reached.
+  var applied = Revision.zero
+  /// The lease key's revision while this instance holds it, as far as it knows.
+  var lease: Revision?
+  var leaseUntil: Int64 = 0
+  var nodes = Liveness<NodeID>(at: .zero, tickGapMax: .milliseconds(500))
+  var running: [Running] = []
+  var lastCommand: UInt64 = 0
+  /// A command that changes who lives or leads broke off: what follows from it is still to be done.
+  var isUnsettled = false
+  var pausedUntil: Int64 = 0
+  var ticks = 0
+  var life = 0
+  var told: [PartitionAssignment] = []
+
+  init(number: Int, weaknesses: MetadataWeaknesses) {
+    self.number = number
+    self.weaknesses = weaknesses
+    self.state = MetadataState()
+    self.state.weaknesses = weaknesses
+  }
+
+  func isController(at now: Int64) -> Bool { self.lease != nil && now < self.leaseUntil }
+
+  /// The process ends: all it knew is gone.
+  mutating func crash() {
+    var fresh = SimController(number: self.number, weaknesses: self.weaknesses)
+    fresh.life = self.life + 1
+    // Numbers go on, so that answers to the earlier life's commits mean nothing.
+    fresh.lastCommand = self.lastCommand
+    self = fresh
+  }
+
+  mutating func reload(_ entries: [StoredEntry], at revision: Revision) {
+    guard revision > self.applied else { return }
+    self.state = MetadataState()
+    self.state.weaknesses = self.weaknesses
+    self.take(entries.map { StoreChange(key: $0.key, value: $0.value, revision: $0.revision) })
+    self.applied = revision
+  }
+
+  /// False: something is missing in between.
+  mutating func apply(_ changes: [StoreChange], from: Revision, through: Revision) -> Bool {
+    guard from <= self.applied else { return false }
+    guard through > self.applied else { return true }
+    self.take(changes)
+    self.applied = through
+    return true
+  }
+
+  private mutating func take(_ changes: [StoreChange]) {
+    do {
+      _ = try self.state.apply(changes)
+    } catch {
+      preconditionFailure("what the core wrote, it reads: \(error)")
+    }
+  }
+
+  // MARK: - What nodes are told
+
+  func view(nodes: Int, partitions: Int) -> ClusterView? {
+    guard let image = self.state.image else { return nil }
+    let assignments = (0..<partitions).compactMap { number -> PartitionAssignment? in
+      guard let partition = image.partitions[World.partition(number)],
+        let topic = image.topics[partition.id.topic]
+      else { return nil }
+      func replica(_ node: NodeID) -> ReplicaID? { partition.replicas.first { $0.node == node } }
+      return PartitionAssignment(
+        leaderEpoch: partition.leaderEpoch, partitionEpoch: partition.epoch,
+        leader: partition.leader.flatMap(replica),
+        replicas: partition.replicas.map {
+          ReplicaMember($0, image.nodes[$0.node]?.epoch ?? .zero)
+        },
+        isr: partition.inSync.compactMap(replica), minISR: topic.settings.minInSyncReplicas)
+    }
+    guard assignments.count == partitions else { return nil }
+    return ClusterView(
+      revision: self.state.revision,
+      epochs: (0..<nodes).map { image.nodes[World.nodeID($0)]?.epoch ?? .zero },
+      partitions: assignments)
+  }
+
+  // MARK: - Commands
+
+  /// Asks the core what a command's stage wants written.
+  func plan(
+    _ command: Command, _ stage: Int, _ epoch: NodeEpoch?
+  ) throws(MemQError) -> ([Transaction], Next) {
+    switch command {
+    case .register(let node, let attempt):
+      return try self.planRegistration(node, attempt, stage, epoch)
+    case .setState(let node, let epoch, let state):
+      if stage > 0 { return self.planReconcile(stage, then: .finished(nil)) }
+      let plan = try self.state.setState(of: World.nodeID(node), epoch, to: state)
+      return (plan.transactions, .stage(1))
+    case .deregister(let node, let epoch):
+      let done = Next.finished(.deregistered(epoch))
+      if stage > 0 { return self.planReconcile(stage, then: done) }
+      let plan = try self.state.deregister(World.nodeID(node), epoch)
+      return (plan.transactions, .stage(1))
+    case .fence(let id):
+      if stage > 0 { return self.planReconcile(stage, then: .finished(nil)) }
+      return (self.state.fence(id).transactions, .stage(1))
+    case .reconcile: return self.planReconcile(stage, then: .finished(nil))
+    case .alter(_, let partition, let proposal):
+      return try self.planAlter(partition, proposal)
+    case .transfer(let partition, let node):
+      let plan = try self.state.transferLeadership(
+        of: World.partition(partition), to: World.nodeID(node))
+      return (plan.transactions, .finished(nil))
+    case .reassign(let partition, let nodes):
+      if stage > 0 { return self.planReconcile(stage, then: .finished(nil)) }
+      let plan = try self.state.reassign(
+        World.partition(partition), to: nodes.map { ReplicaWish(World.nodeID($0)) })
+      return (plan.transactions, .stage(1))
+    case .cancelReassignment(let partition):
+      let plan = try self.state.cancelReassignment(of: World.partition(partition))
+      return (plan.transactions, .finished(nil))
+    }
+  }
+
+  /// Fence the life before, settle what follows, register, settle.
+  private func planRegistration(
+    _ node: Int, _ attempt: Int, _ stage: Int, _ epoch: NodeEpoch?
+  ) throws(MemQError) -> ([Transaction], Next) {
+    let registration = World.registration(node)
+    switch stage {
+    case 0:
+      return (self.state.fencePredecessors(of: registration).transactions, .stage(1))
+    case 1:
+      return self.planReconcile(stage, then: .stage(2))
+    case 2:
+      let plan = try self.state.register(registration)
+      return (plan.transactions, .stage(3, plan.outcome.epoch))
+    default:
+      return self.planReconcile(
+        stage, then: .finished(.registered(attempt: attempt, epoch ?? .zero)))
+    }
+  }
+
+  /// Until nothing changes any more.
+  private func planReconcile(_ stage: Int, then next: Next) -> ([Transaction], Next) {
+    let plan = self.state.reconcile()
+    return plan.transactions.isEmpty ? ([], next) : (plan.transactions, .stage(stage, nil))
+  }
+
+  private func planAlter(
+    _ partition: Int, _ proposal: ISRProposal
+  ) throws(MemQError) -> ([Transaction], Next) {
+    let plan = try self.state.alterPartition(
+      InSyncProposal(
+        partition: World.partition(partition), node: proposal.leader.id.node,
+        nodeEpoch: proposal.leader.nodeEpoch, leaderEpoch: proposal.leaderEpoch,
+        partitionEpoch: proposal.base,
+        members: proposal.isr.map { .init($0.id.node, $0.nodeEpoch) }))
+    let isr = plan.outcome.replicas.filter { plan.outcome.inSync.contains($0.node) }.sorted()
+    return (
+      plan.transactions,
+      .finished(.proposalAnswered(partition, proposal, .accepted(plan.outcome.epoch, isr: isr)))
+    )
+  }
+}

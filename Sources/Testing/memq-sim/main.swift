@@ -1,5 +1,0 @@
-// Part of MemQ. SPDX-License-Identifier: Apache-2.0
-
-import ArgumentParser
-
-MemQSim.main()
