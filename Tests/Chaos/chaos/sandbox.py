@@ -17,7 +17,7 @@ from pathlib import Path
 PREFIX = "memq-chaos-"
 TOOLS = {
     "unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "tc": "iproute2", "nft": "nftables",
-    "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mount": "mount",
+    "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mount": "mount", "cc": "build-essential",
 }
 PR_SET_PDEATHSIG = 1
 END_SECONDS = 60

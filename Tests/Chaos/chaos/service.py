@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 from .api import ROOT
 from .disks import Disk
-from .network import Network
+from .network import Network, command
 
 # Name: last part of its address, port.
 SERVICES = {
@@ -23,7 +24,7 @@ NODES = ["replication-a", "replication-b", "replication-c"]
 INGESTS = ["ingest-1", "ingest-2"]
 DISKS = {"metadata-1": "ext4", "replication-a": "ext4", "replication-b": "xfs", "replication-c": "ext4"}
 CLIENTS = "clients"
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+CLOCK_SOURCE = ROOT / "Tests/Chaos/clock_offset.c"
 STOP_SECONDS = 15
 
 
@@ -64,12 +65,9 @@ class Service:
             key: value for key, value in os.environ.items() if not key.startswith("MEMQ_") or key.startswith("MEMQ_LOG")
         }
         if self.cluster.fakes_clocks and self.kind in ("metadata", "replication"):
-            self.clock.exists() or self.clock.write_text("+0\n")
-            environment |= {
-                "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1",
-                # Only what tells the time of day; timers go by the monotonic clock, which no offset changes.
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1",
-            }
+            if not self.clock.exists():
+                self.set_clock(0)
+            environment |= {"LD_PRELOAD": str(self.cluster.clock_library), "CLOCK_OFFSET": str(self.clock)}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*self.cluster.network.prefix(self.name), *self.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -133,7 +131,9 @@ class Service:
         self.disk.unmount()
 
     def set_clock(self, offset_seconds: int) -> None:
-        self.clock.write_text(f"{offset_seconds:+d}\n")
+        # In place: the process has the file mapped.
+        with open(self.clock, "r+b" if self.clock.exists() else "wb") as file:
+            file.write(offset_seconds.to_bytes(8, sys.byteorder, signed=True))
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -150,6 +150,9 @@ class Cluster:
         self.folder, self.binaries, self.logs = folder, binaries, keep / "log"
         self.fakes_clocks, self.segment, self.disk = fakes_clocks, segment, disk
         self.logs.mkdir(parents=True, exist_ok=True)
+        if fakes_clocks:
+            self.clock_library = folder / "clock_offset.so"
+            command("cc", "-shared", "-fPIC", "-O1", "-o", self.clock_library, CLOCK_SOURCE, "-ldl")
         (folder / "objects").mkdir()
         (folder / "disks").mkdir()
         self.network = Network()
