@@ -213,8 +213,10 @@ public final class NodeProcess: ProcessBody {
     // The goodbye before the port: a storage node has stopped following by now, and until the cluster knows that it is gone
     // everything acknowledged by all in-sync replicas waits for it. Calls that others hold open may keep the port for long.
     await running.session?.stop()
-    await running.server?.shutdown(deadline: deadline * 0.2)
-    self.context.logger.info("The port is closed")
+    if let server = running.server {
+      await server.shutdown(deadline: deadline * 0.2)
+      self.context.logger.info("The port is closed")
+    }
     await running.pool?.closeAll(deadline: deadline * 0.1)
     await running.admin?.stop()
     self.running.withLock { $0 = Running() }
