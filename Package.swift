@@ -101,8 +101,9 @@ let modules: [Module] = [
     uses: ["MemQModel", "MemQRecords", "MemQLog", "MemQSystem", "MemQTelemetry"],
     packages: ["Logging", "Metrics", "DequeModule", "NIOCore"]),
   Module(
-    "MemQStore", .io, "Sources/IO/MemQStore", uses: ["MemQModel", "MemQMetadata", "MemQSystem"],
-    packages: ["GRDB", "Logging", "DequeModule"]),
+    "MemQStore", .io, "Sources/IO/MemQStore",
+    uses: ["MemQModel", "MemQMetadata", "MemQSystem", "MemQRPC", "MemQAPI"],
+    packages: ["GRDB", "Logging", "DequeModule", "SwiftProtobuf", "NIOCore"]),
   Module(
     "MemQObjectStore", .io, "Sources/IO/MemQObjectStore",
     uses: ["MemQModel", "MemQRecords", "MemQPacking", "MemQSystem"],

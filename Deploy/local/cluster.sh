@@ -2,12 +2,13 @@
 # shellcheck shell=bash
 # What up and down share: which processes there are, where each listens, which of them run.
 
-# In the order they are started.
+# In the order they are started; metadata-2 only on etcd.
+METADATA=(metadata-1)
 NAMES=(metadata-1 replication-a replication-b replication-c uploader-1 uploader-2 scanner-1
   rebalancer-1 ingest-1 ingest-2)
 # Each group ends before the next one is told to: nobody loses whom it needs for a clean end.
 STOP_ORDER=("ingest-1 ingest-2 rebalancer-1 scanner-1" "uploader-1 uploader-2"
-  "replication-a replication-b replication-c" "metadata-1")
+  "replication-a replication-b replication-c" "metadata-1 metadata-2")
 PORT_DEFAULT=7460
 # From SIGTERM to SIGKILL; the services themselves end within 10 s.
 TERM_SECONDS=15
@@ -26,7 +27,7 @@ port() {
   local offset
   case $1 in
     ingest-1) offset=0 ;; ingest-2) offset=10 ;;
-    metadata-1) offset=1 ;;
+    metadata-1) offset=1 ;; metadata-2) offset=11 ;;
     replication-a) offset=2 ;; replication-b) offset=12 ;; replication-c) offset=22 ;;
     uploader-1) offset=3 ;; uploader-2) offset=13 ;;
     scanner-1) offset=4 ;;
@@ -130,6 +131,12 @@ setting() {
     [[ $key == "$1" ]] && printf '%s\n' "$value"
   done <"$SETTINGS"
   return 0
+}
+
+# on_etcd: a second metadata instance belongs to the cluster.
+on_etcd() {
+  METADATA=(metadata-1 metadata-2)
+  NAMES=(metadata-1 metadata-2 "${NAMES[@]:1}")
 }
 
 # One up or down at a time on a data folder. Processes started meanwhile must not inherit descriptor 9.

@@ -139,6 +139,6 @@ private final class Child {
     ).end()
     #expect(printed.status == 0)
     #expect(printed.output.contains("# environment MEMQ_LEASE_TIMEOUT"))
-    #expect(try Child("memq-metadata", ["config", "check"]).end().status == 2)
+    #expect(try Child("memq-rebalancer", ["config", "check"]).end().status == 2)
   }
 }

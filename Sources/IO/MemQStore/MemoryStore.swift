@@ -127,7 +127,7 @@ public final class MemoryStore: MetadataStore {
     try self.history.watch(range, after: revision)
   }
 
-  public func compact(through revision: Revision) { self.history.compact(through: revision) }
+  public func compact(through revision: Revision) async { self.history.compact(through: revision) }
 
   // MARK: Leases
 

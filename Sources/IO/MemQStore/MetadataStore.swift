@@ -23,28 +23,29 @@ public struct StoreReading: Hashable, Sendable {
 ///
 /// All of it is linearizable: what a call has answered, each later call sees.
 public protocol MetadataStore: AnyObject, Sendable {
-  /// The entries of up to 128 keys, nil for those that do not exist; all of one revision.
+  /// The entries of up to 126 keys, nil for those that do not exist; all of one revision.
   func get(_ keys: [StoreKey]) async throws(MemQError) -> [StoredEntry?]
 
-  /// Entries of a range, at most `limit`; all of one revision.
+  /// Entries of a range, at most `limit`; all of one revision. Large ones are read in pages underneath.
   func range(_ range: KeyRange, limit: Int) async throws(MemQError) -> StoreReading
 
   /// Runs transactions in order, each by itself; the first conflict skips the rest. Answers when they are durable. Who waits at
   /// the same time shares one sync.
   ///
-  /// - Throws: `.transactionTooLarge` (nothing was done); `.unavailable` when the store has failed or is closed, `.outcomeUnknown`
-  ///   when it failed on the way.
+  /// - Throws: `.transactionTooLarge` (nothing was done); `.unavailable` when the store has failed, can't be reached or is closed and
+  ///   nothing was done, `.outcomeUnknown` when it failed on the way. Of a list, earlier ones may have been done.
   func commit(_ transactions: [Transaction]) async throws(MemQError) -> [CommitVerdict]
 
-  /// Changes of the range after a revision, in order, whole transactions at a time.
+  /// Changes of the range after a revision, in order, whole transactions at a time. A store that is away for a while ends no watch.
   ///
-  /// - Throws: `.revisionCompacted` when those of the next revision are not kept any more: read, then watch from there.
+  /// - Throws: `.revisionCompacted`, here or at the first `next()`, when those of the next revision are not kept any more: read, then
+  ///   watch from there.
   func watch(_ range: KeyRange, after revision: Revision) throws(MemQError) -> any StoreWatch
 
   /// Forgets the history up to a revision, inclusive. Watches that are not past it end with `.revisionCompacted`.
-  func compact(through revision: Revision)
+  func compact(through revision: Revision) async throws(MemQError)
 
-  /// The latest durable revision.
+  /// The latest durable revision that this store has seen.
   var revision: Revision { get }
 
   /// A lease that ends `ttl` after it was last renewed; keys put under it are deleted then.
@@ -62,7 +63,7 @@ public protocol MetadataStore: AnyObject, Sendable {
 
 /// What a watch has seen: the changes of its range up to a revision.
 public struct WatchBatch: Hashable, Sendable {
-  /// Empty when the store moved on without touching the range.
+  /// Empty when the store moved on without touching the range; not every store tells that at once.
   public var changes: [StoreChange]
   public var through: Revision
 
@@ -83,7 +84,7 @@ public protocol StoreWatch: Sendable {
 
 /// Limits of stores.
 public enum StoreLimits {
-  public static let keysPerGetMax = 128
+  public static let keysPerGetMax = 126
   /// History kept for watches: about a minute of busy metadata.
   public static let historyChangesMax = 65_536
   public static let historyBytesMax = 64 << 20

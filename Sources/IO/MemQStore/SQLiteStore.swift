@@ -183,7 +183,7 @@ public final class SQLiteStore: MetadataStore {
       var arguments: StatementArguments = [Data(range.lower.bytes)]
       if let upper = range.upper { arguments += [Data(upper.bytes)] }
       // Of a range that is larger, one more tells so.
-      arguments += [limit + 1]
+      arguments += [limit < .max ? limit + 1 : limit]
       var entries: [StoredEntry] = []
       let rows = try Row.fetchCursor(statement, arguments: arguments)
       while let row = try rows.next() {
@@ -389,7 +389,7 @@ public final class SQLiteStore: MetadataStore {
     try self.history.watch(range, after: revision)
   }
 
-  public func compact(through revision: Revision) { self.history.compact(through: revision) }
+  public func compact(through revision: Revision) async { self.history.compact(through: revision) }
 
   public func close() async {
     let isFirst = self.state.withLock { state in

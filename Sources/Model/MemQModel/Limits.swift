@@ -28,8 +28,8 @@ public enum Limits {
   public static let groupNameBytesMax = 255
   /// Partitions of one upload group: bounds the group's key in metadata and one object's plan.
   public static let partitionsPerUploadGroupMax = 512
-  /// Operations of one metadata transaction: etcd's default `--max-txn-ops`.
-  public static let transactionOperationsMax = 128
+  /// Operations, and conditions, of one metadata transaction: etcd's default `--max-txn-ops` is 128, and the store adds one of its own.
+  public static let transactionOperationsMax = 126
   /// Producers remembered per partition; the least recently used goes first.
   public static let producersPerPartitionMax = 65_536
   /// Batches remembered per producer for duplicate answers: Kafka's five in flight.

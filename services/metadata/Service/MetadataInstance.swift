@@ -1,6 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
-import Glibc
+import CoreMetrics
 import Logging
 import MemQMetadata
 import MemQModel
@@ -11,9 +11,6 @@ import Synchronization
 
 /// Everything a running metadata instance has.
 final class MetadataInstance: Sendable {
-  /// Entries of one page while loading.
-  private static let pageEntries = 1_000
-
   let configuration: MetadataNode.Configuration
   let clock: any MemQClock
   let entropy: any Entropy
@@ -22,148 +19,183 @@ final class MetadataInstance: Sendable {
   let cell: StateCell
   let feed: ImageFeed
   let runner: CommandRunner
-  let controller: Controller
+  let authority: Authority
+  let isShared: Bool
   let producers: ProducerNumbers
   let uploads: UploadCache
   let metrics: MetadataMetrics
-  let clusterID: ClusterID
-  let nodeID: NodeID
-  private let tasks: Mutex<[Task<Void, Never>]>
+  private let tasks = Mutex<[Task<Void, Never>]>([])
   private let health: Health
+
+  /// - Throws: `.unavailable` when another instance decides, or none.
+  var controller: Controller {
+    get throws(MemQError) { try self.authority.controller() }
+  }
+
+  var incarnation: Int64 { self.cell.read { $0.cluster?.value.incarnation.rawValue ?? 0 } }
 
   /// What keeps it from serving.
   var problem: String? { self.health.problem?.description }
 
   // MARK: Beginning
 
+  /// - Parameter isShared: other instances use the store, too: which of them decides is found out in the background.
   static func start(
-    _ node: MetadataNode, _ store: any MetadataStore
+    _ node: MetadataNode, _ store: any MetadataStore, isShared: Bool
   ) async throws(MemQError) -> MetadataInstance {
     let cell = StateCell(limits: node.configuration.limits)
-    let metrics = node.metrics
-    let runner = CommandRunner(cell: cell, store: store, clock: node.clock, metrics: metrics)
     let loaded = try await Self.load(store, into: cell)
-    let feed = ImageFeed(cell: cell, at: loaded)
-    let health = Health()
-    let follower = Follower(
-      cell: cell, feed: feed, store: store, metrics: metrics, health: health,
-      logger: node.logger)
-    let watch = try store.watch(KeyRange(prefix: .memory), after: loaded)
-    let following = Task { await follower.run(watch) }
+    let instance = MetadataInstance(node, store, cell, loaded, isShared)
     do {
-      let (cluster, own) = try await Self.enter(node, runner)
-      let instance = MetadataInstance(
-        node, store, cell, feed, runner, metrics, cluster, own, following, health)
-      try await instance.controller.begin()
-      instance.startBackground()
+      try instance.follow(from: loaded)
+      if isShared {
+        instance.take(part: node.election(instance))
+        try await instance.waitForCluster()
+      } else {
+        try await instance.decideAlone(node)
+      }
       return instance
     } catch {
-      following.cancel()
-      cell.close()
+      await instance.endTasks()
       throw error
     }
   }
 
   private init(
-    _ node: MetadataNode, _ store: any MetadataStore, _ cell: StateCell, _ feed: ImageFeed,
-    _ runner: CommandRunner, _ metrics: MetadataMetrics, _ cluster: ClusterID, _ own: NodeID,
-    _ following: Task<Void, Never>, _ health: Health
+    _ node: MetadataNode, _ store: any MetadataStore, _ cell: StateCell, _ loaded: Revision,
+    _ isShared: Bool
   ) {
     self.configuration = node.configuration
     self.clock = node.clock
     self.entropy = node.entropy
     self.logger = node.logger
     self.store = store
+    self.isShared = isShared
     self.cell = cell
-    self.feed = feed
-    self.runner = runner
-    self.metrics = metrics
-    self.clusterID = cluster
-    self.nodeID = own
-    self.controller = Controller(
-      node.configuration, runner: runner, nodeID: own, clock: node.clock, metrics: metrics,
-      logger: node.logger, refusesConnections: node.refusesConnections)
-    self.producers = ProducerNumbers(runner: runner)
+    self.authority = Authority(clock: node.clock)
+    self.feed = ImageFeed(cell: cell, at: loaded)
+    self.runner = CommandRunner(
+      cell: cell, store: store, authority: self.authority, clock: node.clock,
+      metrics: node.metrics)
+    self.metrics = node.metrics
+    self.producers = ProducerNumbers(runner: self.runner)
     self.uploads = UploadCache()
-    self.tasks = Mutex([following])
-    self.health = health
+    self.health = Health()
   }
 
-  /// All entries held in memory. What is written while it reads comes again by the watch from the first page's revision.
+  private func follow(from revision: Revision) throws(MemQError) {
+    let follower = Follower(
+      cell: self.cell, feed: self.feed, store: self.store, metrics: self.metrics,
+      health: self.health, authority: self.authority, logger: self.logger)
+    let watch = try self.store.watch(KeyRange(prefix: .memory), after: revision)
+    self.keep(Task { await follower.run(watch) })
+  }
+
+  private func keep(_ task: Task<Void, Never>) { self.tasks.withLock { $0.append(task) } }
+
+  var clusterID: ClusterID? { self.cell.read { $0.cluster?.value.id } }
+
+  /// All entries held in memory, of one revision.
   static func load(
     _ store: any MetadataStore, into cell: StateCell
   ) async throws(MemQError) -> Revision {
-    var entries: [StoredEntry] = []
-    var rest = KeyRange(prefix: .memory)
-    var revision: Revision?
-    while true {
-      let page = try await store.range(rest, limit: Self.pageEntries)
-      revision = revision ?? page.revision
-      entries += page.entries
-      guard page.hasMore, let last = page.entries.last else { break }
-      rest = rest.after(last.key)
-    }
-    try cell.reload(entries, at: revision!)
-    return revision!
+    let reading = try await store.range(KeyRange(prefix: .memory), limit: .max)
+    try cell.reload(reading.entries, at: reading.revision)
+    return reading.revision
   }
 
   /// Makes the cluster when there is none, and this instance one of its nodes.
-  private static func enter(
-    _ node: MetadataNode, _ runner: CommandRunner
-  ) async throws(MemQError) -> (ClusterID, NodeID) {
+  ///
+  /// - Parameter uuid: nil: there is one instance, and an earlier one's number is ours.
+  func enter(_ node: MetadataNode, as uuid: NodeUUID? = nil) async throws(MemQError) -> NodeImage {
     let fresh = ClusterRecord(
       id: node.entropy.identifier(), incarnation: Incarnation(1),
       incarnationID: node.entropy.identifier(ClusterID.self).value, createdAt: node.clock.wall)
-    let cluster = try await runner.run("create-cluster") { $0.createCluster(fresh) }
-    let configuration = node.configuration
-    // There is one instance: an earlier one's number is ours.
-    let known = runner.cell.read { state in
+    try await self.runner.run("create-cluster") { $0.createCluster(fresh) }
+    let known = self.cell.read { state in
       state.nodes.values.first { $0.value.service == .metadata }?.value.uuid
     }
-    let registration = NodeRegistration(
-      uuid: known ?? node.entropy.identifier(), service: .metadata, address: configuration.address,
-      adminAddress: configuration.adminAddress, rack: configuration.rack,
-      host: configuration.host, pid: Int64(getpid()))
-    let own = try await runner.run("register-node") { (state) throws(MemQError) in
+    let registration = node.registration(uuid ?? known ?? node.entropy.identifier())
+    if uuid != nil {
+      try await self.runner.run("fence-predecessors") { $0.fencePredecessors(of: registration) }
+    }
+    let own = try await self.runner.run("register-node") { (state) throws(MemQError) in
       try state.register(registration)
     }
-    try await runner.run("set-state") { (state) throws(MemQError) in
+    try await self.runner.run("set-state") { (state) throws(MemQError) in
       try state.setState(of: own.id, own.epoch, to: .ready)
     }
-    return (cluster.id, own.id)
+    return own
+  }
+
+  // MARK: Deciding
+
+  private func decideAlone(_ node: MetadataNode) async throws(MemQError) {
+    self.authority.enterAlone()
+    let own = try await self.enter(node)
+    let controller = node.controller(own.id, self)
+    try await controller.begin()
+    self.authority.decide(controller)
+    self.metrics.isController.record(1)
+    self.keep(Task { await self.judge(controller) })
+    self.keep(Task { await self.clean(controller) })
+  }
+
+  private func take(part election: Election) { self.keep(Task { await election.run() }) }
+
+  /// Until somebody has made the cluster.
+  private func waitForCluster() async throws(MemQError) {
+    let deadline = ContinuousClock.now + self.configuration.startTimeout
+    while self.clusterID == nil {
+      if let problem = self.health.problem { throw problem }
+      guard .now < deadline, !Task.isCancelled else {
+        throw MemQError(.unavailable, "no metadata instance has made the cluster in time")
+      }
+      try? await Task.sleep(for: .milliseconds(20))
+    }
   }
 
   // MARK: Background
 
-  private func startBackground() {
-    let configuration = self.configuration
-    let ticking = Task { [controller] in
-      while !Task.isCancelled {
-        try? await Task.sleep(for: configuration.tickInterval)
-        guard !Task.isCancelled else { return }
-        await controller.tick()
+  /// Looks for silence, until cancelled.
+  func judge(_ controller: Controller) async {
+    var wasSuspended = false
+    while !Task.isCancelled {
+      try? await Task.sleep(for: self.configuration.tickInterval)
+      guard !Task.isCancelled else { return }
+      if self.authority.isSuspended {
+        wasSuspended = true
+        continue
       }
+      if wasSuspended { await controller.giveEverybodyTime() }
+      wasSuspended = false
+      await controller.tick()
     }
+  }
+
+  /// Clears away, until cancelled.
+  func clean(_ controller: Controller) async {
     let housekeeper = Housekeeper(self)
-    let cleaning = Task { [controller] in
-      while !Task.isCancelled {
-        await housekeeper.run()
-        await controller.remains.wait(atMost: configuration.housekeepingInterval)
-      }
+    while !Task.isCancelled {
+      if !self.authority.isSuspended { await housekeeper.run() }
+      await controller.remains.wait(atMost: self.configuration.housekeepingInterval)
     }
-    self.tasks.withLock { $0 += [ticking, cleaning] }
   }
 
   func stop() async {
+    self.feed.close()
+    await self.endTasks()
+    await self.store.close()
+  }
+
+  private func endTasks() async {
     let tasks = self.tasks.withLock { tasks in
       defer { tasks = [] }
       return tasks
     }
-    self.feed.close()
     for task in tasks { task.cancel() }
     // Nothing is applied any more: who waits for that goes on.
     self.cell.close()
     for task in tasks { await task.value }
-    await self.store.close()
   }
 }

@@ -20,6 +20,8 @@ struct MetadataMetrics: Sendable {
   let fullImages = Counter(label: "memq_metadata_full_images_total")
   /// Open watches of the image.
   let watchers = Meter(label: "memq_metadata_watchers")
+  /// 1 while this instance decides.
+  let isController = Gauge(label: "memq_metadata_is_controller")
   let nodes = Gauge(label: "memq_metadata_nodes")
   let topics = Gauge(label: "memq_metadata_topics")
   let partitions = Gauge(label: "memq_metadata_partitions")

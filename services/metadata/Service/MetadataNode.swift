@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import CoreMetrics
+import Glibc
 public import Logging
 import MemQAPI
 public import MemQMetadata
@@ -44,6 +45,13 @@ public final class MetadataNode: Sendable {
     public var uploadMemory: Duration = .seconds(24 * 3600)
     /// Nodes without replicas that were fenced are forgotten after so long.
     public var nodeMemory: Duration = .seconds(60)
+    /// How long a start waits for somebody to have made the cluster.
+    public var startTimeout: Duration = .seconds(120)
+    /// Among several instances: how long the controller may go without renewing its lease. Shorter fails over faster; etcd keeps
+    /// leases for about 2 s at least.
+    public var controllerLease: Duration = .seconds(3)
+    /// Among several instances: changes that are older are forgotten by the store; nil: somebody else sees to that.
+    public var historyInterval: Duration? = .seconds(300)
     public var limits = MetadataLimits()
 
     public init(dataFolder: String, address: String) {
@@ -56,7 +64,10 @@ public final class MetadataNode: Sendable {
       func check(_ key: String, _ isRight: Bool, _ want: String) throws(MemQError) {
         guard isRight else { throw MemQError(.configurationInvalid, want, subject: key) }
       }
-      try check("data", !self.dataFolder.isEmpty, "a folder is needed")
+      try check(
+        "controller.lease",
+        self.controllerLease >= .seconds(2) && self.controllerLease <= .seconds(60),
+        "2 s to 60 s")
       try check("address", !self.address.isEmpty, "an address is needed")
       try check(
         "heartbeat.interval", self.heartbeatInterval >= .milliseconds(10),
@@ -72,6 +83,25 @@ public final class MetadataNode: Sendable {
         "upload.group.partitions",
         (1...Limits.partitionsPerUploadGroupMax).contains(self.limits.uploadGroupPartitionsMax),
         "1 to \(Limits.partitionsPerUploadGroupMax)")
+    }
+  }
+
+  /// A store that several instances share, and the way to the others.
+  public struct SharedStore: Sendable {
+    let open:
+      @Sendable (_ onCommit: @escaping @Sendable () -> Void) async throws(MemQError) ->
+        any MetadataStore
+    let connect: @Sendable (_ address: String) -> any RPCChannel
+
+    /// - Parameter connect: gives a channel to another instance.
+    public init(
+      open:
+        @escaping @Sendable (@escaping @Sendable () -> Void) async throws(MemQError) ->
+        any MetadataStore,
+      connect: @escaping @Sendable (_ address: String) -> any RPCChannel
+    ) {
+      self.open = open
+      self.connect = connect
     }
   }
 
@@ -92,16 +122,20 @@ public final class MetadataNode: Sendable {
   /// Whether nobody listens at an address any more.
   let refusesConnections: RefusesConnections
   private let givenStore: (any MetadataStore)?
+  private let sharedStore: SharedStore?
+  /// This process's name among the instances of a shared store.
+  private let uuid: NodeUUID
   private let phase = Mutex(Phase.new)
 
   /// - Parameters:
   ///   - refusesConnections: asked of a node whose heartbeats broke off; one that refuses is fenced at once.
   ///   - store: instead of SQLite in the data folder; for tests.
+  ///   - shared: instead of SQLite: what this instance shares with others.
   public init(
     configuration: Configuration, clock: any MemQClock = SystemClock(),
     entropy: any Entropy = SystemEntropy(), logger: Logger,
     refusesConnections: @escaping RefusesConnections = { _, _ in false },
-    store: (any MetadataStore)? = nil
+    store: (any MetadataStore)? = nil, shared: SharedStore? = nil
   ) {
     self.configuration = configuration
     self.clock = clock
@@ -109,6 +143,8 @@ public final class MetadataNode: Sendable {
     self.logger = logger
     self.refusesConnections = refusesConnections
     self.givenStore = store
+    self.sharedStore = shared
+    self.uuid = entropy.identifier()
   }
 
   // MARK: Life
@@ -118,11 +154,16 @@ public final class MetadataNode: Sendable {
   /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.corruptMessage`, `.unavailable`.
   public func start() async throws(MemQError) {
     try self.configuration.validate()
+    let metrics = self.metrics
     let store: any MetadataStore
     if let given = self.givenStore {
       store = given
+    } else if let shared = self.sharedStore {
+      store = try await shared.open { metrics.transactions.increment() }
     } else {
-      let metrics = self.metrics
+      guard !self.configuration.dataFolder.isEmpty else {
+        throw MemQError(.configurationInvalid, "a folder is needed", subject: "data")
+      }
       store = try await SQLiteStore.open(
         SQLiteStore.Configuration(folder: self.configuration.dataFolder), clock: self.clock,
         logger: self.logger
@@ -133,7 +174,7 @@ public final class MetadataNode: Sendable {
     }
     let instance: MetadataInstance
     do {
-      instance = try await MetadataInstance.start(self, store)
+      instance = try await MetadataInstance.start(self, store, isShared: self.sharedStore != nil)
     } catch {
       await store.close()
       throw error
@@ -142,7 +183,7 @@ public final class MetadataNode: Sendable {
     self.logger.info(
       "Metadata is up",
       metadata: [
-        "cluster.id": "\(instance.clusterID)", "node.id": "\(instance.nodeID)",
+        "cluster.id": "\(instance.clusterID.map { "\($0)" } ?? "")",
         "revision": "\(store.revision)",
       ])
   }
@@ -168,7 +209,7 @@ public final class MetadataNode: Sendable {
   }
 
   /// For tests: what the background does by the clock, now.
-  func tick() async { await (try? self.instance())?.controller.tick() }
+  func tick() async { await (try? self.instance().controller)?.tick() }
 
   /// - Throws: `.unavailable`, `.shuttingDown`.
   func instance() throws(MemQError) -> MetadataInstance {
@@ -183,10 +224,68 @@ public final class MetadataNode: Sendable {
     }
   }
 
+  /// How this instance introduces itself.
+  func registration(_ uuid: NodeUUID) -> NodeRegistration {
+    NodeRegistration(
+      uuid: uuid, service: .metadata, address: self.configuration.address,
+      adminAddress: self.configuration.adminAddress, rack: self.configuration.rack,
+      host: self.configuration.host, pid: Int64(getpid()))
+  }
+
+  func controller(_ own: NodeID, _ instance: MetadataInstance) -> Controller {
+    Controller(
+      self.configuration, runner: instance.runner, nodeID: own, clock: self.clock,
+      metrics: self.metrics, logger: self.logger, refusesConnections: self.refusesConnections)
+  }
+
+  func election(_ instance: MetadataInstance) -> Election {
+    Election(instance, self, own: self.uuid)
+  }
+
   // MARK: Calls
 
-  /// Adds the calls of memq.v1.MetadataService.
+  /// Adds the calls of memq.v1.MetadataService. An instance that does not decide passes on what only the controller can do.
   public func register(on router: inout RPCRouter) {
+    guard self.sharedStore != nil else { return self.registerAll(on: &router) }
+    var own = RPCRouter()
+    self.registerAll(on: &own)
+    router.merge(own, mark: RPCMetadata([(Self.passedOnHeader, "1")])) { try self.place(of: $0) }
+  }
+
+  private static let passedOnHeader = "memq-passed-on"
+
+  /// Nil: here.
+  private func place(of call: RPCContext) throws -> (any RPCChannel)? {
+    let isReading = call.method.safety == .noSideEffects
+    // What the controller has heard only it knows.
+    guard !isReading || call.method == MetadataMethods.describeCluster.rpc else { return nil }
+    do throws(MemQError) {
+      let instance = try self.instance()
+      guard instance.authority.isStandby else { return nil }
+      let known = instance.cell.read { $0.controller?.value }
+      guard let known, known.uuid != self.uuid, call.metadata[first: Self.passedOnHeader] == nil
+      else {
+        if isReading { return nil }
+        throw MemQError(
+          .unavailable,
+          known == nil
+            ? "no metadata instance decides at present"
+            : "another metadata instance is the controller", subject: known?.address ?? "")
+      }
+      return self.connect(known.address)
+    } catch {
+      throw RPCStatus(error)
+    }
+  }
+
+  func connect(_ address: String) -> any RPCChannel {
+    guard let shared = self.sharedStore else {
+      preconditionFailure("the only instance has no others to call")
+    }
+    return shared.connect(address)
+  }
+
+  private func registerAll(on router: inout RPCRouter) {
     self.registerNodeCalls(on: &router)
     self.registerTopicCalls(on: &router)
     self.registerObjectCalls(on: &router)

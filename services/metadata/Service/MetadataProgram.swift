@@ -13,23 +13,38 @@ public enum MetadataProgram {
     program: "memq-metadata",
     summary: "Keeps the state of a MemQ cluster: topics, leaders, leases, file states, groups.",
     keys: CommonKeys.node(.metadata)
-      + [CommonKeys.data("Folder of the SQLite database; this process's own.")]
-      + MetadataNode.Configuration.keys + CommonKeys.process)
+      + [
+        CommonKeys.data(
+          "Folder of the SQLite database; this process's own. Not needed with etcd.endpoints.",
+          isRequired: false)
+      ]
+      + MetadataNode.Configuration.keys + MetadataNode.Configuration.etcdKeys + CommonKeys.process)
 
   /// - Parameter arguments: without the program's name.
   /// - Returns: the exit status.
   public static func main(_ arguments: [String]) async -> Int32 {
     await ServiceProcess.main(self.table, service: "metadata", arguments: arguments) { context in
-      NodeProcess(.metadata, context, hasFolder: true) { parts throws(MemQError) in
+      NodeProcess(.metadata, context, hasFolder: context.configuration.has("data")) {
+        parts throws(MemQError) in
+        let loaded = context.configuration
+        guard loaded.has("data") != loaded.has("etcd.endpoints") else {
+          throw MemQError(
+            .configurationInvalid, "metadata is kept in a folder or in etcd: exactly one is named",
+            subject: "data, etcd.endpoints")
+        }
         var configuration = try MetadataNode.Configuration(
-          context.configuration, dataFolder: context.configuration.text("data"),
-          address: parts.address)
+          loaded, dataFolder: loaded.optionalText("data") ?? "", address: parts.address)
         configuration.adminAddress = parts.adminAddress
+        let pool = parts.pool
+        let etcd = try configuration.etcd(loaded, logger: context.logger)
         return MetadataNode(
           configuration: configuration, clock: context.clock, entropy: context.entropy,
           logger: context.logger,
-          refusesConnections: { [pool = parts.pool] in
-            await pool.refusesConnections($0, timeout: $1)
+          refusesConnections: { await pool.refusesConnections($0, timeout: $1) },
+          shared: etcd.map {
+            .etcd(
+              $0, group: context.loops, entropy: context.entropy, logger: context.logger,
+              connect: { pool.channel($0, lane: .control) })
           })
       }
     }

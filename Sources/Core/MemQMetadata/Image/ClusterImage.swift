@@ -186,6 +186,8 @@ public struct ClusterImage: Hashable, Sendable {
   public var incarnation: Incarnation
   public var incarnationID: UniqueID
   public var revision: Revision
+  /// Where the metadata instance is that decides; empty: there is one instance only, or none decides at present.
+  public var controllerAddress = ""
   public var nodes: SortedMap<NodeID, NodeImage> = [:]
   public var topics: SortedMap<TopicID, TopicImage> = [:]
   public var partitions: SortedMap<TopicPartition, PartitionImage> = [:]

@@ -33,6 +33,28 @@ public struct ClusterRecord: StoredRecord, Hashable {
   }
 }
 
+/// The metadata instance that decides.
+public struct ControllerRecord: StoredRecord, Hashable {
+  public static let kind: UInt8 = 19
+  public var uuid: NodeUUID
+  /// Where other instances and nodes reach it.
+  public var address: String
+
+  public init(uuid: NodeUUID, address: String) {
+    self.uuid = uuid
+    self.address = address
+  }
+
+  public func write(to writer: inout ByteWriter) {
+    writer.id(self.uuid)
+    writer.text(self.address)
+  }
+  public init(from reader: inout ByteReader) throws(MemQError) {
+    self.uuid = try reader.id()
+    self.address = try reader.text()
+  }
+}
+
 /// The next number to give out.
 public struct CounterRecord: StoredRecord, Hashable {
   public static let kind: UInt8 = 2

@@ -11,15 +11,19 @@ public struct ImageDelta: Hashable, Sendable {
   public var deletedTopics: [TopicID] = []
   public var partitions: [PartitionImage] = []
   public var uploadGroups: [UploadGroupImage] = []
+  /// Another instance decides, or none.
+  public var isControllerChanged = false
 
   public var isEmpty: Bool {
-    self.nodes.isEmpty && self.deletedNodes.isEmpty && self.topics.isEmpty
+    !self.isControllerChanged && self.nodes.isEmpty && self.deletedNodes.isEmpty
+      && self.topics.isEmpty
       && self.deletedTopics.isEmpty && self.partitions.isEmpty && self.uploadGroups.isEmpty
   }
 }
 
 /// Ids touched while changes are applied; turned into a delta at the end.
 struct TouchedIDs {
+  var controller = false
   private var nodes: SortedMap<NodeID, Bool> = [:]
   private var topics: SortedMap<TopicID, Bool> = [:]
   private var partitions: SortedMap<TopicPartition, Bool> = [:]
@@ -32,6 +36,7 @@ struct TouchedIDs {
 
   func delta(_ image: ClusterImage) -> ImageDelta {
     var delta = ImageDelta(revision: image.revision)
+    delta.isControllerChanged = self.controller
     for id in self.nodes.keys {
       if let node = image.nodes[id] {
         delta.nodes.append(node)
@@ -75,6 +80,8 @@ extension MetadataState {
     let key = change.key
     if key == .cluster {
       try self.applyCluster(change)
+    } else if key == .controller {
+      try self.applyController(change, &touched)
     } else if key.hasPrefix(.nodes) {
       try self.applyNode(change, &touched)
     } else if key.hasPrefix(.topics) {
@@ -117,8 +124,20 @@ extension MetadataState {
     }
   }
 
+  private mutating func applyController(
+    _ change: StoreChange, _ touched: inout TouchedIDs
+  ) throws(MemQError) {
+    if let known = self.controller, known.revision >= change.revision { return }
+    self.controller = try change.value.map { value throws(MemQError) in
+      Versioned(try ControllerRecord(value, for: change.key), change.revision)
+    }
+    self.image?.controllerAddress = self.controller?.value.address ?? ""
+    touched.controller = true
+  }
+
   /// What came before the cluster's record.
   private mutating func fillImage() throws(MemQError) {
+    self.image!.controllerAddress = self.controller?.value.address ?? ""
     for node in self.nodes.values { self.image!.nodes[node.value.id] = node.value }
     for group in self.uploadGroups.values {
       self.image!.uploadGroups[group.value.group.id] = group.value.group

@@ -25,6 +25,8 @@ public struct MetadataState: Sendable {
   /// What the other services see. Partitions stand in it while their topic exists and counts them.
   public internal(set) var image: ClusterImage?
   public internal(set) var cluster: Versioned<ClusterRecord>?
+  /// Nil: nobody decides at present, or the store has one instance only.
+  public internal(set) var controller: Versioned<ControllerRecord>?
   public internal(set) var nodes: SortedMap<NodeID, Versioned<NodeImage>> = [:]
   public internal(set) var topics: SortedMap<TopicID, Versioned<TopicImage>> = [:]
   public internal(set) var names: SortedMap<String, Versioned<TopicNameRecord>> = [:]

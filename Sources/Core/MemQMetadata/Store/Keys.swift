@@ -15,6 +15,9 @@ extension StoreKey {
   public static let memory = StoreKey("i/")
   public static let cluster = StoreKey("i/c")
 
+  /// Who decides, among several instances; under its lease.
+  public static let controller = StoreKey("i/l")
+
   public static let nodes = StoreKey("i/n/")
   public static func node(_ id: NodeID) -> StoreKey { StoreKey("i/n/") { $0.node(id) } }
 

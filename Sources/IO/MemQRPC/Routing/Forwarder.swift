@@ -14,11 +14,16 @@ final class Forwarder: RPCServerHandler, @unchecked Sendable {
   private var withheldBytes = 0
   private var isFull = false
 
-  init(_ call: RPCServerCall, to channel: () throws -> any RPCChannel) {
+  /// - Parameter mark: metadata added to the caller's.
+  init(
+    _ call: RPCServerCall, mark: RPCMetadata = RPCMetadata(),
+    to channel: () throws -> any RPCChannel
+  ) {
     self.call = call
     let context = call.context
     do {
       var options = RPCCallOptions(timeout: context.remaining, metadata: context.metadata)
+      options.metadata.append(mark)
       options.previousAttempts = context.previousAttempts
       self.outgoing = try channel().start(context.method, options) { outgoing in
         let responses = ForwardedResponses(call: call, outgoing: outgoing, forwarder: self)

@@ -103,6 +103,28 @@ public struct RPCRouter: Sendable {
     }
   }
 
+  /// Adds all routes of `other`, whose calls are decided about one by one: handled here, or passed on as by ``forward(_:to:)``.
+  ///
+  /// - Parameters:
+  ///   - mark: metadata that calls carry which are passed on, so that they are not passed on for ever.
+  ///   - place: asked for each call; nil: here. What it throws ends the call.
+  /// - Precondition: no method stands in both.
+  public mutating func merge(
+    _ other: RPCRouter, mark: RPCMetadata,
+    place: @escaping @Sendable (RPCContext) throws -> (any RPCChannel)?
+  ) {
+    for route in other.routes.values {
+      self.callback(route.method) { call in
+        do {
+          guard let channel = try place(call.context) else { return route.make(call) }
+          return Forwarder(call, mark: mark) { channel }
+        } catch {
+          return Forwarder(call) { throw error }
+        }
+      }
+    }
+  }
+
   /// Has all methods, those registered before and later, pass `interceptor`; one added earlier is asked first.
   public mutating func intercept(_ interceptor: RPCServerInterceptor) {
     self.interceptors.append(interceptor)

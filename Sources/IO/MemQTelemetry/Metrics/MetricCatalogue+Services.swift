@@ -71,6 +71,8 @@ extension MetricCatalogue {
       "memq_metadata_store_transactions_total", .counter,
       "Transactions of the metadata store; many share one sync."),
     MetricDefinition("memq_metadata_watchers", .gauge, "Open watches of the cluster image."),
+    MetricDefinition(
+      "memq_metadata_is_controller", .gauge, "1 while this metadata instance decides, else 0."),
     MetricDefinition("memq_metadata_nodes", .gauge, "Nodes of the cluster."),
     MetricDefinition("memq_metadata_topics", .gauge, "Topics of the cluster."),
     MetricDefinition("memq_metadata_partitions", .gauge, "Partitions of the cluster."),

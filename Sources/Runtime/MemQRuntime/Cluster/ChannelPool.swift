@@ -109,6 +109,17 @@ public final class ChannelPool: Sendable {
     return await RPCNetworkChannel.isRefused(address, group: self.group, timeout: timeout)
   }
 
+  /// Ends all calls over a lane to an address that has gone silent; later ones connect anew.
+  func drop(_ address: String, lane: Lane) {
+    let channel = self.state.withLock { state in
+      let key = Key(address: address, lane: lane)
+      state.order.removeAll { $0 == key }
+      return state.network.removeValue(forKey: key)
+    }
+    guard let channel else { return }
+    Task { await channel.close(deadline: .zero) }
+  }
+
   /// Nil while nobody has registered it.
   func registered(_ address: String) -> (any RPCChannel)? {
     self.state.withLock { $0.isClosed ? nil : $0.registered[address] }

@@ -29,7 +29,6 @@ extension ClusterSession {
             .unavailable, "no metadata instance took the registration in time: \(error)",
             subject: self.configuration.metadataAddresses.joined(separator: ","))
         }
-        self.nextMetadata()
         try? await Task.sleep(for: min(backoff.next(), left))
       }
     }
@@ -49,8 +48,16 @@ extension ClusterSession {
       $0.host = configuration.host
       if let cluster = self.knownClusterID { $0.clusterID = cluster.wire }
     }
-    let answer = try await self.metadata.call(
-      MetadataMethods.registerNode, request, timeout: configuration.callTimeout)
+    let address = self.controllerAddress
+    let answer: Memq_V1_RegisterNodeResponse
+    do throws(MemQError) {
+      answer = try await self.pool.channel(address, lane: .control).call(
+        MetadataMethods.registerNode, request, timeout: configuration.callTimeout)
+    } catch {
+      self.failed(address)
+      throw error
+    }
+    self.answered(address)
     let registration = Registration(
       nodeID: NodeID(answer.nodeID), nodeEpoch: NodeEpoch(answer.nodeEpoch),
       clusterID: try ClusterID(wire: answer.clusterID, "cluster_id"),
@@ -61,7 +68,7 @@ extension ClusterSession {
       "Registered with the cluster",
       metadata: [
         "node.id": "\(registration.nodeID)", "node.epoch": "\(registration.nodeEpoch)",
-        "cluster.id": "\(registration.clusterID)", "metadata": "\(self.metadataAddress)",
+        "cluster.id": "\(registration.clusterID)", "metadata": "\(address)",
       ])
   }
 
@@ -86,7 +93,7 @@ extension ClusterSession {
 
   // MARK: The session
 
-  /// Until cancelled: registers when needed, then heartbeats and watches until one of them breaks.
+  /// Until cancelled: registers when needed, then heartbeats and watches until the cluster has fenced this node.
   func keepUp() async {
     var backoff = Backoff(self.configuration.backoff)
     while !Task.isCancelled {
@@ -104,26 +111,37 @@ extension ClusterSession {
   }
 
   private func broke(_ error: MemQError) {
+    guard Self.isFenced(error) else {
+      self.logger.warning(
+        "Could not register with the cluster",
+        metadata: ["metadata": "\(self.controllerAddress)", "error": "\(error)"])
+      return
+    }
+    self.lostRegistration()
+    self.logger.warning(
+      "The cluster has fenced this node; it registers again", metadata: ["error": "\(error)"])
+  }
+
+  private static func isFenced(_ error: MemQError) -> Bool {
     switch error.code {
-    case .nodeFenced, .nodeUnknown, .staleNodeEpoch:
-      self.lostRegistration()
-      self.logger.warning(
-        "The cluster has fenced this node; it registers again", metadata: ["error": "\(error)"])
-    default:
-      self.logger.warning(
-        "Lost the connection to metadata",
-        metadata: ["metadata": "\(self.metadataAddress)", "error": "\(error)"])
-      self.nextMetadata()
+    case .nodeFenced, .nodeUnknown, .staleNodeEpoch: true
+    default: false
     }
   }
 
-  /// Heartbeats and the watch on one instance, until either ends.
+  /// Heartbeats and the watch, each on the instance that is right for it, until this node has to register again.
   private func attend() async throws(MemQError) {
     do {
       try await withThrowingTaskGroup(of: Void.self) { tasks in
-        tasks.addTask { try await self.heartbeat() }
-        tasks.addTask { try await self.watch() }
-        tasks.addTask { try await self.tellVolumes() }
+        tasks.addTask {
+          try await self.keep(on: { $0.controllerAddress }) { try await self.heartbeat(at: $0) }
+        }
+        tasks.addTask {
+          try await self.keep(on: { $0.metadataAddress }) { try await self.watch(at: $0) }
+        }
+        tasks.addTask {
+          try await self.keep(on: { $0.controllerAddress }) { _ in try await self.tellVolumes() }
+        }
         defer { tasks.cancelAll() }
         try await tasks.next()
       }
@@ -133,14 +151,48 @@ extension ClusterSession {
     throw MemQError(.unavailable, "metadata ended the session")
   }
 
-  private func heartbeat() async throws {
+  /// Runs `body` on the instance that `place` names, again whenever it breaks off or another one is right.
+  private func keep(
+    on place: @Sendable (ClusterSession) -> String,
+    _ body: @Sendable (String) async throws -> Void
+  ) async throws {
+    var backoff = Backoff(self.configuration.backoff)
+    while true {
+      let address = place(self)
+      let began = self.clock.monotonic
+      do {
+        try await body(address)
+        // Another instance is right; one that left nothing to be said would be asked without end.
+        if place(self) != address { continue }
+        throw MemQError(.unavailable, "metadata ended the session")
+      } catch {
+        try Task.checkCancellation()
+        let error = MemQError(anyRPC: error)
+        if Self.isFenced(error) { throw error }
+        self.logger.warning(
+          "Lost the connection to metadata",
+          metadata: ["metadata": "\(address)", "error": "\(error)"])
+        self.failed(address)
+      }
+      if self.clock.monotonic - began > self.configuration.backoff.upperBound { backoff.reset() }
+      try await Task.sleep(for: backoff.next())
+    }
+  }
+
+  /// Until the stream breaks, or another instance decides.
+  private func heartbeat(at address: String) async throws {
     let registration = self.registration
-    let stream = try await self.metadata.open(MetadataMethods.heartbeat)
+    let stream = try await self.pool.channel(address, lane: .control).open(
+      MetadataMethods.heartbeat)
     let heard = LastHeard(self.clock.monotonic)
     let beats = self.newBeats()
     try await withThrowingTaskGroup(of: Void.self) { tasks in
       tasks.addTask {
-        while try await stream.responses.next() != nil { heard.set(self.clock.monotonic) }
+        while let answer = try await stream.responses.next() {
+          heard.set(self.clock.monotonic)
+          self.answered(address)
+          self.heard(of: answer.revision)
+        }
         throw MemQError(.unavailable, "metadata ended the heartbeat stream")
       }
       tasks.addTask {
@@ -152,7 +204,8 @@ extension ClusterSession {
       tasks.addTask {
         self.beat()
         for await _ in beats {
-          try self.checkSilence(heard.instant)
+          guard self.controllerAddress == address else { return }
+          try self.checkSilence(heard.instant, of: address)
           try await stream.send(self.signOfLife(registration))
         }
       }
@@ -178,9 +231,15 @@ extension ClusterSession {
     }
   }
 
-  private func checkSilence(_ heard: MonotonicInstant) throws(MemQError) {
+  private func checkSilence(
+    _ heard: MonotonicInstant, of address: String
+  ) throws(MemQError) {
     let silence = self.clock.monotonic - heard
     guard silence <= self.configuration.silenceMax else {
+      if self.configuration.metadataAddresses.count > 1 {
+        // Calls that wait for its answer had better ask another instance.
+        self.pool.drop(address, lane: .control)
+      }
       throw MemQError(
         .unavailable, "metadata does not answer heartbeats (limit and actual in ms)",
         limit: self.configuration.silenceMax.milliseconds, actual: silence.milliseconds)
@@ -198,16 +257,29 @@ extension ClusterSession {
 
   // MARK: The image
 
-  private func watch() async throws {
+  /// Until the stream breaks, or another instance is in use.
+  private func watch(at address: String) async throws {
     let known = self.cell.image
-    let updates = try await self.metadata.stream(
+    let updates = try await self.pool.channel(address, lane: .control).stream(
       MetadataMethods.watchImage,
       .with {
         $0.fromRevision = known?.revision.rawValue ?? 0
         $0.incarnation = known?.incarnation.rawValue ?? 0
       })
-    while let update = try await updates.next() {
-      self.cell.set(try Self.merge(self.cell.image, update))
+    try await withThrowingTaskGroup(of: Void.self) { tasks in
+      tasks.addTask {
+        while let update = try await updates.next() {
+          self.cell.set(try Self.merge(self.cell.image, update))
+        }
+      }
+      if self.configuration.metadataAddresses.count > 1 {
+        // An instance that stands still says nothing: it is left when the heartbeats have found another.
+        tasks.addTask {
+          while self.metadataAddress == address { try await Task.sleep(for: .milliseconds(100)) }
+        }
+      }
+      defer { tasks.cancelAll() }
+      try await tasks.next()
     }
   }
 

@@ -38,6 +38,8 @@ public final class ClusterSession: Sendable {
     public var backoff: ClosedRange<Duration> = .milliseconds(50)...(.seconds(1))
     /// Heartbeats without an answer for so long: the instance is given up.
     public var silenceMax: Duration = .seconds(5)
+    /// An instance whose image is so long behind the controller's is given up.
+    public var lagMax: Duration = .seconds(2)
 
     public init(
       service: ServiceKind, nodeUUID: NodeUUID, address: String, adminAddress: String = "",
@@ -72,6 +74,10 @@ public final class ClusterSession: Sendable {
     var isRegistered = false
     var nodeState = NodeState.starting
     var metadataIndex = 0
+    /// A controller that the image names, but that did not answer.
+    var failedController: String?
+    /// Since when the controller is ahead of the image.
+    var behindSince: MonotonicInstant?
     var turn = 0
     var tasks: [Task<Void, Never>] = []
     /// Wakes the sender of heartbeats.
@@ -261,18 +267,59 @@ public final class ClusterSession: Sendable {
 
   // MARK: Channels
 
-  /// The metadata instance in use.
-  public var metadata: any RPCChannel { self.pool.channel(self.metadataAddress, lane: .control) }
+  /// The metadata instance that decides, as far as the image names one; otherwise the one in use, which passes calls on.
+  public var metadata: any RPCChannel { self.pool.channel(self.controllerAddress, lane: .control) }
+
+  var controllerAddress: String {
+    let known = self.cell.image?.controllerAddress ?? ""
+    let failed = self.state.withLock { $0.failedController }
+    return known.isEmpty || known == failed ? self.metadataAddress : known
+  }
 
   var metadataAddress: String {
     let index = self.state.withLock { $0.metadataIndex }
     return self.configuration.metadataAddresses[index]
   }
 
-  func nextMetadata() {
-    self.state.withLock {
-      $0.metadataIndex = ($0.metadataIndex + 1) % self.configuration.metadataAddresses.count
+  /// An instance did not answer, or is behind the others.
+  func failed(_ address: String) {
+    let addresses = self.configuration.metadataAddresses
+    let known = self.cell.image?.controllerAddress
+    self.state.withLock { state in
+      if address == known { state.failedController = address }
+      // Unless another one is in use already.
+      if addresses[state.metadataIndex] == address {
+        state.metadataIndex = (state.metadataIndex + 1) % addresses.count
+      }
     }
+  }
+
+  func answered(_ address: String) {
+    self.state.withLock { if $0.failedController == address { $0.failedController = nil } }
+  }
+
+  /// The controller says how far its image is. An instance that lets this node's fall behind is given up.
+  func heard(of revision: Int64) {
+    let isBehind = revision > self.cell.image?.revision.rawValue ?? 0
+    let now = self.clock.monotonic
+    let isOver = self.state.withLock { state in
+      guard isBehind else {
+        state.behindSince = nil
+        return false
+      }
+      guard let since = state.behindSince, now - since > self.configuration.lagMax else {
+        state.behindSince = state.behindSince ?? now
+        return false
+      }
+      state.behindSince = nil
+      return true
+    }
+    guard isOver, self.configuration.metadataAddresses.count > 1 else { return }
+    let address = self.metadataAddress
+    self.logger.warning(
+      "This metadata instance tells nothing new, another one is used",
+      metadata: ["metadata": "\(address)"])
+    self.failed(address)
   }
 
   /// A channel to a node.
@@ -291,7 +338,7 @@ public final class ClusterSession: Sendable {
   public func channel(
     _ service: ServiceKind, lane: Lane = .control
   ) throws(MemQError) -> any RPCChannel {
-    if service == .metadata { return self.pool.channel(self.metadataAddress, lane: lane) }
+    if service == .metadata { return self.pool.channel(self.controllerAddress, lane: lane) }
     let live = self.cell.image?.liveNodes(service) ?? []
     let ready = live.filter { $0.state == .ready }
     let nodes = ready.isEmpty ? live : ready

@@ -263,6 +263,7 @@ extension ClusterImage {
       $0.clusterID = self.clusterID.wire
       $0.incarnation = self.incarnation.rawValue
       $0.incarnationID = self.incarnationID.wire
+      $0.controllerAddress = self.controllerAddress
       $0.nodes = self.nodes.values.map(\.wire)
       $0.topics = self.topics.values.map(\.wire)
       $0.partitions = self.partitions.values.map(\.wire)
@@ -300,6 +301,7 @@ extension ClusterImage {
   }
 
   private mutating func take(_ wire: Memq_V1_ImageUpdate) throws(MemQError) {
+    self.controllerAddress = wire.controllerAddress
     for bytes in wire.deletedTopicIds { self.remove(try TopicID(wire: bytes, "deleted_topic_ids")) }
     for id in wire.deletedNodeIds { self.nodes[NodeID(id)] = nil }
     for node in wire.nodes { self.nodes[NodeID(node.nodeID)] = try NodeImage(node) }

@@ -42,8 +42,8 @@ public enum CommonKeys {
     "Failure domain of this process; replicas of a partition are spread over racks.")
 
   /// Never from the environment: MEMQ_DATA belongs to others.
-  public static func data(_ help: String) -> ConfigurationKey {
-    ConfigurationKey("data", .path, hasEnvironment: false, isRequired: true, help)
+  public static func data(_ help: String, isRequired: Bool = true) -> ConfigurationKey {
+    ConfigurationKey("data", .path, hasEnvironment: false, isRequired: isRequired, help)
   }
 
   /// How a process runs, whatever it does.
@@ -73,8 +73,7 @@ public enum CommonKeys {
   public static func node(_ service: ServiceKind) -> [ConfigurationKey] {
     let listen = self.listen(default: "127.0.0.1:\(self.port(of: service))")
     let joins = service == .metadata ? [] : [self.metadata]
-    let peers = service == .metadata ? [] : self.peersTLS
     return [listen, self.adminListen, self.advertise] + joins + [self.rack] + self.connections
-      + self.tls + peers
+      + self.tls + self.peersTLS
   }
 }

@@ -117,9 +117,7 @@ public final class NodeProcess: ProcessBody {
     self.running.withLock { $0.folder = folder }
     let admin = try await self.startAdmin(reservation.address)
     let identity = try self.identify(self.context)
-    let peersTLS =
-      try self.service == .metadata
-      ? nil : RPCTLS.peers(self.context.configuration, logger: self.context.logger)
+    let peersTLS = try RPCTLS.peers(self.context.configuration, logger: self.context.logger)
     let pool = ChannelPool(
       group: self.context.loops, logger: self.context.logger, tls: peersTLS, metrics: RPCMetrics())
     self.running.withLock { $0.pool = pool }

@@ -53,6 +53,11 @@ actor Controller {
     let wall = self.clock.wall
     try await self.runner.run("bury-orphans") { $0.buryOrphans(at: wall) }
     try await self.reconcile()
+    self.giveEverybodyTime()
+  }
+
+  /// As nobody could be heard until now.
+  func giveEverybodyTime() {
     let now = self.clock.monotonic
     let configuration = self.configuration
     let (live, fenced, held, members) = self.runner.cell.read { state in
@@ -64,11 +69,11 @@ actor Controller {
       )
     }
     let grace = max(configuration.startGrace, configuration.sessionTimeout)
-    for id in live where id != self.nodeID { self.nodes.expect(id, at: now, timeout: grace) }
+    for id in live where id != self.nodeID { self.nodes.heard(id, at: now, timeout: grace) }
     for id in fenced { self.fencedSince[id] = now }
-    for id in held { self.leases.expect(id, at: now, timeout: configuration.leaseTimeout) }
+    for id in held { self.leases.heard(id, at: now, timeout: configuration.leaseTimeout) }
     for group in members {
-      self.members.expect(
+      self.members.heard(
         group.name, at: now, timeout: max(grace, group.member?.sessionTimeout ?? grace))
     }
   }

@@ -22,6 +22,7 @@ struct Follower: Sendable {
   let store: any MetadataStore
   let metrics: MetadataMetrics
   let health: Health
+  let authority: Authority
   let logger: Logger
 
   func run(_ first: any StoreWatch) async {
@@ -47,7 +48,9 @@ struct Follower: Sendable {
   private func follow(_ watch: any StoreWatch) async throws(MemQError) {
     while true {
       let batch = try await watch.next()
-      guard let delta = try self.cell.apply(batch), !delta.isEmpty,
+      let delta = try self.cell.apply(batch)
+      if batch.changes.contains(where: { $0.key == .controller }) { self.authority.changed.raise() }
+      guard let delta, !delta.isEmpty,
         let image = self.cell.read({ $0.image })
       else { continue }
       self.feed.append(delta, of: image)
@@ -59,6 +62,7 @@ struct Follower: Sendable {
     do throws(MemQError) {
       let revision = try await MetadataInstance.load(self.store, into: self.cell)
       self.feed.reset(to: revision)
+      self.authority.changed.raise()
       return try self.store.watch(KeyRange(prefix: .memory), after: revision)
     } catch {
       self.end(error)

@@ -188,7 +188,7 @@ struct Housekeeper: Sendable {
   // MARK: Nodes
 
   private func forgetNodes() async throws(MemQError) {
-    for id in await self.instance.controller.forgottenNodes() {
+    for id in try await self.instance.controller.forgottenNodes() {
       try await self.runner.run("forget-node") { $0.forget(id) }
     }
   }

@@ -27,10 +27,10 @@ extension MetadataNode {
           try await answers.send(.with { $0.revision = instance.feed.latest.rawValue })
         }
       } catch {
-        if let last { await (try? self.instance())?.controller.brokeOff(last.id, last.epoch) }
+        if let last { await (try? self.instance().controller)?.brokeOff(last.id, last.epoch) }
         throw error
       }
-      if let last { await (try? self.instance())?.controller.brokeOff(last.id, last.epoch) }
+      if let last { await (try? self.instance().controller)?.brokeOff(last.id, last.epoch) }
     }
     router.handle(MetadataMethods.reportVolumes) { request, _ in
       try await self.reportVolumes(request)
@@ -117,6 +117,10 @@ extension MetadataNode {
     instance.metrics.watchers.increment()
     defer { instance.metrics.watchers.decrement() }
     var position: Revision?
+    if instance.isShared, request.incarnation == instance.incarnation {
+      // The watcher comes from an instance that is a little ahead.
+      await instance.cell.applied(Revision(request.fromRevision), atMost: .seconds(1))
+    }
     let isKnown = instance.cell.read { state in
       // A revision from ahead of ours: the store was restored. The watcher sees it by the whole image.
       request.incarnation == state.cluster?.value.incarnation.rawValue
@@ -138,8 +142,10 @@ extension MetadataNode {
     guard let image = instance.cell.read({ $0.image }) else {
       throw MemQError(.unavailable, "metadata is not loaded yet")
     }
-    let heard = Set(await instance.controller.hasHeard(image.nodes.keys))
-    let problems = image.problems { heard.contains($0) }
+    let controller = try? instance.controller
+    let heard = Set(await controller?.hasHeard(image.nodes.keys) ?? [])
+    var problems = image.problems { heard.contains($0) }
+    if controller == nil { problems.insert("no metadata instance decides at present", at: 0) }
     return .with {
       $0.clusterID = image.clusterID.wire
       $0.incarnation = image.incarnation.rawValue

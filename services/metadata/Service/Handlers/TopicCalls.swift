@@ -129,7 +129,7 @@ extension MetadataNode {
     let id = try await instance.runner.run("delete-topic") { (state) throws(MemQError) in
       try state.deleteTopic(name, at: now)
     }
-    instance.controller.remains.raise()
+    try instance.controller.remains.raise()
     self.logger.notice("Topic deleted", metadata: ["topic": "\(name)", "topic.id": "\(id)"])
     return id
   }

@@ -12,9 +12,12 @@ import MemQSystem
 struct CommandRunner: Sendable {
   /// Each round somebody got through; so many lost ones in a row mean that something is wrong.
   private static let attemptsMax = 64
+  /// How long a change that others made may take to get here; each attempt waits longer.
+  private static let patience: Duration = .milliseconds(10)
 
   let cell: StateCell
   let store: any MetadataStore
+  let authority: Authority
   let clock: any MemQClock
   let metrics: MetadataMetrics
 
@@ -47,7 +50,7 @@ struct CommandRunner: Sendable {
       let entries = try await reading(attempt)
       let plan = try self.cell.read { state throws(MemQError) in try plan(state, entries) }
       guard !plan.transactions.isEmpty else { return Done(outcome: plan.outcome, revision: .zero) }
-      let verdict = try await self.commit(plan.transactions)
+      let verdict = try await self.commit(plan.transactions, attempt)
       switch verdict {
       case .committed(let revision): return Done(outcome: plan.outcome, revision: revision)
       case .conflict: self.metrics.conflicts.increment()
@@ -60,8 +63,12 @@ struct CommandRunner: Sendable {
   }
 
   /// The verdict that decides: the first conflict, else the last commit.
-  private func commit(_ transactions: [Transaction]) async throws(MemQError) -> CommitVerdict {
-    let verdicts = try await self.store.commit(transactions)
+  private func commit(
+    _ transactions: [Transaction], _ attempt: Int
+  ) async throws(MemQError) -> CommitVerdict {
+    let fence = try self.authority.fence()
+    let verdicts = try await self.store.commit(
+      fence.map { fence in transactions.map { $0.requiring(fence) } } ?? transactions)
     var deciding = verdicts[0]
     for (transaction, verdict) in zip(transactions, verdicts) {
       switch verdict {
@@ -69,17 +76,33 @@ struct CommandRunner: Sendable {
         deciding = verdict
         if transaction.writesMemory { await self.cell.applied(revision) }
       case .conflict(let revision):
-        // Somebody's change of what we hold in memory may be on its way here.
-        await self.cell.applied(revision)
+        // Somebody's change of what we hold in memory may be on its way here. Not every store tells how far it is when nothing came.
+        await self.cell.applied(revision, atMost: Self.patience * (attempt + 1))
+        if attempt > 0, let fence { try await self.check(fence) }
         return verdict
       case .skipped: return deciding
       }
     }
     return deciding
   }
+
+  /// A write that conflicts again and again may have lost the right to be made.
+  private func check(_ fence: Condition) async throws(MemQError) {
+    guard case .revision(let key, let revision) = fence else { return }
+    guard try await self.store.get([key])[0]?.revision != revision else { return }
+    self.authority.stepDown()
+    self.authority.changed.raise()
+    throw Authority.notController
+  }
 }
 
 extension Transaction {
+  fileprivate func requiring(_ condition: Condition) -> Transaction {
+    var fenced = self
+    fenced.require(condition)
+    return fenced
+  }
+
   /// Whether it writes keys that are held in memory.
   fileprivate var writesMemory: Bool { self.operations.contains { $0.key.hasPrefix(.memory) } }
 }

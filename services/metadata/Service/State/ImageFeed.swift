@@ -142,6 +142,7 @@ extension ImageDelta {
     update.clusterID = image.clusterID.wire
     update.incarnation = image.incarnation.rawValue
     update.incarnationID = image.incarnationID.wire
+    update.controllerAddress = image.controllerAddress
     update.nodes = self.nodes.map(\.wire)
     update.deletedNodeIds = self.deletedNodes.map(\.rawValue)
     update.topics = self.topics.map(\.wire)

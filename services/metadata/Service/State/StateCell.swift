@@ -11,7 +11,9 @@ final class StateCell: Sendable {
     var state: MetadataState
     /// The store's revision that the state has reached.
     var applied = Revision.zero
-    var waiters: [(revision: Revision, continuation: CheckedContinuation<Void, Never>)] = []
+    var waiters: [(id: Int, revision: Revision, continuation: CheckedContinuation<Void, Never>)] =
+      []
+    var nextWaiter = 0
     /// Nobody applies any more.
     var isClosed = false
   }
@@ -76,16 +78,29 @@ final class StateCell: Sendable {
     return due
   }
 
-  /// Returns once everything up to `revision` is applied, or nobody applies any more.
-  func applied(_ revision: Revision) async {
+  /// Returns once everything up to `revision` is applied, or nobody applies any more; after `limit` in any case.
+  func applied(_ revision: Revision, atMost limit: Duration? = nil) async {
     await withCheckedContinuation { continuation in
-      let isOver = self.contents.withLock { contents in
-        if contents.applied >= revision || contents.isClosed { return true }
-        contents.waiters.append((revision, continuation))
-        return false
+      let id: Int? = self.contents.withLock { contents in
+        if contents.applied >= revision || contents.isClosed { return nil }
+        contents.nextWaiter += 1
+        contents.waiters.append((contents.nextWaiter, revision, continuation))
+        return contents.nextWaiter
       }
-      if isOver { continuation.resume() }
+      guard let id else { return continuation.resume() }
+      guard let limit else { return }
+      Task {
+        try? await Task.sleep(for: limit)
+        self.giveUp(id)
+      }
     }
+  }
+
+  private func giveUp(_ id: Int) {
+    let waiter = self.contents.withLock { contents in
+      contents.waiters.firstIndex { $0.id == id }.map { contents.waiters.remove(at: $0) }
+    }
+    waiter?.continuation.resume()
   }
 
   func close() {

@@ -387,6 +387,9 @@ public nonisolated struct Memq_V1_ImageUpdate: Sendable {
   /// Nodes forgotten: stateless ones that left.
   public var deletedNodeIds: [Int32] = []
 
+  /// Where the metadata instance is that decides: changes and heartbeats go there. Empty: this one, or none at present.
+  public var controllerAddress: String = String()
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -2617,7 +2620,7 @@ nonisolated extension Memq_V1_WatchImageRequest: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ImageUpdate"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}full\0\u{3}cluster_id\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}nodes\0\u{1}topics\0\u{3}deleted_topic_ids\0\u{1}partitions\0\u{3}upload_groups\0\u{3}deleted_node_ids\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}full\0\u{3}cluster_id\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}nodes\0\u{1}topics\0\u{3}deleted_topic_ids\0\u{1}partitions\0\u{3}upload_groups\0\u{3}deleted_node_ids\0\u{3}controller_address\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2636,6 +2639,7 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
       case 9: try { try decoder.decodeRepeatedMessageField(value: &self.partitions) }()
       case 10: try { try decoder.decodeRepeatedMessageField(value: &self.uploadGroups) }()
       case 11: try { try decoder.decodeRepeatedInt32Field(value: &self.deletedNodeIds) }()
+      case 12: try { try decoder.decodeSingularStringField(value: &self.controllerAddress) }()
       default: break
       }
     }
@@ -2675,6 +2679,9 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.deletedNodeIds.isEmpty {
       try visitor.visitPackedInt32Field(value: self.deletedNodeIds, fieldNumber: 11)
     }
+    if !self.controllerAddress.isEmpty {
+      try visitor.visitSingularStringField(value: self.controllerAddress, fieldNumber: 12)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2690,6 +2697,7 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.partitions != rhs.partitions {return false}
     if lhs.uploadGroups != rhs.uploadGroups {return false}
     if lhs.deletedNodeIds != rhs.deletedNodeIds {return false}
+    if lhs.controllerAddress != rhs.controllerAddress {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
