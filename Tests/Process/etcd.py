@@ -12,19 +12,21 @@ from harness import free_port, wait_until
 
 
 class Etcd:
-    def __init__(self, folder: Path, count: int = 1):
+    def __init__(self, folder: Path, count: int = 1, client_options: tuple = ()):
         assert shutil.which("etcd"), "etcd is missing: run scripts/setup"
         self.folder = folder / "etcd"
         self.folder.mkdir()
         base = free_port(range(2 * count))
         self.ports = [base + 2 * index for index in range(count)]
         self.endpoints = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        # With them the members' client ports speak TLS.
+        self.client_options = client_options
         self.processes: list[subprocess.Popen | None] = [None] * count
         self.log = open(self.folder / "log", "ab")
 
     def run(self, index: int) -> None:
         """Starts a member, again with its data when it ran before."""
-        client = f"http://127.0.0.1:{self.ports[index]}"
+        client = f"http{'s' if self.client_options else ''}://127.0.0.1:{self.ports[index]}"
         peer = f"http://127.0.0.1:{self.ports[index] + 1}"
         peers = ",".join(f"m{i}=http://127.0.0.1:{port + 1}" for i, port in enumerate(self.ports))
         self.processes[index] = subprocess.Popen(
@@ -32,7 +34,7 @@ class Etcd:
                 "etcd", "--name", f"m{index}", "--data-dir", self.folder / f"m{index}",
                 "--listen-client-urls", client, "--advertise-client-urls", client,
                 "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-                "--initial-cluster", peers, "--log-level", "warn",
+                "--initial-cluster", peers, "--log-level", "warn", *map(str, self.client_options),
             ],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
         )
@@ -40,7 +42,8 @@ class Etcd:
     def __enter__(self) -> "Etcd":
         for index in range(len(self.ports)):
             self.run(index)
-        wait_until("etcd answers", lambda: self.control("endpoint", "health") is not None)
+        if not self.client_options:
+            wait_until("etcd answers", lambda: self.control("endpoint", "health") is not None)
         return self
 
     def __exit__(self, *_) -> None:

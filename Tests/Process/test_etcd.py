@@ -12,8 +12,9 @@ import pytest
 
 from cluster import Cluster
 from etcd import Etcd
-from harness import PATIENCE, AckedProducer, Reader, wait_until
+from harness import BIN, PATIENCE, AckedProducer, Reader, free_port, wait_until
 from test_cluster import PACE, check_all_there, grows, make
+from test_tls import Authority
 
 INSTANCES = ["metadata-1", "metadata-2"]
 
@@ -206,3 +207,35 @@ def test_while_all_of_etcd_is_away_records_flow_and_changes_wait(cluster, etcd):
     wait_until("all are consumed", lambda: len(reader.values) >= producer.sent)
     assert reader.stop() == 0, reader.said()
     check_all_there(cluster, "events", producer)
+
+
+def test_etcd_that_wants_certificates_gets_them_and_a_stranger_is_not_trusted(folder):
+    authority = Authority(folder / "ca")
+    certificate, key = authority.make("etcd")
+    options = ("--cert-file", certificate, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", authority.root)
+    own, own_key = authority.make("client")
+    with Etcd(folder, client_options=options) as etcd:
+
+        def start(*more):
+            port = free_port()
+            command = [
+                BIN / "memq-metadata", "--listen", f"127.0.0.1:{port}", "--etcd-endpoints", etcd.endpoints,
+                "--etcd-tls-enabled", "--etcd-tls-trust", authority.root, *more,
+            ]
+            return port, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+        def is_ready(port):
+            try:
+                return urllib.request.urlopen(f"http://127.0.0.1:{port + 1000}/readyz", timeout=5).status == 200
+            except OSError:
+                return False
+
+        port, process = start("--etcd-tls-certificate", own, "--etcd-tls-key", own_key)
+        try:
+            wait_until("metadata is ready", lambda: is_ready(port))
+        finally:
+            process.terminate()
+            process.communicate(timeout=PATIENCE)
+        _, stranger = start("--start-timeout", "2s")
+        _, said = stranger.communicate(timeout=PATIENCE)
+        assert stranger.returncode != 0 and "etcd" in said, said
