@@ -157,10 +157,7 @@ final class BenchVolume: @unchecked Sendable {
     let after = bench_calls_now()
     return Run(
       cost: cost, latencies: Latencies(Array(latencies)), acceptSeconds: Double(accept) / 1e9,
-      calls: bench_calls(
-        write_cpu_nanoseconds: after.write_cpu_nanoseconds - calls.write_cpu_nanoseconds,
-        sync_cpu_nanoseconds: after.sync_cpu_nanoseconds - calls.sync_cpu_nanoseconds,
-        writes: after.writes - calls.writes, syncs: after.syncs - calls.syncs))
+      calls: after - calls)
   }
 
   /// Asks again while the volume says "not now"; for at most 30 s.

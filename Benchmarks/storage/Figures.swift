@@ -97,3 +97,25 @@ struct BenchError: Error, CustomStringConvertible {
   let description: String
   init(_ description: String) { self.description = description }
 }
+
+extension bench_calls {
+  static func - (a: Self, b: Self) -> Self {
+    bench_calls(
+      write_cpu_nanoseconds: a.write_cpu_nanoseconds - b.write_cpu_nanoseconds,
+      sync_cpu_nanoseconds: a.sync_cpu_nanoseconds - b.sync_cpu_nanoseconds,
+      write_nanoseconds: a.write_nanoseconds - b.write_nanoseconds,
+      sync_nanoseconds: a.sync_nanoseconds - b.sync_nanoseconds,
+      sync_to_write_nanoseconds: a.sync_to_write_nanoseconds - b.sync_to_write_nanoseconds,
+      write_to_sync_nanoseconds: a.write_to_sync_nanoseconds - b.write_to_sync_nanoseconds,
+      writes: a.writes - b.writes, syncs: a.syncs - b.syncs)
+  }
+
+  /// What one cycle of write and sync is made of, in microseconds.
+  var cycle: String {
+    func each(_ nanoseconds: Int64, _ count: Int64) -> String {
+      text(Double(nanoseconds) / 1e3 / Double(max(1, count)))
+    }
+    return
+      "sync \(each(self.sync_nanoseconds, self.syncs)), to write \(each(self.sync_to_write_nanoseconds, self.writes)), write \(each(self.write_nanoseconds, self.writes)), to sync \(each(self.write_to_sync_nanoseconds, self.syncs)) us; \(text(Double(self.writes) / Double(max(1, self.syncs)))) writes a sync"
+  }
+}

@@ -126,7 +126,7 @@ enum Works {
           Int(perSecond) * options.seconds, perSecond: perSecond)
         await bench.end()
         show(
-          "round \(round), fdatasync \(slow ? "\(takes) us" : "as it is"): saturation \(text(saturation)) appends/s; at a quarter p50 \(text(run.latencies.p50)) us, p99 \(text(run.latencies.p99)) us"
+          "round \(round), fdatasync \(slow ? "\(takes) us" : "as it is"): saturation \(text(saturation)) appends/s; at a quarter p50 \(text(run.latencies.p50)) us, p99 \(text(run.latencies.p99)) us; \(run.calls.cycle)"
         )
         p50s.append(run.latencies.p50)
         p99s.append(run.latencies.p99)

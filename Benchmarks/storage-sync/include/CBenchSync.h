@@ -8,10 +8,15 @@
 // Each fdatasync takes at least so long; 0: as long as the disk takes.
 void bench_sync_takes(int64_t nanoseconds);
 
-// CPU time of all threads within pwritev and within fdatasync since the start, and how many calls of each.
+// CPU and wall time of all threads within pwritev and within fdatasync since the start, and how many calls of each.
 struct bench_calls {
   int64_t write_cpu_nanoseconds;
   int64_t sync_cpu_nanoseconds;
+  int64_t write_nanoseconds;
+  int64_t sync_nanoseconds;
+  // From the end of a sync to the next write's begin, and from a write's end to the next sync's begin, where they follow each other.
+  int64_t sync_to_write_nanoseconds;
+  int64_t write_to_sync_nanoseconds;
   int64_t writes;
   int64_t syncs;
 };

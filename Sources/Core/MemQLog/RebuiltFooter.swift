@@ -89,7 +89,7 @@ public struct RebuiltFooter: Sendable {
       let rebuilt = GroupHeader(
         kind: .seal, byteCount: range.count, contentBytes: content, frameCount: payloads.count,
         number: group?.number ?? last.number.next, segment: header.sequence,
-        // Everything before a footer is synced before it is written; a cold segment has no marks.
+        // A later head says that all of it is durable; a cold segment has no marks.
         durable: group?.durable
           ?? (header.kind == .cold ? .start : LogPlace(header.sequence, range.lowerBound)),
         writeTime: group?.writeTime ?? last.writeTime,

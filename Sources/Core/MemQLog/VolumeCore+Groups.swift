@@ -2,28 +2,66 @@
 
 import MemQModel
 
+/// How long syncs take, and so when to write while one is under way: the next sync can then begin the moment it ends, with nearly
+/// all that came meanwhile.
+struct SyncPace: Sendable {
+  /// A shorter sync is over before an early write would have helped.
+  private static let shortest: Duration = .microseconds(500)
+
+  private var takes: Duration = .zero
+  private var begunAt = MonotonicInstant.zero
+  /// Then what waits is written: after half of the time, then of what is left of it, down to a sixteenth of the whole.
+  private(set) var writeAt: MonotonicInstant?
+
+  mutating func begin(at now: MonotonicInstant) {
+    self.begunAt = now
+    self.writeAt = self.takes < Self.shortest ? nil : now + self.takes / 2
+  }
+
+  mutating func writes(at now: MonotonicInstant) {
+    guard self.writeAt != nil else { return }
+    let half = (self.begunAt + self.takes - now) / 2
+    self.writeAt = half < self.takes / 16 ? nil : now + half
+  }
+
+  /// The last few syncs count.
+  mutating func end(at now: MonotonicInstant) {
+    let took = now - self.begunAt
+    self.takes = self.takes == .zero ? took : (self.takes * 3 + took) / 4
+    self.writeAt = nil
+  }
+}
+
 extension VolumeCore {
+  /// Groups that are not durable.
+  static let groupsInFlightMax = 8
+  /// What is written before a sync that could begin at once: a tenth of a millisecond or so of an SSD's bandwidth.
+  private static let topUpBytesMax = 256 << 10
+
   /// Starts the next write, if one is possible.
   mutating func startWrite(at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]) {
     guard !self.isWriting else { return }
     switch self.phase {
-    case .running:
-      if self.shouldRollWhenIdle(at: now, wall: wall, &effects) {
+    case .running, .opening:
+      if self.phase == .running, self.shouldRollWhenIdle(at: now, wall: wall, &effects) {
         self.phase = .sealing
         return self.startWrite(at: now, wall: wall, &effects)
       }
       if !self.pending.isEmpty {
-        guard self.mayStartGroup else { return }
+        guard self.mayStartGroup(at: now) else { return }
         guard let group = self.layOutPending(at: now, wall: wall) else {
+          guard self.phase == .running else { return }
           self.phase = .sealing
           return self.startWrite(at: now, wall: wall, &effects)
         }
+        if self.syncing != nil { self.pace.writes(at: now) }
+        self.isSyncHeld = self.mayTopUp
         effects.append(.write(group))
       } else if self.inFlight.isEmpty {
         self.startIdleWrite(at: now, wall: wall, &effects)
       }
     case .sealing:
-      guard self.inFlight.isEmpty else { return }
+      // Behind groups that are not durable yet: the sync that they wait for will do for the footer, too.
       effects.append(.write(self.layOutFooter(wall: wall)))
       self.phase = .sealWritten
     case .slotWanted:
@@ -32,16 +70,22 @@ extension VolumeCore {
       guard !self.readySlots.isEmpty else { return }
       effects.append(.write(self.layOutHead(self.readySlots.removeFirst(), wall: wall)))
       self.phase = .opening
-    case .sealWritten, .opening, .closing, .closed:
+    case .sealWritten, .closing, .closed:
       return
     }
   }
 
-  /// A group may start when nothing is under way, or early when much waits and only one group is being synced.
-  private var mayStartGroup: Bool {
-    self.inFlight.isEmpty
-      || (self.inFlight.count == 1 && self.syncing != nil
-        && self.pending.cost >= self.configuration.earlyWriteBytes)
+  /// A group may start when nothing is under way; early, while a sync is, when much waits or the sync will soon end; and right before a
+  /// sync: behind a segment's head whatever waits, as that needs a sync anyway, otherwise when it is little.
+  private func mayStartGroup(at now: MonotonicInstant) -> Bool {
+    guard !self.inFlight.isEmpty else { return true }
+    guard self.inFlight.count < Self.groupsInFlightMax else { return false }
+    guard self.syncing == nil else {
+      return self.pace.writeAt.map { $0 <= now } ?? false
+        || (self.inFlight.count == 1 && self.pending.cost >= self.configuration.earlyWriteBytes)
+    }
+    return self.mayTopUp
+      && (self.phase == .opening || self.pending.cost <= Self.topUpBytesMax)
   }
 
   private mutating func startIdleWrite(
@@ -61,9 +105,12 @@ extension VolumeCore {
     }
   }
 
-  mutating func startSync(_ effects: inout [Effect]) {
-    guard self.syncing == nil, let last = self.inFlight.last(where: \.isWritten) else { return }
+  mutating func startSync(at now: MonotonicInstant, _ effects: inout [Effect]) {
+    self.mayTopUp = false
+    guard self.syncing == nil, !self.isSyncHeld, let last = self.inFlight.last(where: \.isWritten)
+    else { return }
     self.syncing = last.number
+    self.pace.begin(at: now)
     effects.append(.sync(last.slot, last.number))
   }
 
@@ -71,12 +118,16 @@ extension VolumeCore {
     guard let index = self.inFlight.firstIndex(where: { $0.number == group }) else { return }
     self.inFlight[index].isWritten = true
     self.isWriting = false
+    self.isSyncHeld = false
+    self.mayTopUp = self.inFlight[index].kind == .head
   }
 
   mutating func synced(_ group: GroupNumber, at now: MonotonicInstant, _ effects: inout [Effect]) {
     guard self.failure == nil else { return }
     precondition(self.syncing == group)
     self.syncing = nil
+    self.pace.end(at: now)
+    self.mayTopUp = true
     while let first = self.inFlight.first, first.number <= group {
       self.inFlight.removeFirst()
       self.inFlightCost -= first.cost

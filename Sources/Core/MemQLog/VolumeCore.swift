@@ -8,11 +8,10 @@ public import MemQModel
 /// through; the core places frames and writes their headers.
 ///
 /// Phases: running → sealing (footer) → slot wanted → opening (segment header and checkpoint) → running …; closed or
-/// failed at the end. Between the phases everything written is synced first, so one segment's end is always durable
-/// before the next begins.
+/// failed at the end. A segment's end is always durable before the next one begins.
 ///
 /// Invariants: a request completes only after an fdatasync that began after its group was written; at most one write and
-/// one sync run at a time; at most two groups are not durable. Source: docs/formats/volume.md.
+/// one sync run at a time; at most `groupsInFlightMax` groups are not durable. Source: docs/formats/volume.md.
 public struct VolumeCore: Sendable {
   /// One record batch for the log.
   public struct BatchAppend: Hashable, Sendable {
@@ -206,6 +205,11 @@ public struct VolumeCore: Sendable {
   var inFlight: [GroupInFlight] = []
   var isWriting = false
   var syncing: GroupNumber?
+  var pace = SyncPace()
+  /// What waits may be written before the next sync begins.
+  var mayTopUp = false
+  /// The next sync begins once the write that is under way has ended.
+  var isSyncHeld = false
   var nextGroup: GroupNumber
   var durable: LogPlace
   var durableGroup: GroupNumber
@@ -373,7 +377,7 @@ public struct VolumeCore: Sendable {
     self.retireFreed(wall: wall, &effects)
     self.requestSlot(at: now, &effects)
     self.startWrite(at: now, wall: wall, &effects)
-    self.startSync(&effects)
+    self.startSync(at: now, &effects)
     self.planWake(at: now, &effects)
   }
 

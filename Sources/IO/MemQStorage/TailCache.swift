@@ -33,6 +33,7 @@ struct TailCache {
     self.count += 1
     self.nextSerial += 1
     if self.order.count > 2 * self.count + Self.stalePlacesMax { self.dropStalePlaces() }
+    self.shrink(by: 4)
     return self.nextSerial
   }
 
@@ -50,19 +51,28 @@ struct TailCache {
     self.order = live
   }
 
-  /// Batches with lower serials are durable: they may be forgotten, oldest first, above the limit.
+  /// Batches with lower serials are durable: they may be forgotten. Most of that is spread over the appends that make it necessary: all
+  /// at once it would keep the next write waiting.
   mutating func durable(below serial: UInt64) {
     self.durableBelow = max(self.durableBelow, serial)
+    self.shrink(by: 64)
+  }
+
+  /// Forgets what is durable above the limit, oldest first.
+  mutating func shrink(by count: Int = .max) {
+    var left = count
     // Batches that were cut or trimmed leave their place in the order behind.
-    while let oldest = self.order.first, oldest.serial < self.durableBelow,
+    while left > 0, let oldest = self.order.first, oldest.serial < self.durableBelow,
       self.entries[oldest.partition]?.first.map({ $0.serial > oldest.serial }) ?? true
     {
       self.order.removeFirst()
+      left -= 1
     }
-    while self.bytes > self.bytesMax, let oldest = self.order.first,
+    while left > 0, self.bytes > self.bytesMax, let oldest = self.order.first,
       oldest.serial < self.durableBelow
     {
       self.order.removeFirst()
+      left -= 1
       guard let entry = self.entries[oldest.partition]?.first, entry.serial == oldest.serial else {
         continue
       }

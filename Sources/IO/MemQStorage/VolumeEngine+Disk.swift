@@ -30,7 +30,9 @@ extension VolumeEngine {
       let file = try self.files.file(group.slot)
       try GatheredWrite.run(group, batches, into: file)
       self.metrics.written(group.byteCount)
-      self.send(.written(group.number))
+      self.updateThenTake {
+        $0.core.handle(.written(group.number), at: $1, wall: $2, into: &$0.effects)
+      }
     } catch {
       self.fail(error)
     }
@@ -47,7 +49,7 @@ extension VolumeEngine {
     }
     let took = self.clock.monotonic - start
     self.metrics.synced(took)
-    self.update { state, now, wall in
+    self.updateThenTake { state, now, wall in
       state.measures.syncs += 1
       state.measures.syncTotal += took
       state.measures.syncMax = max(state.measures.syncMax, took)

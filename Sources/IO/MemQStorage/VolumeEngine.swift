@@ -60,13 +60,13 @@ final class VolumeEngine: Sendable {
   }
 
   enum Delivery {
-    case completion(Volume.Completion, Result<Void, MemQError>)
+    case completion(RequestID, Result<Void, MemQError>)
     case callback(@Sendable () -> Void)
   }
 
   enum Action {
     case job(DiskJob)
-    case deliver([Delivery])
+    case deliver([@Sendable () -> Void])
     case tick
     case end
   }
@@ -131,6 +131,17 @@ final class VolumeEngine: Sendable {
   }
 
   func update<R>(_ body: (inout State, MonotonicInstant, Timestamp) -> R) -> R {
+    self.update(waking: { $0 }, body)
+  }
+
+  /// As `update`, on a thread of this volume that looks for work next: one less is to be woken.
+  func updateThenTake(_ body: (inout State, MonotonicInstant, Timestamp) -> Void) {
+    self.update(waking: { max(0, $0 - 1) }, body)
+  }
+
+  private func update<R>(
+    waking count: (Int) -> Int, _ body: (inout State, MonotonicInstant, Timestamp) -> R
+  ) -> R {
     let (now, wall) = (self.clock.monotonic, self.clock.wall)
     var wakes = 0
     let result = self.monitor.withLock { state in
@@ -138,7 +149,7 @@ final class VolumeEngine: Sendable {
       wakes = self.file(&state)
       return result
     }
-    for _ in 0..<wakes { self.monitor.signal() }
+    for _ in 0..<count(wakes) { self.monitor.signal() }
     return result
   }
 
@@ -186,9 +197,8 @@ final class VolumeEngine: Sendable {
       guard let body = state.onDamage else { return }
       state.deliveries.append(.callback { body(damaged) })
     case .complete(let request, let result):
-      guard let completion = state.completions.removeValue(forKey: request) else { return }
-      if let serial = completion.serial { state.cache.durable(below: serial) }
-      state.deliveries.append(.completion(completion.body, result))
+      // The rest when it is delivered: the next write or sync, which comes of the same event, is not to wait for a hundred of these.
+      state.deliveries.append(.completion(request, result))
     case .localStartMoved(let partition, let start):
       state.cache.trim(partition, to: start)
       guard let body = state.onLocalStartMoved else { return }
@@ -244,6 +254,7 @@ final class VolumeEngine: Sendable {
           .room(availableBytes: available), at: now, wall: wall, into: &state.effects)
       }
       state.core.handle(.tick, at: now, wall: wall, into: &state.effects)
+      state.cache.shrink()
       return isRoomDue ? state.core.stats : nil
     }
     if let stats { self.metrics.stands(stats) }
@@ -255,9 +266,7 @@ final class VolumeEngine: Sendable {
       if state.isAbandoned { return .done(.end) }
       if let job = state.jobs.popFirst() { return .done(.job(job)) }
       if !state.deliveries.isEmpty, !state.isDelivering {
-        state.isDelivering = true
-        defer { state.deliveries = [] }
-        return .done(.deliver(state.deliveries))
+        return .done(.deliver(Self.takeDeliveries(&state)))
       }
       if state.isStopped, !state.isDelivering { return .done(.end) }
       if let wake = state.wakeAt, wake <= clock.monotonic {
@@ -268,13 +277,27 @@ final class VolumeEngine: Sendable {
     }
   }
 
-  private func deliver(_ deliveries: [Delivery]) {
-    for delivery in deliveries {
+  private static func takeDeliveries(_ state: inout State) -> [@Sendable () -> Void] {
+    state.isDelivering = true
+    var bodies: [@Sendable () -> Void] = []
+    bodies.reserveCapacity(state.deliveries.count)
+    var durableBelow: UInt64 = 0
+    for delivery in state.deliveries {
       switch delivery {
-      case .completion(let body, let result): body(result)
-      case .callback(let body): body()
+      case .completion(let request, let result):
+        guard let completion = state.completions.removeValue(forKey: request) else { continue }
+        if let serial = completion.serial { durableBelow = max(durableBelow, serial) }
+        bodies.append { completion.body(result) }
+      case .callback(let body): bodies.append(body)
       }
     }
+    state.deliveries.removeAll(keepingCapacity: true)
+    state.cache.durable(below: durableBelow)
+    return bodies
+  }
+
+  private func deliver(_ bodies: [@Sendable () -> Void]) {
+    for body in bodies { body() }
     let (isMore, isStopped) = self.monitor.withLock { state in
       state.isDelivering = false
       return (!state.deliveries.isEmpty, state.isStopped)
