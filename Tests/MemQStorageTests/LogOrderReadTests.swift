@@ -303,6 +303,24 @@ private final class GatedDisk: VolumeDisk {
     await volume.close()
   }
 
+  @Test func `what several want is read once`() async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    let partitions = (0..<4).map { Example.partition($0) }
+    let (volume, ends) = try await Self.volume(
+      Example.configuration(folder), partitions, count: 60)
+    let want = Volume.LogOrderWant(
+      partition: partitions[0], from: .zero, below: ends[0], maxBytes: 1 << 20)
+    let one = try await volume.readInLogOrder([want], maxBytes: 16 << 20)[0].get()
+    let before = volume.stats.bytesRead
+    for result in try await volume.readInLogOrder([want, want, want, want], maxBytes: 16 << 20) {
+      let result = try result.get()
+      #expect(result.batches == one.batches && result.slices == one.slices)
+    }
+    #expect(one.byteCount > 0 && volume.stats.bytesRead - before <= before)
+    await volume.close()
+  }
+
   @Test func `damage and a disk that can't read are errors of those reads alone`() async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }

@@ -596,9 +596,9 @@ private final class Carried: Sendable {
     let frames = try made.frames(cold.sequence).filter { $0.header.partition == Carried.kept }
     let frame = try #require(frames.dropFirst(5).first)
     try made.flip(cold.slot, at: made.configuration.segmentBytes - 4_096, count: 4_096)
-    // Of a frame that is gone nobody knows how much is: the log is damaged from its beginning on.
     try made.flip(cold.slot, at: frame.place.position + (kind == "payload" ? 500 : 20))
-    let from = kind == "payload" ? frame.header.baseOffset : .zero
+    // A frame that is gone leaves a gap: what is below it is whole.
+    let from = frame.header.baseOffset
     let found = try made.verify()
     #expect(found.refusal == nil)
     let damaged = found.partitions.filter { $0.damagedFrom != nil }
@@ -609,6 +609,7 @@ private final class Carried: Sendable {
       let volume = try await Volume.open(configuration, logger: Example.logger)
       #expect(volume.damagedPartitions.map(\.partition) == [Carried.kept])
       #expect(volume.damagedPartitions.first?.from == from)
+      #expect(try await made.readable(volume) == from)
       let end = try #require(volume.state(of: Carried.tiered)?.end)
       try await volume.appendDurably([(Carried.tiered, Example.batch(at: end))])
       await volume.close()
@@ -640,10 +641,42 @@ private final class Carried: Sendable {
     let found = try made.verify()
     let damaged = found.partitions.filter { $0.damagedFrom != nil }
     #expect(damaged.map(\.partition) == [Carried.kept])
-    // The older copies are dead since the truncate, so a frame is gone: the log is damaged from its beginning on.
-    #expect(damaged.first?.damagedFrom == .zero)
+    // The older copies are dead since the truncate, so a frame is gone.
+    #expect(damaged.first?.damagedFrom == frame.header.baseOffset)
     let volume = try await Volume.open(made.configuration, logger: Example.logger)
-    #expect(volume.damagedPartitions.first?.from == .zero)
+    #expect(volume.damagedPartitions.first?.from == frame.header.baseOffset)
+    #expect(try await made.readable(volume) == frame.header.baseOffset)
+    await volume.close()
+  }
+
+  @Test func `a cold segment's file that is gone gives no older copies of its records back`()
+    async throws
+  {
+    let made = try await Carried()
+    let older = try #require(try made.verify().segments.last { $0.kind == .cold })
+    let cut = try #require(
+      try made.frames(older.sequence).filter { $0.header.partition == Carried.kept }
+        .dropFirst(4).first
+    ).header.baseOffset
+    try await made.carryAnew(from: cut)
+    let young = try #require(try made.verify().segments.last { $0.kind == .cold })
+    #expect(young.sequence > older.sequence)
+    let number = String(young.slot.rawValue)
+    let name = "segment-" + String(repeating: "0", count: 8 - number.count) + number
+    #expect(unlink(made.configuration.path + "/" + name) == 0)
+    // As it is the volume is refused: more than records of one partition may be gone.
+    #expect(try made.verify().refusal?.code == .logCorrupt)
+    await #expect(throws: MemQError.self) {
+      _ = try await Volume.open(made.configuration, logger: Example.logger)
+    }
+    var configuration = made.configuration
+    configuration.acceptsLoss = true
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    // What the older segment has above the truncate is dead; below, the younger one may have had all of it.
+    #expect(volume.damagedPartitions.map(\.partition) == [Carried.kept])
+    let from = try #require(volume.damagedPartitions.first?.from)
+    #expect(from <= cut)
+    #expect(try await made.readable(volume) == from)
     await volume.close()
   }
 }

@@ -19,7 +19,7 @@ extension VolumeCore {
   /// in it. `open` without a cap, for a partition that holds nothing yet, and for one that isn't here: `append` says what is
   /// wrong then.
   ///
-  /// To be asked by a leader before it takes a produced batch. `append` itself refuses only batches marked `isCapped`.
+  /// To be asked by a leader before it takes a produced batch; `append` itself takes what it is given.
   public func room(of partition: TopicPartition, for byteCount: Int) -> PartitionRoom {
     guard let index = self.byName[partition], let log = self.logs[index],
       let cap = log.retention.capBytes

@@ -56,10 +56,10 @@ extension ReadPlan {
 }
 
 extension VolumeCore {
-  /// Whether the segment is one of the two youngest: what reads there keeps up with the log.
+  /// Whether the segment is one of the two youngest hot ones: what reads there keeps up with the log. Cold ones, which take their
+  /// sequences from the same count, never are.
   public func isNearEnd(_ segment: SegmentSequence) -> Bool {
-    guard let last = self.segments.last else { return true }
-    return segment.rawValue + 1 >= last.sequence.rawValue
+    self.segments.suffix(2).contains { $0.sequence == segment }
   }
 
   /// The partition's state with everything accepted; nil when it has no log here.

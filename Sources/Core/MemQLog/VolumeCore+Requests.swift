@@ -7,7 +7,7 @@ extension VolumeCore {
   ///
   /// Precondition: each batch's base offset is its partition's end, batches of one partition in order.
   /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchTooLarge`; retriable: `.resourceExhausted`
-  ///   (too much waits for the disk), `.volumeFull`, `.partitionQuotaExceeded` (a capped batch above the partition's cap).
+  ///   (too much waits for the disk), `.volumeFull`.
   public mutating func append(
     _ batches: [BatchAppend], request: RequestID, at now: MonotonicInstant, wall: Timestamp,
     into effects: inout [Effect]
@@ -49,10 +49,6 @@ extension VolumeCore {
         .recordBatchTooLarge, "the batch is too large for this volume's segments",
         subject: batch.partition.description, limit: Int64(self.batchBytesMax),
         actual: Int64(batch.byteCount))
-    }
-    if batch.isCapped, case .full(let error) = self.room(of: batch.partition, for: batch.byteCount)
-    {
-      throw error
     }
     return PendingFrame.overhead + batch.byteCount
   }

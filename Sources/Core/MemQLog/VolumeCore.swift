@@ -22,14 +22,10 @@ public struct VolumeCore: Sendable {
     public var byteCount: Int
     /// The batch's own CRC-32C, its bytes 17..<21.
     public var checksum: UInt32
-    /// A producer's: refused where the partition is at its cap. A follower takes what its leader took.
-    public var isCapped: Bool
 
     public init(
-      partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32,
-      isCapped: Bool = false
+      partition: TopicPartition, summary: BatchSummary, byteCount: Int, checksum: UInt32
     ) {
-      self.isCapped = isCapped
       self.partition = partition
       self.summary = summary
       self.byteCount = byteCount

@@ -31,9 +31,10 @@ extension Recovery {
       live.logs.sort()
       self.result.cold.append(live)
     }
+    let mayHaveGaps = self.notes.isSealedUnknown
     self.state.withLogs { logs in
       for index in logs.indices {
-        Self.join(&logs[index], spans[logs[index].id] ?? [])
+        Self.join(&logs[index], spans[logs[index].id] ?? [], mayHaveGaps: mayHaveGaps)
       }
     }
   }
@@ -94,7 +95,11 @@ extension Recovery {
 
   /// What was carried counts instead of the originals. Cold records that don't reach up to the hot ones were released before
   /// the segments in between went.
-  private static func join(_ log: inout PartitionLog, _ cold: [SegmentSpan]) {
+  ///
+  /// - Parameter mayHaveGaps: frames of sealed segments are gone: where nothing may have been released yet, what is below a gap stays.
+  private static func join(
+    _ log: inout PartitionLog, _ cold: [SegmentSpan], mayHaveGaps: Bool
+  ) {
     guard !cold.isEmpty || log.coldEnd > .zero else { return }
     let coldEnd = log.coldEnd
     let hot = log.spans.compactMap { span in
@@ -103,8 +108,9 @@ extension Recovery {
     }
     var end = hot.first { $0.hasRecords }?.baseOffset ?? log.laid.end
     var kept: [SegmentSpan] = []
+    let releasedBelow = max(log.laid.logStart, log.uploadedOffset)
     for span in cold.reversed() {
-      guard span.endOffset == end else { break }
+      guard span.endOffset == end || (mayHaveGaps && span.endOffset >= releasedBelow) else { break }
       end = span.baseOffset
       kept.append(span)
     }

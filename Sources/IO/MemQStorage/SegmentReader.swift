@@ -119,17 +119,20 @@ struct SegmentReader: Sendable {
     runs = kept
   }
 
-  /// Runs that are read together.
+  /// Runs that are read together: by position, those that several reads want among them.
   private static func chunks(_ runs: [Run], _ readBytes: Int64) -> [ArraySlice<Run>] {
     var chunks: [ArraySlice<Run>] = []
     var start = 0
-    for index in runs.indices.dropFirst() {
-      let (last, next) = (runs[index - 1].entry, runs[index].entry)
-      let gap = next.position - (last.position + Int64(last.byteCount))
-      let whole = next.position + Int64(next.byteCount) - runs[start].entry.position
-      if gap < 0 || gap > Self.gapBytesMax || whole > readBytes {
+    var end: Int64 = 0
+    for (index, run) in runs.enumerated() {
+      let (position, runEnd) = (run.entry.position, run.entry.position + Int64(run.entry.byteCount))
+      let whole = max(end, runEnd) - runs[start].entry.position
+      if index > start, position - end > Self.gapBytesMax || whole > readBytes {
         chunks.append(runs[start..<index])
         start = index
+        end = runEnd
+      } else {
+        end = max(end, runEnd)
       }
     }
     if start < runs.count { chunks.append(runs[start...]) }
@@ -238,9 +241,9 @@ struct SegmentReader: Sendable {
     /// Reads a chunk; where the disk can't give it whole, run by run.
     mutating func take(_ chunk: ArraySlice<Run>) {
       let runs = chunk.filter { !self.reads[$0.read].isDone }
-      guard let first = runs.first, let last = runs.last else { return }
+      guard let first = runs.first else { return }
       let start = first.entry.position
-      let count = Int(last.entry.position - start) + last.entry.byteCount
+      let count = runs.reduce(0) { max($0, Int($1.entry.position - start) + $1.entry.byteCount) }
       do throws(MemQError) {
         let buffer = try self.reader.bytes(self.slot, self.segment, at: start, count)
         self.take(runs, from: buffer, at: start)

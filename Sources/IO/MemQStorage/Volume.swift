@@ -96,7 +96,7 @@ public final class Volume: Sendable {
 
   /// What the partition's cap says to a producer's batch of `byteCount`: take it; take it and hold the answer back for a while; or
   /// refuse it, retriable, as `.partitionQuotaExceeded`. Other partitions have no part in it. A leader asks before it
-  /// takes a produced batch; followers take what it took. A caller that has decided nothing yet may mark its batch `isCapped` instead.
+  /// takes a produced batch; followers take what it took.
   public func room(of partition: TopicPartition, for byteCount: Int) -> PartitionRoom {
     self.engine.monitor.withLock { $0.core.room(of: partition, for: byteCount) }
   }
@@ -106,8 +106,8 @@ public final class Volume: Sendable {
   /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
   /// (`RecordBatchHeader.validate`): what does not hold would read as damage later.
   /// - Throws: `.volumeFailed`, `.logCorrupt` where the open found the partition damaged, `.shuttingDown`, `.partitionNotFound`,
-  ///   `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable: `.resourceExhausted` (too much waits for the disk), `.volumeFull`,
-  ///   `.partitionQuotaExceeded` (a capped batch, the partition at its cap). Nothing was taken then, and `completion` is not called.
+  ///   `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable: `.resourceExhausted` (too much waits for the disk), `.volumeFull`.
+  ///   Nothing was taken then, and `completion` is not called.
   public func append(
     _ appends: [Append], completion: @escaping Completion
   ) throws(MemQError) {
@@ -119,7 +119,7 @@ public final class Volume: Sendable {
       requests.append(
         VolumeCore.BatchAppend(
           partition: append.partition, summary: append.summary, byteCount: batch.byteCount,
-          checksum: batch.checksum, isCapped: append.isCapped))
+          checksum: batch.checksum))
     }
     try self.engine.update { (state, now, wall) throws(MemQError) in
       for append in appends {

@@ -16,8 +16,6 @@ extension Volume {
     public var summary: BatchSummary
     /// One whole record batch v2 that was validated, in slices. The log writes base offset and leader epoch over its first 16 bytes.
     public var batch: [ByteBuffer]
-    /// A producer's: refused where the partition is at its cap. A follower takes what its leader took.
-    public var isCapped = false
 
     public init(partition: TopicPartition, summary: BatchSummary, batch: [ByteBuffer]) {
       self.partition = partition
