@@ -213,6 +213,43 @@ def test_a_slow_sync_only_slows(folder):
         assert server.stop() == 0
 
 
+def test_metadata_on_a_full_disk_refuses_changes_and_heals_when_there_is_room(folder):
+    disk = Disk(folder, "64M")
+    filler = disk.mount_point / "filler"
+    server = Server(disk.mount_point / "data", *SEGMENT, "--volumes", folder / "volume")
+    server.log = folder / "server.log"
+    try:
+        server.start()
+        with open(filler, "ab") as file:
+            size, step = 0, 16 << 20
+            while step >= 4096:
+                try:
+                    os.posix_fallocate(file.fileno(), size, step)
+                    size += step
+                except OSError:
+                    step //= 2
+        made = []
+        for number in range(300):
+            name = f"topic-{number}"
+            if server.cli("topic", "create", name, "--partitions", "20", check=False).returncode != 0:
+                break
+            made.append(name)
+        assert "the disk is full" in server.log.read_text()
+        filler.unlink()
+        # By itself, in the same life.
+        wait_until(
+            "topics are made again",
+            lambda: server.cli("topic", "create", "after", check=False).returncode == 0,
+        )
+        assert {*made, "after"} <= {topic["name"] for topic in server.json("topic", "list")}
+        assert server.stop() == 0
+        server.start()
+        assert {*made, "after"} <= {topic["name"] for topic in server.json("topic", "list")}
+    finally:
+        server.close()
+        disk.close()
+
+
 def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
     disk = Disk(folder, "400M")
     filler = disk.mount_point / "filler"

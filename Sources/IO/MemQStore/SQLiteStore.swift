@@ -359,10 +359,17 @@ public final class SQLiteStore: MetadataStore {
   }
 
   /// A batch that did not begin to commit changed nothing. After a failed commit nobody knows what is on the disk: the store is
-  /// of no use until it is opened anew.
+  /// of no use until it is opened anew. But for a full disk: nothing was synced then, the next commit overwrites what was
+  /// written of this one, and until then it may only come back whole, which is what "unknown" says.
   private func fail(_ batch: [Request], _ error: any Error, isCommitting: Bool) {
     var reason = Self.translate(error, self.pool.path)
-    if isCommitting {
+    let isFull = (error as? DatabaseError)?.resultCode == .SQLITE_FULL
+    if isCommitting, isFull {
+      self.logger.error(
+        "The metadata store could not write, the disk is full", metadata: ["error": "\(reason)"])
+      reason.isRetriable = true
+      reason.code = .outcomeUnknown
+    } else if isCommitting {
       reason.isRetriable = true
       reason.code = .unavailable
       self.state.withLock {
