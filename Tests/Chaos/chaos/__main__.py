@@ -185,7 +185,7 @@ def main(arguments: list[str]) -> int:
         return compare(arguments[1:])
     options = parse(arguments)
     if options.etcd:
-        print("scripts/chaos: --etcd is not offered yet: metadata keeps its state in SQLite, in one instance", file=sys.stderr)
+        print("scripts/chaos: --etcd is not offered yet: its cluster has one metadata instance, on SQLite", file=sys.stderr)
         return 2
     if options.inside:
         return inside(options)
