@@ -23,9 +23,10 @@ import Testing
 
   /// A leader's proposal was taken on what was known of a new member's node when it was planned: the node could register anew
   /// before the write (91). With the rule in force the seed passes.
-  @Test func `a seed that broke a rule once passes`() {
+  /// A node that was to get a replica left, and was forgotten, in the same moment (100325).
+  @Test(arguments: [91, 100_325]) func `a seed that broke a rule once passes`(seed: UInt64) {
     if case .violated(let violation, _) = Simulation(
-      seed: 91, options: Self.options(faultSeconds: 20)
+      seed: seed, options: Self.options(faultSeconds: 20)
     ).run() {
       Issue.record("\(violation)")
     }

@@ -172,10 +172,17 @@ extension MetadataState {
 
   /// - Parameter unchanged: nodes whose records must stand as they were read: one that is fenced or registers anew meanwhile changes
   ///   what the plan rests on, and nothing of the partition shows it.
+  /// - Parameter claimed: nodes that get a replica. Their records are written again as they are: a node that leaves at the same time is
+  ///   forgotten only while no partition names it, and whichever comes second is asked anew.
   func replacing(
-    _ known: Versioned<PartitionImage>, _ next: PartitionImage, while unchanged: [NodeID] = []
+    _ known: Versioned<PartitionImage>, _ next: PartitionImage, while unchanged: [NodeID] = [],
+    claiming claimed: [NodeID] = []
   ) -> Plan<PartitionImage> {
     var transaction = Transaction()
+    for node in claimed {
+      guard let record = self.nodes[node] else { continue }
+      transaction.replace(.node(node), record, with: record.value)
+    }
     for node in unchanged {
       transaction.require(.revision(.node(node), self.nodes[node]?.revision ?? .zero))
     }

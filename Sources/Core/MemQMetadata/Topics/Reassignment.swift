@@ -62,7 +62,7 @@ extension MetadataState {
     }
     if next.leader != partition.leader { next.leaderEpoch = partition.leaderEpoch.next }
     next.epoch = partition.epoch.next
-    return self.replacing(known, next)
+    return self.replacing(known, next, claiming: reassignment.adding)
   }
 
   /// Goes back to the replicas from before a change that is under way.
