@@ -233,7 +233,7 @@ let modules: [Module] = [
     "MemQCommands", .memq, "services/memq/Commands",
     uses: [
       "MemQModel", "MemQRecords", "MemQLog", "MemQMetadata", "MemQSystem", "MemQTelemetry",
-      "MemQStorage", "MemQStore", "MemQRPC", "MemQClient",
+      "MemQStorage", "MemQStore", "MemQRPC", "MemQRuntime", "MemQClient",
     ], packages: ["ArgumentParser", "Logging", "NIOCore"]),
   Module(
     "memq", .memq, "services/memq/Main", kind: .executable,
@@ -264,7 +264,7 @@ let modules: [Module] = [
     "MemQMetadataTests", .test, "Tests/MemQMetadataTests", kind: .test,
     uses: [
       "MemQModel", "MemQMetadata", "MemQStore", "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime",
-      "MemQMetadataService",
+      "MemQMetadataService", "MemQTestSupport",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQPackingTests", .test, "Tests/MemQPackingTests", kind: .test,

@@ -81,11 +81,76 @@ import Testing
     let second = try await client.consumer(FakeServer.topic, configuration: configuration)
     #expect(try await Self.numbers(second)[PartitionIndex(0)] == Array(123..<1_000))
     await second.markConsumed(PartitionIndex(0), below: Offset(1_000))
-    // A third member takes over: the second is fenced.
+    // The group gives the second one up: what it marked cannot be committed any more.
     let third = try await client.consumer(FakeServer.topic, configuration: configuration)
     let error = await #expect(throws: MemQError.self) { try await second.commit() }
-    #expect(error?.code == .groupMemberFenced)
+    #expect(error?.code == .groupMemberUnknown)
     try await third.close()
+  }
+
+  @Test func `a partition that goes is stopped, finished and committed before it is let go`()
+    async throws
+  {
+    let server = FakeServer(partitions: 2)
+    let client = try await Self.filled(server, 1_000)
+    var configuration = Consumer.Configuration()
+    configuration.group = "g"
+    configuration.commitInterval = nil
+    let changes = Mutex<[AssignmentChange]>([])
+    configuration.onAssignment = { change in changes.withLock { $0.append(change) } }
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let first = PartitionIndex(0)
+    var delivered = Offset.zero
+    while delivered == .zero {
+      let piece = try #require(try await consumer.next())
+      if piece.partition == first { delivered = piece.nextOffset }
+    }
+    server.assign([1])
+    // It is being handled: the member still reads it, as far as the group knows.
+    while !changes.withLock({ $0.contains(.revoked([first])) }) { await Task.yield() }
+    #expect(await consumer.partitions.contains(first))
+    #expect(server.state.withLock { $0.committed[0] } == nil)
+    // The next call says that it was handled.
+    let other = try #require(try await consumer.next())
+    #expect(other.partition != first)
+    while server.state.withLock({ !$0.reading.contains([1]) }) { await Task.yield() }
+    #expect(server.state.withLock { $0.committed[0] } == delivered.rawValue)
+    // It comes back, and goes on where it was committed, not where an old mark says.
+    await consumer.markConsumed(first, below: Offset(0))
+    server.assign([0, 1])
+    while !(await consumer.positions.contains { $0.partition == first }) { await Task.yield() }
+    #expect(await consumer.positions.first?.offset == delivered)
+    await consumer.markConsumed(first, below: Offset(1))
+    try await consumer.commit()
+    #expect(server.state.withLock { $0.committed[0] } == delivered.rawValue)
+    try await consumer.close()
+  }
+
+  @Test func `a member that the group gave up joins again and goes on`() async throws {
+    let server = FakeServer()
+    let client = try await Self.filled(server, 300)
+    var configuration = Consumer.Configuration()
+    configuration.stopsAtEnd = true
+    configuration.group = "g"
+    configuration.marksAutomatically = false
+    configuration.sessionTimeout = .seconds(1)
+    let lost = Mutex(0)
+    configuration.onAssignment = { change in
+      if case .lost = change { lost.withLock { $0 += 1 } }
+    }
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    let first = try #require(try await consumer.next())
+    await consumer.markConsumed(first.partition, below: first.nextOffset)
+    try await consumer.commit()
+    server.state.withLock { $0.memberID = "nobody" }
+    while lost.withLock({ $0 == 0 }) { await Task.yield() }
+    var next = first.nextOffset
+    while let piece = try await consumer.next() {
+      #expect(piece.records.first?.offset == next)
+      next = piece.nextOffset
+    }
+    #expect(next == Offset(300))
+    try await consumer.close()
   }
 
   @Test func `automatic marks count what was handed out before`() async throws {

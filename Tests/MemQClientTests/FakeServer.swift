@@ -42,6 +42,11 @@ final class FakeServer: Sendable {
     var messageBytesMax = Limits.recordBatchBytesDefault
     var committed: [Int32: Int64] = [:]
     var groupEpoch: Int64 = 0
+    var memberID = ""
+    var assigned: [Int32] = []
+    /// What heartbeats said that is read.
+    var reading: [[Int32]] = []
+    var commits: [[(Int32, Int64)]] = []
     var fetches = 0
     /// Offsets that were asked for.
     var asked: Set<Int64> = []
@@ -272,26 +277,37 @@ final class FakeServer: Sendable {
   // MARK: Groups
 
   private func addGroups(_ router: inout RPCRouter) {
-    router.handle(IngestMethods.joinGroup) { _, _ in
+    router.handle(IngestMethods.joinGroup) { request, _ in
       self.state.withLock { state in
         state.groupEpoch += 1
+        state.memberID = request.memberID
+        state.assigned = (0..<Int32(state.partitions.count)).map { $0 }
         var response = Memq_V1_JoinGroupResponse()
-        response.memberID = "member-\(state.groupEpoch)"
-        response.groupEpoch = state.groupEpoch
+        response.memberID = request.memberID
+        response.memberEpoch = state.groupEpoch
+        response.assigned = state.assigned.map(Self.wire)
         return response
       }
     }
     router.handle(IngestMethods.heartbeatGroup) { request, _ in
-      try self.checkMember(request.groupEpoch)
-      return Memq_V1_HeartbeatGroupResponse()
+      try self.checkMember(request.memberID)
+      var response = self.heartbeat(request)
+      // An idle server holds the call; this one looks again every now and then.
+      for _ in 0..<50 where !response.hasAssigned && request.waitMaxMs > 0 {
+        guard (try? await Task.sleep(for: .milliseconds(10))) != nil else { break }
+        try self.checkMember(request.memberID)
+        response = self.heartbeat(request)
+      }
+      return response
     }
     router.handle(IngestMethods.leaveGroup) { _, _ in Memq_V1_LeaveGroupResponse() }
     router.handle(IngestMethods.commitOffsets) { request, _ in
-      try self.checkMember(request.groupEpoch)
+      try self.checkMember(request.memberID)
       self.state.withLock { state in
         for offset in request.offsets {
           state.committed[offset.topicPartition.partition] = offset.offset
         }
+        state.commits.append(request.offsets.map { ($0.topicPartition.partition, $0.offset) })
       }
       return Memq_V1_CommitOffsetsResponse()
     }
@@ -310,9 +326,39 @@ final class FakeServer: Sendable {
     }
   }
 
-  private func checkMember(_ epoch: Int64) throws {
-    guard epoch == self.state.withLock({ $0.groupEpoch }) else {
-      throw MemQError(.groupMemberFenced, "another member took over")
+  /// What the group says to its one member.
+  private func heartbeat(
+    _ request: Memq_V1_HeartbeatGroupRequest
+  ) -> Memq_V1_HeartbeatGroupResponse {
+    self.state.withLock { state in
+      if request.hasReading { state.reading.append(request.reading.partitions.map(\.partition)) }
+      var response = Memq_V1_HeartbeatGroupResponse()
+      response.memberEpoch = state.groupEpoch
+      if request.memberEpoch != state.groupEpoch {
+        response.assigned.partitions = state.assigned.map(Self.wire)
+      }
+      return response
+    }
+  }
+
+  /// The group gives its member other partitions.
+  func assign(_ partitions: [Int32]) {
+    self.state.withLock { state in
+      state.groupEpoch += 1
+      state.assigned = partitions
+    }
+  }
+
+  private static func wire(_ partition: Int32) -> Memq_V1_TopicPartition {
+    var wire = Memq_V1_TopicPartition()
+    wire.topicID = Data(Self.topicID.bytes)
+    wire.partition = partition
+    return wire
+  }
+
+  private func checkMember(_ memberID: String) throws {
+    guard memberID == self.state.withLock({ $0.memberID }) else {
+      throw MemQError(.groupMemberUnknown, "the member is not in the group any more")
     }
   }
 }

@@ -72,6 +72,9 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
   case groupNotEmpty = 402
   case groupNameInvalid = 403
   case offsetMissing = 404
+  case staleMemberEpoch = 405
+  case partitionNotAssigned = 406
+  case groupMemberUnknown = 407
 
   // Files and objects: 500–599
   case fileNotFound = 500
@@ -108,7 +111,7 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
       .notLeader, .leaderNotAvailable, .fencedLeaderEpoch, .unknownLeaderEpoch, .staleNodeEpoch,
       .notEnoughReplicas, .notEnoughReplicasAfterAppend, .volumeFull, .volumeFailed,
       .revisionConflict, .leaseLost, .staleImage, .uploadInProgress, .objectStoreUnavailable,
-      .scanHeld, .partitionQuotaExceeded, .revisionCompacted, .planRunning,
+      .scanHeld, .partitionQuotaExceeded, .revisionCompacted, .planRunning, .staleMemberEpoch,
       .reassignmentInProgress:
       true
     case .internalError, .invalidArgument, .cancelled, .unimplemented, .corruptMessage,
@@ -119,7 +122,8 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
       .recordBatchTooLarge, .recordBatchInvalid, .recordBatchChecksumMismatch, .duplicateSequence,
       .outOfOrderSequence, .sequenceStraddles, .producerFenced, .unknownProducer, .logCorrupt,
       .nodeUnknown, .nodeFenced, .transactionTooLarge, .limitReached, .groupNotFound,
-      .groupMemberFenced, .groupNotEmpty, .groupNameInvalid, .offsetMissing, .fileNotFound,
+      .groupMemberFenced, .groupMemberUnknown, .partitionNotAssigned, .groupNotEmpty,
+      .groupNameInvalid, .offsetMissing, .fileNotFound,
       .fileNameInvalid, .fileTooLarge, .uploadNotFound, .uploadOffsetMismatch, .digestMismatch,
       .fileIncomplete, .rangeInvalid, .objectNotFound, .objectCorrupt, .objectBarred,
       .chunkChecksumMismatch, .uploadAbandoned, .infected, .notScanned, .quarantineEntryNotFound,

@@ -19,6 +19,31 @@ import Testing
     version: 4, updatedAt: Timestamp(milliseconds: 6), createdAt: Timestamp(milliseconds: 5),
     reason: "why", driver: NodeID(2))
 
+  static let group: GroupRecord = {
+    func partition(_ index: Int32) -> TopicPartition {
+      TopicPartition(topic, PartitionIndex(index))
+    }
+    var group = GroupRecord(name: "g", epoch: 5)
+    group.topics = [GroupTopic(name: "events", id: topic, partitionCount: 6)]
+    var moving = GroupRecord.Member(
+      id: "m", clientID: "c", topics: ["events"], sessionTimeout: .seconds(45),
+      rebalanceTimeout: .seconds(60))
+    moving.instanceID = "i"
+    moving.host = "::1"
+    moving.only = [partition(1), partition(2), partition(3)]
+    moving.epoch = 4
+    moving.owned = [
+      .init(partition(1), since: 3), .init(partition(2), since: 3), .init(partition(3), since: 4),
+    ]
+    moving.target = [partition(1)]
+    var settled = moving
+    settled.id = "n"
+    settled.owned = [.init(partition(0), since: 5)]
+    settled.target = [partition(0)]
+    group.members = ["m": moving, "n": settled]
+    return group
+  }()
+
   /// One of each kind under a key of its own.
   static var samples: [any Sample] {
     get throws {
@@ -77,10 +102,7 @@ import Testing
           ObjectIDRecord(group: 1, sequence: 3, refused: [1], leaseEpoch: LeaseEpoch(2))),
         Kept(
           .group("g"),
-          GroupRecord(
-            name: "g", epoch: 3,
-            member: .init(
-              id: "m", clientID: "c", topics: ["events"], sessionTimeout: .seconds(45)))),
+          group),
         Kept(
           .offsets("g", topic, chunk: 0),
           OffsetChunkRecord(

@@ -266,7 +266,7 @@ import Testing
     _ = try await metadata.call(MetadataMethods.commitOffsets) {
       $0.group = "g"
       $0.memberID = member.memberID
-      $0.groupEpoch = member.groupEpoch
+      $0.memberEpoch = member.memberEpoch
       $0.offsets = [
         .with {
           $0.topicPartition = member.assigned[1]
@@ -427,42 +427,232 @@ import Testing
     await metadata.stop()
   }
 
-  @Test func `a group's silent member leaves, its offsets stay`() async throws {
+  /// A member of group "g" that reads topic "t", as its requests name it.
+  private struct Reader {
+    let metadata: TestMetadata
+    let memberID: String
+    var epoch: Int64
+    var number: Int64 = 0
+    var assigned: [Memq_V1_TopicPartition]
+
+    init(
+      _ metadata: TestMetadata, _ fill: (inout Memq_V1_JoinGroupRequest) -> Void = { _ in }
+    ) async throws {
+      let place = try await metadata.call(MetadataMethods.joinGroup) {
+        $0.group = "g"
+        $0.topics = ["t"]
+        $0.clientID = "c"
+        $0.sessionTimeoutMs = 4_000
+        fill(&$0)
+      }
+      self.metadata = metadata
+      self.memberID = place.memberID
+      self.epoch = place.memberEpoch
+      self.assigned = place.assigned
+    }
+
+    func request(
+      reading: [Memq_V1_TopicPartition]? = nil, wait: Int32 = 0
+    ) -> Memq_V1_HeartbeatGroupRequest {
+      .with {
+        $0.group = "g"
+        $0.memberID = self.memberID
+        $0.memberEpoch = self.epoch
+        $0.number = self.number
+        $0.waitMaxMs = wait
+        if let reading { $0.reading.partitions = reading }
+      }
+    }
+
+    mutating func beat(
+      reading: [Memq_V1_TopicPartition]? = nil, wait: Int32 = 0
+    ) async throws {
+      self.number += 1
+      let request = self.request(reading: reading, wait: wait)
+      self.hear(try await self.metadata.call(MetadataMethods.heartbeatGroup) { $0 = request })
+    }
+
+    mutating func hear(_ answer: Memq_V1_HeartbeatGroupResponse) {
+      self.epoch = answer.memberEpoch
+      if answer.hasAssigned { self.assigned = answer.assigned.partitions }
+    }
+
+    func commit(_ partition: Memq_V1_TopicPartition, _ offset: Int64) async throws {
+      _ = try await self.metadata.call(MetadataMethods.commitOffsets) {
+        $0.group = "g"
+        $0.memberID = self.memberID
+        $0.memberEpoch = self.epoch
+        $0.offsets = [
+          .with {
+            $0.topicPartition = partition
+            $0.offset = offset
+          }
+        ]
+      }
+    }
+  }
+
+  private static func groupMetadata(
+    partitions: Int32 = 4
+  ) async throws -> TestMetadata {
     let metadata = try await TestMetadata.start()
     _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
-    try await metadata.makeTopic("t")
-    let member = try await metadata.call(MetadataMethods.joinGroup) {
-      $0.group = "g"
-      $0.topics = ["t"]
-      $0.clientID = "c"
-      $0.sessionTimeoutMs = 1_000
-    }
-    func heartbeat() async throws {
-      _ = try await metadata.call(MetadataMethods.heartbeatGroup) {
-        $0.group = "g"
-        $0.memberID = member.memberID
-        $0.groupEpoch = member.groupEpoch
-      }
-    }
-    for _ in 0..<3 {
-      for _ in 0..<8 {
-        metadata.clock.advance(.milliseconds(100))
-        await metadata.node.tick()
-      }
-      try await heartbeat()
-    }
-    var groups = try await metadata.call(MetadataMethods.listGroups) { _ in }
-    #expect(groups.groups.map(\.memberID) == [member.memberID])
-    #expect(groups.groups[0].topics == ["t"] && groups.groups[0].clientID == "c")
-    for _ in 0..<12 {
+    try await metadata.makeTopic("t", partitions: partitions)
+    return metadata
+  }
+
+  private func pass(_ metadata: TestMetadata, milliseconds: Int) async {
+    for _ in 0..<(milliseconds / 100) {
       metadata.clock.advance(.milliseconds(100))
       await metadata.node.tick()
     }
-    groups = try await metadata.call(MetadataMethods.listGroups) { _ in }
-    #expect(groups.groups.map(\.memberID) == [""])
-    #expect(await thrown { try await heartbeat() }?.code == .groupMemberFenced)
+  }
+
+  private func group(_ metadata: TestMetadata) async throws -> Memq_V1_GroupDescription {
+    try await metadata.call(MetadataMethods.describeGroup) { $0.group = "g" }
+  }
+
+  @Test func `a group's silent member leaves, its offsets stay`() async throws {
+    let metadata = try await Self.groupMetadata()
+    var reader = try await Reader(metadata)
+    for _ in 0..<3 {
+      await pass(metadata, milliseconds: 3_200)
+      try await reader.beat()
+    }
+    try await reader.commit(reader.assigned[1], 42)
+    var group = try await group(metadata)
+    #expect(group.members.map(\.memberID) == [reader.memberID] && group.state == .stable)
+    #expect(group.members[0].topics == ["t"] && group.members[0].assigned.count == 4)
+    await pass(metadata, milliseconds: 4_200)
+    group = try await self.group(metadata)
+    #expect(group.members.isEmpty && group.state == .empty && group.offsets.map(\.offset) == [42])
+    #expect(await thrown { try await reader.beat() }?.code == .groupMemberUnknown)
+    let partition = reader.assigned[1]
+    #expect(await thrown { try await reader.commit(partition, 43) }?.code == .groupMemberUnknown)
     _ = try await metadata.call(MetadataMethods.deleteGroup) { $0.group = "g" }
     #expect(try await metadata.call(MetadataMethods.listGroups) { _ in }.groups.isEmpty)
+    await metadata.stop()
+  }
+
+  @Test func `a held heartbeat hears at once what it is to give back and to get`() async throws {
+    let metadata = try await Self.groupMetadata()
+    var first = try await Reader(metadata)
+    #expect(first.assigned.count == 4)
+    first.number = 1
+    let held = first.request(wait: 30_000)
+    async let told = metadata.call(MetadataMethods.heartbeatGroup) { $0 = held }
+    var second = try await Reader(metadata)
+    #expect(second.assigned.isEmpty)
+    first.hear(try await told)
+    #expect(first.assigned.count == 2)
+    second.number = 1
+    let waiting = second.request(wait: 30_000)
+    async let given = metadata.call(MetadataMethods.heartbeatGroup) { $0 = waiting }
+    try await first.beat(reading: first.assigned)
+    second.hear(try await given)
+    #expect(second.assigned.count == 2)
+    #expect(Set(first.assigned).isDisjoint(with: second.assigned))
+    // A topic that grows.
+    first.number = 3
+    let grown = first.request(wait: 30_000)
+    async let more = metadata.call(MetadataMethods.heartbeatGroup) { $0 = grown }
+    _ = try await metadata.call(MetadataMethods.alterTopic) {
+      $0.name = "t"
+      $0.partitionCount = 6
+    }
+    await metadata.node.tick()
+    first.hear(try await more)
+    #expect(first.assigned.count == 3)
+    await metadata.stop()
+  }
+
+  @Test func `who keeps partitions for too long is taken out`() async throws {
+    let metadata = try await Self.groupMetadata()
+    var first = try await Reader(metadata) { $0.rebalanceTimeoutMs = 10_000 }
+    var second = try await Reader(metadata)
+    // It lives, and reads on.
+    let all = first.assigned
+    for _ in 0..<3 {
+      await pass(metadata, milliseconds: 3_000)
+      try await first.beat(reading: all)
+      try await second.beat()
+    }
+    #expect(second.assigned.isEmpty)
+    await pass(metadata, milliseconds: 1_500)
+    try await second.beat()
+    #expect(second.assigned.count == 4)
+    #expect(await thrown { try await first.beat() }?.code == .groupMemberUnknown)
+    await metadata.stop()
+  }
+
+  @Test func `a member whose connection broke makes room for the next one at once`() async throws {
+    let metadata = try await Self.groupMetadata()
+    var first = try await Reader(metadata)
+    try await first.beat()
+    // A notice of an earlier call says nothing of this one.
+    let early = first.request()
+    try await first.beat()
+    func breakOff(_ request: Memq_V1_HeartbeatGroupRequest) async throws {
+      _ = try await metadata.call(MetadataMethods.heartbeatGroup) {
+        $0 = request
+        $0.brokeOff = true
+      }
+    }
+    try await breakOff(early)
+    let second = try await Reader(metadata)
+    #expect(second.assigned.isEmpty)
+    try await breakOff(first.request())
+    let third = try await Reader(metadata)
+    #expect(third.assigned.count == 2)
+    #expect(await thrown { try await first.beat() }?.code == .groupMemberUnknown)
+    // One that is heard again stays.
+    var last = third
+    try await last.beat()
+    try await breakOff(last.request())
+    try await last.beat()
+    await pass(metadata, milliseconds: 3_200)
+    try await last.beat()
+    await metadata.stop()
+  }
+
+  @Test func `after a restart of metadata members go on, and each has its full time`() async throws
+  {
+    let folder = TestFolder()
+    let clock = TestClock()
+    let entropy = TestEntropy()
+    var metadata = try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy)
+    _ = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
+    try await metadata.makeTopic("t", partitions: 4)
+    var first = try await Reader(metadata)
+    var second = try await Reader(metadata)
+    try await first.beat()
+    try await first.beat(reading: first.assigned)
+    try await second.beat()
+    let before = try await group(metadata)
+    await metadata.stop()
+    metadata = try await TestMetadata.start(folder: folder, clock: clock, entropy: entropy)
+    #expect(try await group(metadata).members == before.members)
+    // Eight seconds are the start's grace.
+    await pass(metadata, milliseconds: 7_000)
+    let answer = try await metadata.call(MetadataMethods.heartbeatGroup) { $0 = first.request() }
+    #expect(!answer.hasAssigned && answer.memberEpoch == first.epoch)
+    await pass(metadata, milliseconds: 3_000)
+    let left = try await group(metadata).members.map(\.memberID)
+    #expect(left == [first.memberID])
+    await metadata.stop()
+  }
+
+  @Test func `commits that come together are written together`() async throws {
+    let metadata = try await Self.groupMetadata(partitions: 100)
+    let reader = try await Reader(metadata)
+    try await withThrowingTaskGroup(of: Void.self) { tasks in
+      for (index, partition) in reader.assigned.enumerated() {
+        tasks.addTask { try await reader.commit(partition, Int64(index)) }
+      }
+      try await tasks.waitForAll()
+    }
+    let offsets = try await metadata.call(MetadataMethods.fetchOffsets) { $0.group = "g" }
+    #expect(offsets.offsets.map(\.offset).sorted() == Array(0..<100))
     await metadata.stop()
   }
 

@@ -30,6 +30,7 @@ public final class IngestNode: Sendable {
   private let scans: Permits
   private let quarantine: RecordQuarantine
   private let marks = PartitionMarks()
+  let heldHeartbeats = HeldHeartbeats()
   private let running = Mutex<Running?>(nil)
 
   /// What exists once the node has started.
@@ -124,6 +125,7 @@ public final class IngestNode: Sendable {
     self.service.beginDraining()
     self.health.shutdown()
     self.session?.setState(.draining)
+    self.heldHeartbeats.cancelAll()
     let end = self.service.clock.monotonic + deadline
     while !(self.load.isIdle && self.active.count == 0), self.service.clock.monotonic < end {
       guard (try? await Task.sleep(for: .milliseconds(10))) != nil else { break }

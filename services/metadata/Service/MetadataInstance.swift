@@ -170,6 +170,7 @@ final class MetadataInstance: Sendable {
       if wasSuspended { await controller.giveEverybodyTime() }
       wasSuspended = false
       await controller.tick()
+      await controller.groups.tick()
     }
   }
 
@@ -184,6 +185,7 @@ final class MetadataInstance: Sendable {
 
   func stop() async {
     self.feed.close()
+    if let controller = try? self.controller { await controller.groups.close() }
     await self.endTasks()
     await self.store.close()
   }

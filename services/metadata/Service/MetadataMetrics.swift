@@ -16,6 +16,15 @@ struct MetadataMetrics: Sendable {
   let fencedNodes = Counter(label: "memq_metadata_fenced_nodes_total")
   /// Group members taken out for silence.
   let expiredMembers = Counter(label: "memq_metadata_expired_members_total")
+  /// Group members that did not give partitions back in time and were taken out.
+  let overdueMembers = Counter(label: "memq_metadata_overdue_members_total")
+  /// Members of all groups.
+  let groupMembers = Gauge(label: "memq_metadata_group_members")
+  /// Heartbeats of group members that wait for something to tell.
+  let heldHeartbeats = Gauge(label: "memq_metadata_held_heartbeats")
+  /// Writes of committed offsets, and the commits they made durable.
+  let offsetWrites = Counter(label: "memq_metadata_offset_writes_total")
+  let offsetCommits = Counter(label: "memq_metadata_offset_commits_total")
   /// Whole images sent to watchers.
   let fullImages = Counter(label: "memq_metadata_full_images_total")
   /// Open watches of the image.

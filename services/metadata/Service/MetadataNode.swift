@@ -209,7 +209,11 @@ public final class MetadataNode: Sendable {
   }
 
   /// For tests: what the background does by the clock, now.
-  func tick() async { await (try? self.instance().controller)?.tick() }
+  func tick() async {
+    guard let controller = try? self.instance().controller else { return }
+    await controller.tick()
+    await controller.groups.tick()
+  }
 
   /// - Throws: `.unavailable`, `.shuttingDown`.
   func instance() throws(MemQError) -> MetadataInstance {

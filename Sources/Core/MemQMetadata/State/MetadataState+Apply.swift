@@ -163,6 +163,7 @@ extension MetadataState {
     guard let id = TopicID(bytes: change.key.bytes.suffix(16)) else { throw strange(change.key) }
     let before = self.topics[id]?.value.partitionCount ?? 0
     guard try update(&self.topics, id, change) else { return }
+    self.topicsRevision = max(self.topicsRevision, change.revision)
     touched.topic(id)
     guard let topic = self.topics[id]?.value else {
       self.image?.remove(id)

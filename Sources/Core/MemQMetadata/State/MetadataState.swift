@@ -35,6 +35,8 @@ public struct MetadataState: Sendable {
   public internal(set) var uploadGroups: SortedMap<Int32, Versioned<UploadGroupRecord>> = [:]
   public internal(set) var groups: SortedMap<String, Versioned<GroupRecord>> = [:]
   public internal(set) var counters: SortedMap<String, Versioned<CounterRecord>> = [:]
+  /// Of the last change of a topic: while it stands, groups have nothing to share anew.
+  public internal(set) var topicsRevision = Revision.zero
   /// Of the last change applied.
   public internal(set) var revision = Revision.zero
 

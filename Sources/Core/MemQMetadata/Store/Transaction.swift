@@ -62,6 +62,27 @@ public struct Transaction: Hashable, Sendable {
 
   public var isEmpty: Bool { self.operations.isEmpty }
 
+  /// Bytes of what it puts.
+  var byteCount: Int {
+    self.operations.reduce(0) { sum, operation in
+      guard case .put(let key, let value, _) = operation else { return sum }
+      return sum + key.bytes.count + value.count
+    }
+  }
+
+  /// Whether another one, of other keys, fits in.
+  func hasRoom(for other: Transaction, bytesMax: Int) -> Bool {
+    self.conditions.count + other.conditions.count <= Limits.transactionOperationsMax
+      && self.operations.count + other.operations.count <= Limits.transactionOperationsMax
+      && self.byteCount + other.byteCount <= bytesMax
+  }
+
+  /// Both or neither.
+  mutating func take(_ other: Transaction) {
+    for condition in other.conditions { self.require(condition) }
+    self.operations += other.operations
+  }
+
   /// Both lists are bounded by themselves, as in etcd.
   public func checkSize() throws(MemQError) {
     let size = max(self.conditions.count, self.operations.count)

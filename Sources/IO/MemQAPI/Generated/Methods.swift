@@ -41,6 +41,8 @@ public enum IngestMethods {
     service: "memq.v1.IngestService", name: "FetchOffsets", kind: .unary, safety: .noSideEffects)
   public static let listGroups = Method<Memq_V1_ListGroupsRequest, Memq_V1_ListGroupsResponse>(
     service: "memq.v1.IngestService", name: "ListGroups", kind: .unary, safety: .noSideEffects)
+  public static let describeGroup = Method<Memq_V1_DescribeGroupRequest, Memq_V1_GroupDescription>(
+    service: "memq.v1.IngestService", name: "DescribeGroup", kind: .unary, safety: .noSideEffects)
   public static let deleteGroup = Method<Memq_V1_DeleteGroupRequest, Memq_V1_DeleteGroupResponse>(
     service: "memq.v1.IngestService", name: "DeleteGroup", kind: .unary)
 }
@@ -105,6 +107,8 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "FetchOffsets", kind: .unary, safety: .noSideEffects)
   public static let listGroups = Method<Memq_V1_ListGroupsRequest, Memq_V1_ListGroupsResponse>(
     service: "memq.v1.MetadataService", name: "ListGroups", kind: .unary, safety: .noSideEffects)
+  public static let describeGroup = Method<Memq_V1_DescribeGroupRequest, Memq_V1_GroupDescription>(
+    service: "memq.v1.MetadataService", name: "DescribeGroup", kind: .unary, safety: .noSideEffects)
   public static let deleteGroup = Method<Memq_V1_DeleteGroupRequest, Memq_V1_DeleteGroupResponse>(
     service: "memq.v1.MetadataService", name: "DeleteGroup", kind: .unary)
   public static let createUpload = Method<Memq_V1_CreateUploadRequest, Memq_V1_UploadRecord>(

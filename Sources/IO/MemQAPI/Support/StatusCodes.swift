@@ -41,7 +41,8 @@ extension ErrorCode {
       .dataLoss
 
     case .fencedLeaderEpoch, .unknownLeaderEpoch, .staleNodeEpoch, .producerFenced, .nodeFenced,
-      .leaseLost, .revisionConflict, .revisionCompacted, .groupMemberFenced, .uploadInProgress,
+      .leaseLost, .revisionConflict, .revisionCompacted, .groupMemberFenced, .groupMemberUnknown,
+      .partitionNotAssigned, .staleMemberEpoch, .uploadInProgress,
       .uploadOffsetMismatch, .planRunning, .outOfOrderSequence, .sequenceStraddles,
       .reassignmentInProgress:
       .aborted

@@ -17,23 +17,24 @@ extension Admin {
     }
   }
 
+  /// One group, with how far behind it is.
+  ///
   /// - Throws: `.groupNotFound`.
   public func describeGroup(_ name: String) async throws(MemQError) -> GroupInfo {
-    guard let group = try await self.groups(prefix: name).first(where: { $0.name == name }) else {
-      throw MemQError(.groupNotFound, "there is no such group", subject: name)
-    }
-    return group
+    var request = Memq_V1_DescribeGroupRequest()
+    request.group = name
+    return GroupInfo(try await self.read(IngestMethods.describeGroup, request))
   }
 
-  /// Sets the offsets of a group that nobody reads for.
+  /// Sets a group's offsets of partitions that no member has.
   ///
-  /// - Throws: `.groupNotEmpty`, `.groupMemberFenced`, `.topicNotFound`.
+  /// - Throws: `.groupNotEmpty`, `.topicNotFound`.
   public func resetGroup(
     _ name: String, to offsets: [(partition: TopicPartition, offset: Offset)]
   ) async throws(MemQError) {
     var request = Memq_V1_CommitOffsetsRequest()
     request.group = name
-    request.groupEpoch = -1
+    request.memberEpoch = -1
     request.offsets = offsets.map { partition, offset in
       var wire = Memq_V1_GroupOffset()
       wire.topicPartition = partition.wire

@@ -25,10 +25,17 @@ extension Consumer {
   }
 
   public struct Configuration: Sendable {
-    /// Nil: all of the topic.
+    /// Nil: all of the topic, or those that the group assigns. With a group: its members share these.
     public var partitions: [PartitionIndex]?
-    /// Commits offsets under this name and begins at those that are there. Nil: no group.
+    /// Shares the topic with the other members of this group, commits offsets under its name and begins at those that are there. Nil: no
+    /// group.
     public var group: String?
+    /// A lasting name of this member, unique in the group: who joins under it takes over at once what the one before had, and that one
+    /// ends with `.groupMemberFenced`. Nil: each consumer is another member.
+    public var instanceID: String?
+    /// Told whenever the group gives or takes partitions. Partitions are given back when this has returned, and what it marked as consumed
+    /// is committed.
+    public var onAssignment: (@Sendable (AssignmentChange) async -> Void)?
     public var start = Start.beginning
     public var reset = Reset.nearest
     /// End (`next` returns nil) at the high watermarks that stand when the consumer is made.
@@ -45,11 +52,23 @@ extension Consumer {
     public var commitInterval: Duration? = .seconds(5)
     /// Silence after which the group gives this member up.
     public var sessionTimeout: Duration = .seconds(45)
+    /// How long this member may take to give partitions back; half of it is the application's, to mark what it was handed out.
+    public var rebalanceTimeout: Duration = .seconds(60)
     /// How long to look for a server again before `next` throws.
     public var reconnectTimeout: Duration = .seconds(120)
 
     public init() {}
   }
+}
+
+/// What became of a group member's partitions.
+public enum AssignmentChange: Hashable, Sendable {
+  /// They are read from now on.
+  case assigned([PartitionIndex])
+  /// They go to another member; nothing more of them is handed out.
+  case revoked([PartitionIndex])
+  /// Another member may read them already: nothing can be committed any more. What was not committed is read again.
+  case lost([PartitionIndex])
 }
 
 /// A piece of one partition: records in order, without a gap.

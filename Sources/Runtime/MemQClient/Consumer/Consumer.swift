@@ -14,38 +14,45 @@ import MemQRecords
 public actor Consumer {
   public nonisolated let topic: String
   public nonisolated let topicID: TopicID
-  /// The partitions it reads, ascending.
-  public nonisolated let partitions: [PartitionIndex]
+  /// Partitions of the topic when the consumer was made.
+  nonisolated let partitionCount: Int
 
   let servers: Servers
+  let admin: Admin
   let configuration: Configuration
   let logger: Logger
 
   /// Where the next fetch of each partition begins; partitions that reached their end are taken out.
-  private var fetchPositions: SortedMap<PartitionIndex, Offset>
+  var fetchPositions: SortedMap<PartitionIndex, Offset>
   /// Where to stop, by partition; empty: never.
-  private let ends: SortedMap<PartitionIndex, Offset>
+  let ends: SortedMap<PartitionIndex, Offset>
   /// What `next` has handed out ends here.
-  private var deliveredPositions: SortedMap<PartitionIndex, Offset>
-  private var ready = Deque<(records: ConsumedRecords, bytes: Int)>()
-  private var readyBytes = 0
-  private var failure: MemQError?
-  private var fetching: Task<Void, Never>?
+  var deliveredPositions: SortedMap<PartitionIndex, Offset>
+  var ready = Deque<(records: ConsumedRecords, bytes: Int)>()
+  var readyBytes = 0
+  var failure: MemQError?
+  var fetching: Task<Void, Never>?
+  /// Rises with each fetch.
+  private var fetchNumber = 0
   private var background: [Task<Void, Never>] = []
   private var waiter: UnsafeContinuation<Void, Never>?
   private var firstPartition = 0
-  private var isClosed = false
+  var isClosed = false
   /// Since when fetches fail, one after the other.
   private var failingSince: ContinuousClock.Instant?
   private var backoff = Backoff()
+  var groupBackoff = Backoff()
 
+  /// Its place in its group; nil: no group.
   var membership: GroupMembership?
+  /// What the group gave it, `Consumer+Group.swift`.
+  var assignment = GroupAssignment()
   /// Handed out last; counts as consumed at the next call.
-  private var unmarked: (partition: PartitionIndex, next: Offset)?
+  var unmarked: (partition: PartitionIndex, next: Offset)?
   /// Consumed below it.
-  private var consumed: SortedMap<PartitionIndex, Offset> = [:]
+  var consumed: SortedMap<PartitionIndex, Offset> = [:]
   /// Committed below it.
-  private var committed: SortedMap<PartitionIndex, Offset> = [:]
+  var committed: SortedMap<PartitionIndex, Offset> = [:]
 
   init(
     _ description: TopicDescription, _ plan: ConsumerPlan, client: MemQClient,
@@ -53,8 +60,9 @@ public actor Consumer {
   ) {
     self.topic = description.topic.name
     self.topicID = description.topic.id
-    self.partitions = plan.positions.keys
+    self.partitionCount = description.topic.partitionCount
     self.servers = client.servers
+    self.admin = client.admin
     self.configuration = configuration
     self.logger = client.logger
     self.fetchPositions = plan.positions
@@ -62,20 +70,20 @@ public actor Consumer {
     self.ends = plan.ends
     self.committed = plan.committed
     self.membership = plan.membership
+    if plan.membership != nil {
+      self.assignment = GroupAssignment(plan.positions, isWaiting: plan.isWaiting)
+    }
     for (partition, end) in plan.ends where plan.positions[partition]! >= end {
       self.fetchPositions[partition] = nil
     }
   }
 
   func startBackground() {
-    guard let membership = self.membership else { return }
-    let beat = min(self.configuration.sessionTimeout / 4, .seconds(5))
+    guard self.membership != nil else { return }
+    self.fixPlaces(self.partitions)
     self.background.append(
       Task { [weak self] in
-        while (try? await Task.sleep(for: beat)) != nil {
-          guard let self else { return }
-          await self.heartbeat(membership)
-        }
+        while await self?.followGroup() ?? false {}
       })
     guard let interval = self.configuration.commitInterval else { return }
     self.background.append(
@@ -91,8 +99,8 @@ public actor Consumer {
 
   /// The next piece of some partition; nil at the end, with ``Configuration/stopsAtEnd``.
   ///
-  /// - Throws: `.cancelled`, `.offsetOutOfRange` (with ``Reset/fail``), `.groupMemberFenced` when another member took the group over,
-  ///   `.topicNotFound` when the topic is gone, `.unavailable` when no server was found for ``Configuration/reconnectTimeout``.
+  /// - Throws: `.cancelled`, `.offsetOutOfRange` (with ``Reset/fail``), `.groupMemberFenced` when another member has joined under the
+  ///   same instance id, `.topicNotFound` when the topic is gone, `.unavailable` when no server was found for ``Configuration/reconnectTimeout``.
   public func next() async throws(MemQError) -> ConsumedRecords? {
     if self.configuration.marksAutomatically, let unmarked = self.unmarked {
       self.markConsumed(unmarked.partition, below: unmarked.next)
@@ -107,11 +115,20 @@ public actor Consumer {
       }
       if let failure = self.failure { throw failure }
       if self.isClosed { throw MemQError(.cancelled, "the consumer was closed") }
-      if self.fetchPositions.isEmpty { return nil }
+      if self.isAtEnd { return nil }
       self.fetchAhead()
       try await self.waitForChange()
     }
   }
+
+  /// Nothing is left to read, and nothing is to come.
+  private var isAtEnd: Bool {
+    guard self.fetchPositions.isEmpty else { return false }
+    return self.membership == nil || (self.configuration.stopsAtEnd && self.assignment.isSettled)
+  }
+
+  /// The partitions it reads, ascending. With a group they come and go.
+  public var partitions: [PartitionIndex] { self.deliveredPositions.keys }
 
   /// Whether `next` would return at once.
   public var hasReady: Bool { !self.ready.isEmpty }
@@ -131,14 +148,14 @@ public actor Consumer {
     if Task.isCancelled { throw MemQError(.cancelled, "the read was cancelled") }
   }
 
-  private func changed() {
+  func changed() {
     self.waiter?.resume()
     self.waiter = nil
   }
 
   // MARK: Fetching
 
-  private func fetchAhead() {
+  func fetchAhead() {
     guard self.fetching == nil, self.failure == nil, !self.isClosed, !self.fetchPositions.isEmpty,
       self.readyBytes < self.configuration.prefetchBytesMax
     else { return }
@@ -152,12 +169,14 @@ public actor Consumer {
 
   private func fetch() async {
     let (address, channel) = self.servers.channel(.fetch)
+    self.fetchNumber += 1
+    let number = self.fetchNumber
     do throws(MemQError) {
       let stream = try await channel.streamHot(
         IngestMethods.fetch, self.request(),
         RPCCallOptions(timeout: self.configuration.fetchWaitMax + .seconds(30)))
       while let part = try await stream.next() {
-        try await self.take(part)
+        try await self.take(part, of: number)
       }
       self.failingSince = nil
       self.backoff.reset()
@@ -189,13 +208,21 @@ public actor Consumer {
   /// Positions of one fetch, as the protocol bounds them.
   private static let positionsMax = 1_000
 
-  private func take(_ part: Hot<Memq_V1_FetchResponse>) async throws(MemQError) {
+  /// The number of the fetch that would be begun now.
+  var nextFetchNumber: Int { self.fetchNumber + 1 }
+
+  private func take(
+    _ part: Hot<Memq_V1_FetchResponse>, of fetch: Int
+  ) async throws(MemQError) {
     let partition = PartitionIndex(part.header.partition)
-    guard let position = self.fetchPositions[partition] else { return }
+    // A partition that went and came back meanwhile goes on elsewhere.
+    guard let position = self.fetchPositions[partition],
+      self.assignment.began(partition) <= fetch
+    else { return }
     if part.header.hasError {
       return try await self.partFailed(MemQError(part.header.error), partition, part.header)
     }
-    let end = self.ends[partition] ?? .max
+    let end = self.end(of: partition)
     let records = try FetchedBatches.records(in: part.payload, from: position, below: end)
     let next = min(
       max(Offset(part.header.nextOffset), records.last.map { $0.offset + 1 } ?? position), end)
@@ -225,8 +252,12 @@ public actor Consumer {
         "topic": "\(self.topic)", "partition": "\(partition)",
         "offset": "\(position)", "next": "\(offset)",
       ])
-    let isDone = self.ends[partition].map { offset >= $0 } ?? false
-    self.fetchPositions[partition] = isDone ? nil : offset
+    self.fetchPositions[partition] = offset >= self.end(of: partition) ? nil : offset
+  }
+
+  /// Where to stop. A partition that was added later has nothing from before.
+  func end(of partition: PartitionIndex) -> Offset {
+    self.ends[partition] ?? (self.configuration.stopsAtEnd ? .zero : .max)
   }
 
   private func failed(_ error: MemQError, _ address: String) async {
@@ -249,44 +280,38 @@ public actor Consumer {
 
   // MARK: Offsets of the group
 
-  /// Says that everything of a partition below `offset` is consumed: the next commit tells the group.
+  /// Says that everything of a partition below `offset` is consumed: the next commit tells the group. Of a partition that the group has
+  /// taken away, or that came back behind `offset`, this says nothing.
   public func markConsumed(_ partition: PartitionIndex, below offset: Offset) {
-    self.consumed[partition] = offset
     if self.unmarked?.partition == partition { self.unmarked = nil }
+    if self.membership != nil {
+      guard let begin = self.assignment.begin(partition), offset >= begin else { return }
+    }
+    self.consumed[partition] = offset
+    self.assignment.marked()
   }
 
   /// Commits what is consumed. Durable when it returns.
   ///
-  /// - Throws: `.groupMemberFenced` when another member took the group over; `.invalidArgument` without a group.
+  /// - Throws: `.groupMemberUnknown` when the group gave this member up: its partitions are lost, and `next` goes on with others;
+  ///   `.groupMemberFenced` when another member has joined under the same instance id; `.invalidArgument` without a group.
   public func commit() async throws(MemQError) {
-    guard let membership = self.membership else {
+    guard self.membership != nil else {
       throw MemQError(.invalidArgument, "a consumer without a group has nothing to commit to")
     }
-    let changed = self.consumed.filter { self.committed[$0.0] != $0.1 }
-    guard !changed.isEmpty else { return }
-    try await membership.commit(changed.map { (TopicPartition(self.topicID, $0.0), $0.1) })
-    for (partition, offset) in changed { self.committed[partition] = offset }
-  }
-
-  private func commitInBackground() async {
-    do throws(MemQError) {
-      try await self.commit()
-    } catch {
-      self.groupFailed(error)
-    }
-  }
-
-  private func heartbeat(_ membership: GroupMembership) async {
-    do throws(MemQError) {
-      try await membership.heartbeat()
-    } catch {
-      self.groupFailed(error)
-    }
+    try await self.commit(self.consumed.keys)
   }
 
   /// What can heal is tried again at the next turn.
-  private func groupFailed(_ error: MemQError) {
-    guard !error.isRetriable, error.code != .cancelled, self.failure == nil else { return }
+  func groupFailed(_ error: MemQError) {
+    guard !error.isRetriable, error.code != .cancelled, self.failure == nil, !self.isClosed else {
+      return
+    }
+    // The heartbeat hears of it, too, and joins again.
+    guard error.code != .groupMemberUnknown, error.code != .partitionNotAssigned else {
+      self.assignment.nudge()
+      return
+    }
     self.failure = error
     self.changed()
   }
@@ -298,14 +323,15 @@ public actor Consumer {
   /// - Throws: as `commit`.
   public func close() async throws(MemQError) {
     guard !self.isClosed else { return }
+    if self.configuration.marksAutomatically, let unmarked = self.unmarked {
+      self.markConsumed(unmarked.partition, below: unmarked.next)
+    }
     self.isClosed = true
     self.changed()
     for task in self.background { task.cancel() }
     self.fetching?.cancel()
+    self.assignment.end()
     guard let membership = self.membership else { return }
-    if self.configuration.marksAutomatically, let unmarked = self.unmarked {
-      self.markConsumed(unmarked.partition, below: unmarked.next)
-    }
     var failure: MemQError?
     do throws(MemQError) { try await self.commit() } catch { failure = error }
     await membership.leave()

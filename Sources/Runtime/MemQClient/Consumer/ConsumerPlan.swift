@@ -8,34 +8,46 @@ struct ConsumerPlan: Sendable {
   var ends: SortedMap<PartitionIndex, Offset> = [:]
   var committed: SortedMap<PartitionIndex, Offset> = [:]
   var membership: GroupMembership?
+  /// More partitions are to come.
+  var isWaiting = false
 }
 
 extension MemQClient {
-  /// Makes a consumer of one topic. With a group it joins it: earlier members are fenced.
+  /// Makes a consumer of one topic. With a group it joins it: the members share the partitions.
   ///
   /// - Throws: `.topicNotFound`, `.partitionNotFound`, `.groupNameInvalid`, `.unavailable`.
   public func consumer(
     _ topic: String, configuration: Consumer.Configuration = Consumer.Configuration()
   ) async throws(MemQError) -> Consumer {
     let description = try await self.admin.describeTopic(topic)
-    let partitions = try Self.partitions(configuration.partitions, of: description)
+    var partitions = try Self.partitions(configuration.partitions, of: description)
     var plan = ConsumerPlan()
-    if let group = configuration.group {
-      let membership = try await GroupMembership.join(
-        group, topic: topic, client: self, sessionTimeout: configuration.sessionTimeout)
-      plan.membership = membership
-      let id = description.topic.id
-      let offsets = try await membership.offsets(of: partitions.map { TopicPartition(id, $0) })
-      for (partition, offset) in offsets { plan.committed[partition.partition] = offset }
-    }
     if configuration.stopsAtEnd {
+      // Also of those that may come later.
       for (partition, offset) in try await self.admin.offsets(
         topic, partitions: partitions, .latest)
       {
         plan.ends[partition] = offset ?? .zero
       }
     }
-    plan.positions = try await self.begin(topic, partitions, configuration.start, plan)
+    if let group = configuration.group {
+      var membership = GroupMembership(group, description, configuration, client: self)
+      let place = try await membership.join()
+      plan.membership = membership
+      plan.isWaiting = place.isWaiting
+      partitions = place.assigned
+    }
+    do throws(MemQError) {
+      if let membership = plan.membership {
+        plan.committed = try await membership.offsets(of: partitions)
+      }
+      plan.positions = try await self.admin.begin(
+        topic, partitions, configuration.start, plan.committed)
+    } catch {
+      // Others need not wait for this member's session.
+      await plan.membership?.leave()
+      throw error
+    }
     let consumer = Consumer(description, plan, client: self, configuration: configuration)
     await consumer.startBackground()
     return consumer
@@ -54,27 +66,31 @@ extension MemQClient {
     }
     return Set(wanted).sorted()
   }
+}
 
-  private func begin(
-    _ topic: String, _ partitions: [PartitionIndex], _ start: Consumer.Start, _ plan: ConsumerPlan
+extension Admin {
+  /// Where to begin: at what is committed, else as `start` says.
+  func begin(
+    _ topic: String, _ partitions: [PartitionIndex], _ start: Consumer.Start,
+    _ committed: SortedMap<PartitionIndex, Offset>
   ) async throws(MemQError) -> SortedMap<PartitionIndex, Offset> {
-    var positions = plan.committed
+    var positions = committed
     let open = partitions.filter { positions[$0] == nil }
     guard !open.isEmpty else { return positions }
     switch start {
     case .offset(let offset):
       for partition in open { positions[partition] = offset }
     case .beginning:
-      for (partition, offset) in try await self.admin.offsets(topic, partitions: open, .earliest) {
+      for (partition, offset) in try await self.offsets(topic, partitions: open, .earliest) {
         positions[partition] = offset ?? .zero
       }
     case .end:
-      for (partition, offset) in try await self.admin.offsets(topic, partitions: open, .latest) {
+      for (partition, offset) in try await self.offsets(topic, partitions: open, .latest) {
         positions[partition] = offset ?? .zero
       }
     case .timestamp(let time):
-      let found = try await self.admin.offsets(topic, partitions: open, .timestamp(time))
-      let latest = try await self.admin.offsets(topic, partitions: open, .latest)
+      let found = try await self.offsets(topic, partitions: open, .timestamp(time))
+      let latest = try await self.offsets(topic, partitions: open, .latest)
       for ((partition, offset), (_, end)) in zip(found, latest) {
         positions[partition] = offset ?? end ?? .zero
       }

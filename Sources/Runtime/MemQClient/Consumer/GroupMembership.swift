@@ -3,55 +3,113 @@
 import FoundationEssentials
 import MemQAPI
 import MemQModel
+import MemQRPC
 
-/// One member's place in a consumer group.
+/// One member's place in a consumer group, and its calls.
 struct GroupMembership: Sendable {
+  struct Place: Sendable {
+    var epoch: Int64
+    /// Nil: as it was told with this epoch.
+    var assigned: [PartitionIndex]?
+    var isWaiting: Bool
+    /// When to call again.
+    var next: Duration
+  }
+
   let group: String
-  let memberID: String
-  let epoch: Int64
+  let topic: String
+  let topicID: TopicID
+  let instanceID: String
+  let clientID: String
+  let only: [PartitionIndex]
+  let sessionTimeout: Duration
+  let rebalanceTimeout: Duration
   let servers: Servers
   let timeout: Duration
+  private(set) var memberID = ""
+  /// The latest that was told.
+  var epoch: Int64 = 0
+  /// Of the latest heartbeat.
+  private var number: Int64 = 0
 
-  /// Takes the group over: earlier members are fenced.
-  static func join(
-    _ group: String, topic: String, client: MemQClient, sessionTimeout: Duration
-  ) async throws(MemQError) -> GroupMembership {
+  init(
+    _ group: String, _ description: TopicDescription, _ configuration: Consumer.Configuration,
+    client: MemQClient
+  ) {
+    self.group = group
+    self.topic = description.topic.name
+    self.topicID = description.topic.id
+    self.instanceID = configuration.instanceID ?? ""
+    self.clientID = client.configuration.clientID
+    self.only = configuration.partitions ?? []
+    self.sessionTimeout = configuration.sessionTimeout
+    self.rebalanceTimeout = configuration.rebalanceTimeout
+    self.servers = client.servers
+    self.timeout = client.configuration.requestTimeout
+  }
+
+  /// How long a heartbeat may be held: a few fit into one session.
+  var heartbeatWait: Duration { min(self.sessionTimeout / 4, .seconds(5)) }
+
+  /// Becomes a member, another one than before.
+  mutating func join() async throws(MemQError) -> (assigned: [PartitionIndex], isWaiting: Bool) {
     var request = Memq_V1_JoinGroupRequest()
-    request.group = group
-    request.topics = [topic]
-    request.clientID = client.configuration.clientID
-    request.sessionTimeoutMs = Int32(clamping: sessionTimeout.milliseconds)
-    let timeout = client.configuration.requestTimeout
-    let response = try await client.servers.call(
-      IngestMethods.joinGroup, request, timeout: timeout, retryFor: timeout)
-    return GroupMembership(
-      group: group, memberID: response.memberID, epoch: response.groupEpoch,
-      servers: client.servers, timeout: timeout)
+    request.group = self.group
+    request.topics = [self.topic]
+    request.clientID = self.clientID
+    request.instanceID = self.instanceID
+    // Its own name: a join that is sent again must not leave a second member behind.
+    request.memberID =
+      "\(self.instanceID.isEmpty ? self.clientID : self.instanceID)-\(Self.nonce())"
+    request.only = self.only.map { TopicPartition(self.topicID, $0).wire }
+    request.sessionTimeoutMs = Int32(clamping: self.sessionTimeout.milliseconds)
+    request.rebalanceTimeoutMs = Int32(clamping: self.rebalanceTimeout.milliseconds)
+    let response = try await self.servers.call(
+      IngestMethods.joinGroup, request, timeout: self.timeout, retryFor: self.timeout)
+    self.memberID = response.memberID
+    self.epoch = response.memberEpoch
+    return (self.mine(response.assigned), response.waiting)
+  }
+
+  private static func nonce() -> String {
+    var text = ""
+    for _ in 0..<2 {
+      let digits = String(UInt64.random(in: .min ... .max), radix: 16)
+      text += String(repeating: "0", count: 16 - digits.count) + digits
+    }
+    return text
+  }
+
+  private func mine(_ wire: [Memq_V1_TopicPartition]) -> [PartitionIndex] {
+    wire.map { TopicPartition($0) }.filter { $0.topic == self.topicID }.map(\.partition).sorted()
   }
 
   /// Committed offsets of these partitions; those without one are left out.
-  func offsets(of partitions: [TopicPartition]) async throws(MemQError) -> [TopicPartition: Offset]
-  {
+  func offsets(
+    of partitions: [PartitionIndex]
+  ) async throws(MemQError) -> SortedMap<PartitionIndex, Offset> {
+    guard !partitions.isEmpty else { return [:] }
     var request = Memq_V1_FetchOffsetsRequest()
     request.group = self.group
-    request.partitions = partitions.map(\.wire)
+    request.partitions = partitions.map { TopicPartition(self.topicID, $0).wire }
     let response = try await self.servers.call(
       IngestMethods.fetchOffsets, request, timeout: self.timeout, retryFor: self.timeout)
-    var found: [TopicPartition: Offset] = [:]
+    var found: SortedMap<PartitionIndex, Offset> = [:]
     for offset in response.offsets {
-      found[TopicPartition(offset.topicPartition)] = Offset(offset.offset)
+      found[TopicPartition(offset.topicPartition).partition] = Offset(offset.offset)
     }
     return found
   }
 
-  func commit(_ offsets: [(TopicPartition, Offset)]) async throws(MemQError) {
+  func commit(_ offsets: [(PartitionIndex, Offset)]) async throws(MemQError) {
     var request = Memq_V1_CommitOffsetsRequest()
     request.group = self.group
     request.memberID = self.memberID
-    request.groupEpoch = self.epoch
+    request.memberEpoch = self.epoch
+    request.instanceID = self.instanceID
     request.offsets = offsets.map { partition, offset in
       var wire = Memq_V1_GroupOffset()
-      wire.topicPartition = partition.wire
+      wire.topicPartition = TopicPartition(self.topicID, partition).wire
       wire.offset = offset.rawValue
       return wire
     }
@@ -59,12 +117,31 @@ struct GroupMembership: Sendable {
       IngestMethods.commitOffsets, request, timeout: self.timeout, retryFor: self.timeout)
   }
 
-  func heartbeat() async throws(MemQError) {
+  /// The next heartbeat.
+  ///
+  /// - Parameter reading: nil: as it said before.
+  mutating func nextHeartbeat(reading: [PartitionIndex]?) -> Memq_V1_HeartbeatGroupRequest {
+    self.number += 1
     var request = Memq_V1_HeartbeatGroupRequest()
     request.group = self.group
     request.memberID = self.memberID
-    request.groupEpoch = self.epoch
-    _ = try await self.servers.call(IngestMethods.heartbeatGroup, request, timeout: .seconds(10))
+    request.memberEpoch = self.epoch
+    request.instanceID = self.instanceID
+    request.number = self.number
+    request.waitMaxMs = Int32(clamping: self.heartbeatWait.milliseconds)
+    if let reading {
+      request.reading.partitions = reading.map { TopicPartition(self.topicID, $0).wire }
+    }
+    return request
+  }
+
+  func send(_ request: Memq_V1_HeartbeatGroupRequest) async throws(MemQError) -> Place {
+    let response = try await self.servers.call(
+      IngestMethods.heartbeatGroup, request, timeout: self.heartbeatWait + .seconds(10))
+    return Place(
+      epoch: response.memberEpoch,
+      assigned: response.hasAssigned ? self.mine(response.assigned.partitions) : nil,
+      isWaiting: response.waiting, next: .milliseconds(Int64(response.nextMs)))
   }
 
   /// Says goodbye; when it does not arrive, the session runs out by itself.
@@ -72,7 +149,8 @@ struct GroupMembership: Sendable {
     var request = Memq_V1_LeaveGroupRequest()
     request.group = self.group
     request.memberID = self.memberID
-    request.groupEpoch = self.epoch
+    request.memberEpoch = self.epoch
+    request.instanceID = self.instanceID
     _ = try? await self.servers.call(IngestMethods.leaveGroup, request, timeout: .seconds(5))
   }
 }

@@ -4,20 +4,52 @@ public import MemQModel
 
 /// One consumer group.
 public struct GroupInfo: Hashable, Sendable {
+  public enum State: String, Hashable, Sendable {
+    /// No member.
+    case empty
+    /// Partitions are on their way from member to member.
+    case reconciling
+    /// Every member has what it is to have.
+    case stable
+  }
+
+  public struct Member: Hashable, Sendable {
+    public var id: String
+    /// Nil: none.
+    public var instanceID: String?
+    public var clientID: String
+    /// Where its client runs.
+    public var host: String
+    public var epoch: Int64
+    public var topics: [String]
+    /// What it may read.
+    public var assigned: [TopicPartition]
+    /// What it has to give back.
+    public var revoking: [TopicPartition]
+    /// What it is still to get.
+    public var waiting: [TopicPartition]
+    public var sessionTimeout: Duration
+  }
+
   public struct Commit: Hashable, Sendable {
     public var topicPartition: TopicPartition
-    /// The next offset to read.
-    public var offset: Offset
+    /// The next offset to read; nil: a member reads it, and nothing is committed.
+    public var offset: Offset?
     public var committedAt: Timestamp
+    /// Where the partition ends for readers; nil: not known.
+    public var highWatermark: Offset?
+
+    /// Records that are committed in the log and not by the group.
+    public var lag: Int64? {
+      guard let highWatermark, let offset else { return nil }
+      return max(0, highWatermark - offset)
+    }
   }
 
   public var name: String
   public var epoch: Int64
-  /// Nil: nobody reads at the moment.
-  public var memberID: String?
-  public var clientID: String
-  /// Topics its member reads.
-  public var topics: [String]
+  public var state: State
+  public var members: [Member]
   public var commits: [Commit]
 }
 

@@ -173,13 +173,27 @@ extension GroupInfo {
   init(_ wire: Memq_V1_GroupDescription) {
     self.init(
       name: wire.group, epoch: wire.groupEpoch,
-      memberID: wire.memberID.isEmpty ? nil : wire.memberID, clientID: wire.clientID,
-      topics: wire.topics,
+      state: wire.state == .stable ? .stable : wire.state == .reconciling ? .reconciling : .empty,
+      members: wire.members.map(Member.init),
       commits: wire.offsets.map {
         Commit(
-          topicPartition: TopicPartition($0.topicPartition), offset: Offset($0.offset),
-          committedAt: Timestamp(milliseconds: $0.committedAtMs))
+          topicPartition: TopicPartition($0.topicPartition),
+          offset: $0.offset < 0 ? nil : Offset($0.offset),
+          committedAt: Timestamp(milliseconds: $0.committedAtMs),
+          highWatermark: $0.hasHighWatermark ? Offset($0.highWatermark) : nil)
       }.sorted { $0.topicPartition < $1.topicPartition })
+  }
+}
+
+extension GroupInfo.Member {
+  init(_ wire: Memq_V1_GroupMember) {
+    self.init(
+      id: wire.memberID, instanceID: wire.instanceID.isEmpty ? nil : wire.instanceID,
+      clientID: wire.clientID, host: wire.host, epoch: wire.memberEpoch, topics: wire.topics,
+      assigned: wire.assigned.map { TopicPartition($0) },
+      revoking: wire.revoking.map { TopicPartition($0) },
+      waiting: wire.waiting.map { TopicPartition($0) },
+      sessionTimeout: .milliseconds(Int64(wire.sessionTimeoutMs)))
   }
 }
 

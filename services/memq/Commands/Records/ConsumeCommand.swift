@@ -32,7 +32,7 @@ struct ConsumeCommand: AsyncParsableCommand {
     commandName: "consume", abstract: "Print a topic's records, one per line.",
     discussion: """
       Goes on until Ctrl-C unless --max or --until-end ends it. With --group it begins where the group stands and commits what it has
-      printed; --from counts only for partitions without a committed offset. The newest member of a group reads, earlier ones end.
+      printed; --from counts only for partitions without a committed offset. The members of a group share the partitions.
 
       --format: %p partition, %o offset, %k key, %v value, %t timestamp in milliseconds, %T timestamp in words, %h headers, %n newline, %%;
       \\n, \\t, \\r, \\0, \\\\. A newline follows each record.
@@ -47,8 +47,19 @@ struct ConsumeCommand: AsyncParsableCommand {
   @Option(
     parsing: .unconditionalSingleValue, help: "Only this partition; may be repeated. Default: all.")
   var partition: [Int32] = []
-  @Option(help: "Consumer group: begin at its offsets, commit what was printed.")
+  @Option(
+    help: "Consumer group: share the partitions, begin at its offsets, commit what was printed.")
   var group: String?
+  @Option(
+    help: ArgumentHelp(
+      "With --group: a lasting name; who starts again under it takes over at once.",
+      valueName: "NAME"))
+  var instance: String?
+  @Option(
+    help: ArgumentHelp(
+      "With --group: silence after which others take over, 1s to 10m. Default: 45s.",
+      valueName: "TIME"))
+  var sessionTimeout: TimeSpanChoice?
   @Option(
     name: .customLong("max"), parsing: .unconditional, help: "End after so many records.")
   var recordsMax: Int?
@@ -66,6 +77,9 @@ struct ConsumeCommand: AsyncParsableCommand {
     guard self.partition.allSatisfy({ $0 >= 0 }) else {
       throw ValidationError("--partition must not be negative")
     }
+    guard self.group != nil || (self.instance == nil && self.sessionTimeout == nil) else {
+      throw ValidationError("--instance and --session-timeout need --group")
+    }
     guard self.format == nil || !self.output.isJSON else {
       throw ValidationError("--format and -o json exclude each other")
     }
@@ -76,6 +90,8 @@ struct ConsumeCommand: AsyncParsableCommand {
     settings.partitions =
       self.partition.isEmpty ? nil : self.partition.map { PartitionIndex($0) }
     settings.group = self.group
+    settings.instanceID = self.instance
+    if let timeout = self.sessionTimeout { settings.sessionTimeout = timeout.duration }
     // Kafka's console reader begins at the end; who asks for the end of the log, or a number, wants what is there.
     settings.start = self.from?.start ?? (self.untilEnd ? .beginning : .end)
     settings.stopsAtEnd = self.untilEnd

@@ -6,8 +6,7 @@ import MemQMetadata
 import MemQModel
 import MemQSystem
 
-/// Judges who lives, by what it hears, and has the core act on it. Owns the sessions of nodes, leases and group members; none of
-/// that is stored.
+/// Judges who lives, by what it hears, and has the core act on it. Owns the sessions of nodes and leases; none of that is stored.
 actor Controller {
   private let configuration: MetadataNode.Configuration
   private let runner: CommandRunner
@@ -18,7 +17,6 @@ actor Controller {
   private let logger: Logger
   private var nodes: Liveness<NodeID>
   private var leases: Liveness<Int32>
-  private var members: Liveness<String>
   /// Nodes that said something since this instance began.
   private var heardNodes: Set<NodeID> = []
   private var fencedSince: SortedMap<NodeID, MonotonicInstant> = [:]
@@ -28,6 +26,9 @@ actor Controller {
   private var isTicking = false
   /// Raised when there is something to clear away.
   let remains = Signal()
+  /// Sessions of group members: as those of nodes, they are the controller's alone.
+  let groups: GroupCoordinator
+  let offsets: OffsetWriter
 
   init(
     _ configuration: MetadataNode.Configuration, runner: CommandRunner, nodeID: NodeID,
@@ -41,10 +42,12 @@ actor Controller {
     self.metrics = metrics
     self.logger = logger
     self.refusesConnections = refusesConnections
+    self.groups = GroupCoordinator(
+      configuration, runner: runner, clock: clock, metrics: metrics, logger: logger)
+    self.offsets = OffsetWriter(runner: runner, clock: clock, metrics: metrics)
     let gap = max(configuration.tickInterval * 5, configuration.sessionTimeout / 3)
     self.nodes = Liveness(at: clock.monotonic, tickGapMax: gap)
     self.leases = Liveness(at: clock.monotonic, tickGapMax: gap)
-    self.members = Liveness(at: clock.monotonic, tickGapMax: gap)
     self.heardNodes = [nodeID]
   }
 
@@ -53,29 +56,25 @@ actor Controller {
     let wall = self.clock.wall
     try await self.runner.run("bury-orphans") { $0.buryOrphans(at: wall) }
     try await self.reconcile()
-    self.giveEverybodyTime()
+    await self.giveEverybodyTime()
   }
 
   /// As nobody could be heard until now.
-  func giveEverybodyTime() {
+  func giveEverybodyTime() async {
+    await self.groups.begin()
     let now = self.clock.monotonic
     let configuration = self.configuration
-    let (live, fenced, held, members) = self.runner.cell.read { state in
+    let (live, fenced, held) = self.runner.cell.read { state in
       (
         state.nodes.values.filter { $0.value.state.isLive }.map(\.value.id),
         state.nodes.values.filter { !$0.value.state.isLive }.map(\.value.id),
-        state.uploadGroups.values.filter { $0.value.group.holder != nil }.map(\.value.group.id),
-        state.groups.values.map(\.value).filter { $0.member != nil }
+        state.uploadGroups.values.filter { $0.value.group.holder != nil }.map(\.value.group.id)
       )
     }
     let grace = max(configuration.startGrace, configuration.sessionTimeout)
     for id in live where id != self.nodeID { self.nodes.heard(id, at: now, timeout: grace) }
     for id in fenced { self.fencedSince[id] = now }
     for id in held { self.leases.heard(id, at: now, timeout: configuration.leaseTimeout) }
-    for group in members {
-      self.members.heard(
-        group.name, at: now, timeout: max(grace, group.member?.sessionTimeout ?? grace))
-    }
   }
 
   // MARK: Nodes
@@ -266,32 +265,6 @@ actor Controller {
     return groups
   }
 
-  // MARK: Group members
-
-  func joinGroup(_ join: GroupJoin) async throws(MemQError) -> GroupPlace {
-    let place = try await self.runner.run("join-group") { (state) throws(MemQError) in
-      try state.joinGroup(join)
-    }
-    self.members.heard(join.group, at: self.clock.monotonic, timeout: place.sessionTimeout)
-    return place
-  }
-
-  func heartbeatGroup(_ session: GroupSession) throws(MemQError) {
-    let group = try self.runner.cell.read { (state) throws(MemQError) in
-      try state.group(of: session).value
-    }
-    guard let member = group.member else { return }
-    self.members.heard(
-      session.group, at: self.clock.monotonic, timeout: member.sessionTimeout)
-  }
-
-  func leaveGroup(_ session: GroupSession) async throws(MemQError) {
-    try await self.runner.run("leave-group") { (state) throws(MemQError) in
-      try state.leaveGroup(session)
-    }
-    self.members.forget(session.group)
-  }
-
   // MARK: Time
 
   /// Acts on silence. One at a time; a tick that comes while one acts is left out.
@@ -301,13 +274,11 @@ actor Controller {
     defer { self.isTicking = false }
     let now = self.clock.monotonic
     let silentNodes = self.nodes.tick(now)
-    let silentMembers = self.members.tick(now)
     _ = self.leases.tick(now)
     do {
       for id in silentNodes { try await self.fence(id) }
       let hasRefusals = try await self.fenceRefusing()
       if !silentNodes.isEmpty || hasRefusals { try await self.settle() }
-      for name in silentMembers { try await self.expireMember(of: name) }
     } catch {
       self.logger.warning("Could not act on silence", metadata: ["error": "\(error)"])
     }
@@ -367,17 +338,6 @@ actor Controller {
         metadata: ["node.id": "\(node.id)", "address": "\(node.address)"])
     }
     return isAnyNew
-  }
-
-  private func expireMember(of name: String) async throws(MemQError) {
-    guard self.members.isSilent(name, at: self.clock.monotonic) else { return }
-    let epoch = self.runner.cell.read { $0.groups[name]?.value.epoch }
-    self.members.forget(name)
-    guard let epoch else { return }
-    if try await self.runner.run("expire-member", { $0.expireMember(of: name, epoch: epoch) }) {
-      self.metrics.expiredMembers.increment()
-      self.logger.info("Group member fell silent", metadata: ["group": "\(name)"])
-    }
   }
 
   /// Nodes fenced for so long that they may be forgotten.

@@ -154,6 +154,8 @@ struct Election: Sendable {
       tasks.addTask { await self.instance.clean(controller) }
       tasks.addTask { await self.forgetHistory() }
     }
+    // Members that wait go to whoever decides next.
+    await controller.groups.close()
   }
 
   /// Changes older than the interval are forgotten; a watch that is so far behind reads anew.

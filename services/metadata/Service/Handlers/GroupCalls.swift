@@ -15,15 +15,13 @@ extension MetadataNode {
   func registerGroupCalls(on router: inout RPCRouter) {
     router.handle(MetadataMethods.joinGroup) { request, _ in try await self.joinGroup(request) }
     router.handle(MetadataMethods.heartbeatGroup) { request, _ in
-      try await self.instance().controller.heartbeatGroup(
-        GroupSession(
-          group: request.group, memberID: request.memberID, epoch: request.groupEpoch))
-      return Memq_V1_HeartbeatGroupResponse()
+      try await self.heartbeatGroup(request)
     }
     router.handle(MetadataMethods.leaveGroup) { request, _ in
-      try await self.instance().controller.leaveGroup(
+      try await self.instance().controller.groups.leave(
         GroupSession(
-          group: request.group, memberID: request.memberID, epoch: request.groupEpoch))
+          group: request.group, memberID: request.memberID, epoch: request.memberEpoch,
+          instanceID: request.instanceID))
       return Memq_V1_LeaveGroupResponse()
     }
     router.handle(MetadataMethods.commitOffsets) { request, _ in
@@ -36,6 +34,9 @@ extension MetadataNode {
     router.handle(MetadataMethods.listGroups) { request, _ in
       try await self.listGroups(request)
     }
+    router.handle(MetadataMethods.describeGroup) { request, _ in
+      try await self.describeGroup(request.group)
+    }
     router.handle(MetadataMethods.deleteGroup) { request, _ in
       try await self.deleteGroup(request.group)
       return Memq_V1_DeleteGroupResponse()
@@ -45,22 +46,53 @@ extension MetadataNode {
   private func joinGroup(
     _ request: Memq_V1_JoinGroupRequest
   ) async throws(MemQError) -> Memq_V1_JoinGroupResponse {
-    let place = try await self.instance().controller.joinGroup(
-      GroupJoin(
-        group: request.group, topics: request.topics, clientID: request.clientID,
-        sessionTimeout: .milliseconds(Int64(request.sessionTimeoutMs)),
-        nonce: self.entropy.identifier(NodeUUID.self).value))
+    var join = GroupJoin(
+      group: request.group, topics: request.topics, clientID: request.clientID,
+      sessionTimeout: .milliseconds(Int64(request.sessionTimeoutMs)),
+      nonce: self.entropy.identifier(NodeUUID.self).value)
+    join.memberID = request.memberID
+    join.instanceID = request.instanceID
+    join.host = request.host
+    join.rebalanceTimeout = .milliseconds(Int64(request.rebalanceTimeoutMs))
+    join.only = try partitions(request.only)
+    let place = try await self.instance().controller.groups.join(join)
     return .with {
       $0.memberID = place.memberID
-      $0.groupEpoch = place.epoch
+      $0.memberEpoch = place.epoch
       $0.assigned = place.assigned.map(\.wire)
+      $0.waiting = place.isWaiting
+    }
+  }
+
+  private func heartbeatGroup(
+    _ request: Memq_V1_HeartbeatGroupRequest
+  ) async throws(MemQError) -> Memq_V1_HeartbeatGroupResponse {
+    let groups = try self.instance().groups
+    let session = GroupSession(
+      group: request.group, memberID: request.memberID, epoch: request.memberEpoch,
+      instanceID: request.instanceID)
+    if request.brokeOff {
+      await groups.brokeOff(session, number: request.number)
+      return Memq_V1_HeartbeatGroupResponse()
+    }
+    let reading = request.hasReading ? try partitions(request.reading.partitions) : nil
+    let (place, isNews, next) = try await groups.heartbeat(
+      GroupBeat(
+        session: session, reading: reading, waitMax: .milliseconds(Int64(request.waitMaxMs)),
+        number: request.number))
+    return .with {
+      $0.memberEpoch = place.epoch
+      $0.waiting = place.isWaiting
+      if isNews { $0.assigned.partitions = place.assigned.map(\.wire) }
+      $0.nextMs = Int32(clamping: next.milliseconds)
     }
   }
 
   private func commitOffsets(_ request: Memq_V1_CommitOffsetsRequest) async throws(MemQError) {
     let instance = try self.instance()
     let session = GroupSession(
-      group: request.group, memberID: request.memberID, epoch: request.groupEpoch)
+      group: request.group, memberID: request.memberID, epoch: request.memberEpoch,
+      instanceID: request.instanceID)
     var commits: [OffsetCommit] = []
     for offset in request.offsets {
       commits.append(
@@ -69,35 +101,8 @@ extension MetadataNode {
           metadata: offset.metadata))
     }
     let offsets = commits
-    let chunks = try instance.cell.read { (state) throws(MemQError) in
-      try state.chunks(of: offsets)
-    }
-    let now = self.clock.wall
-    _ = try await instance.runner.run(
-      "commit-offsets",
-      reading: { (_: Int) throws(MemQError) in
-        try await Self.readChunks(chunks, of: session.group, from: instance.store)
-      }
-    ) { state, known throws(MemQError) in
-      try state.commitOffsets(session, offsets, known: known, at: now)
-    }
-  }
-
-  private static func readChunks(
-    _ chunks: [OffsetChunkID], of group: String, from store: any MetadataStore
-  ) async throws(MemQError) -> SortedMap<OffsetChunkID, Versioned<OffsetChunkRecord>> {
-    var known: SortedMap<OffsetChunkID, Versioned<OffsetChunkRecord>> = [:]
-    var rest = chunks[...]
-    while !rest.isEmpty {
-      let page = rest.prefix(StoreLimits.keysPerGetMax)
-      rest = rest.dropFirst(page.count)
-      let entries = try await store.get(
-        page.map { .offsets(group, $0.topic, chunk: $0.chunk) })
-      for (id, entry) in zip(page, entries) {
-        if let entry { known[id] = try Versioned<OffsetChunkRecord>(entry) }
-      }
-    }
-    return known
+    _ = try instance.cell.read { (state) throws(MemQError) in try state.chunks(of: offsets) }
+    try await instance.controller.offsets.commit(OffsetCommitRequest(session: session, commits: offsets))
   }
 
   /// Committed offsets of a group, of topics that exist, in order.
@@ -150,14 +155,7 @@ extension MetadataNode {
     }
     var page = PageFill<Memq_V1_GroupDescription>(limit: limit)
     for group in groups {
-      var description = Memq_V1_GroupDescription()
-      description.group = group.name
-      description.groupEpoch = group.epoch
-      description.memberID = group.member?.id ?? ""
-      description.clientID = group.member?.clientID ?? ""
-      description.topics = group.member?.topics ?? []
-      description.offsets = try await self.offsets(of: group.name, in: instance)
-      guard page.add(description) else {
+      guard page.add(try await self.description(of: group, in: instance)) else {
         return .with { [page] in
           $0.groups = page.entries
           $0.more = true
@@ -165,6 +163,34 @@ extension MetadataNode {
       }
     }
     return .with { [page] in $0.groups = page.entries }
+  }
+
+  private func describeGroup(
+    _ name: String
+  ) async throws(MemQError) -> Memq_V1_GroupDescription {
+    let instance = try self.instance()
+    guard let group = instance.cell.read({ $0.groups[name]?.value }) else {
+      throw MemQError(.groupNotFound, "there is no such group", subject: name)
+    }
+    return try await self.description(of: group, in: instance)
+  }
+
+  private func description(
+    of group: GroupRecord, in instance: MetadataInstance
+  ) async throws(MemQError) -> Memq_V1_GroupDescription {
+    let offsets = try await self.offsets(of: group.name, in: instance)
+    return .with {
+      $0.group = group.name
+      $0.groupEpoch = group.epoch
+      $0.state =
+        switch group.phase {
+        case .empty: .empty
+        case .reconciling: .reconciling
+        case .stable: .stable
+        }
+      $0.members = group.members.values.map(\.wire)
+      $0.offsets = offsets
+    }
   }
 
   private func deleteGroup(_ name: String) async throws(MemQError) {
@@ -186,4 +212,31 @@ extension MetadataNode {
     }
     self.logger.info("Group deleted", metadata: ["group": "\(name)"])
   }
+}
+
+extension GroupRecord.Member {
+  fileprivate var wire: Memq_V1_GroupMember {
+    let assigned = self.assigned
+    let has = Set(assigned)
+    return .with {
+      $0.memberID = self.id
+      $0.instanceID = self.instanceID
+      $0.clientID = self.clientID
+      $0.host = self.host
+      $0.memberEpoch = self.epoch
+      $0.topics = self.topics
+      $0.assigned = assigned.map(\.wire)
+      $0.revoking = self.revoking.map(\.wire)
+      $0.waiting = self.target.filter { !has.contains($0) }.map(\.wire)
+      $0.sessionTimeoutMs = Int32(clamping: self.sessionTimeout.milliseconds)
+    }
+  }
+}
+
+private func partitions(
+  _ wire: [Memq_V1_TopicPartition]
+) throws(MemQError) -> [TopicPartition] {
+  var partitions: [TopicPartition] = []
+  for partition in wire { partitions.append(try TopicPartition(partition)) }
+  return partitions
 }

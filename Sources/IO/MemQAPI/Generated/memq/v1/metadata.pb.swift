@@ -27,6 +27,57 @@ fileprivate nonisolated struct _GeneratedWithProtocGenSwiftVersion: SwiftProtobu
   typealias Version = _2
 }
 
+/// Where a group stands.
+public nonisolated enum Memq_V1_GroupState: SwiftProtobuf.Enum, Swift.CaseIterable {
+  public typealias RawValue = Int
+
+  /// Never sent.
+  case unspecified // = 0
+
+  /// No member.
+  case empty // = 1
+
+  /// Partitions are on their way from member to member.
+  case reconciling // = 2
+
+  /// Every member has what it is to have.
+  case stable // = 3
+  case UNRECOGNIZED(Int)
+
+  public init() {
+    self = .unspecified
+  }
+
+  public init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .unspecified
+    case 1: self = .empty
+    case 2: self = .reconciling
+    case 3: self = .stable
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  public var rawValue: Int {
+    switch self {
+    case .unspecified: return 0
+    case .empty: return 1
+    case .reconciling: return 2
+    case .stable: return 3
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  public static let allCases: [Memq_V1_GroupState] = [
+    .unspecified,
+    .empty,
+    .reconciling,
+    .stable,
+  ]
+
+}
+
 /// Where a file put stands.
 public nonisolated enum Memq_V1_UploadState: SwiftProtobuf.Enum, Swift.CaseIterable {
   public typealias RawValue = Int
@@ -1271,7 +1322,7 @@ public nonisolated struct Memq_V1_RemoveObjectResponse: Sendable {
   public init() {}
 }
 
-/// A member wants the group.
+/// A member comes.
 public nonisolated struct Memq_V1_JoinGroupRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -1280,7 +1331,7 @@ public nonisolated struct Memq_V1_JoinGroupRequest: Sendable {
   /// The group's name, 1-255 bytes.
   public var group: String = String()
 
-  /// Topics it reads, by name.
+  /// Topics it reads, by name, up to 100.
   public var topics: [String] = []
 
   /// The client's name for itself, for people.
@@ -1288,6 +1339,23 @@ public nonisolated struct Memq_V1_JoinGroupRequest: Sendable {
 
   /// Silence after which the member counts as gone, milliseconds, 1,000-600,000; 0: 45,000.
   public var sessionTimeoutMs: Int32 = 0
+
+  /// A lasting name of this member, unique in the group, up to 255 bytes: who joins under it takes the place of the one before at
+  /// once, and that one is fenced. Empty: none.
+  public var instanceID: String = String()
+
+  /// How long the member may take to give partitions back, milliseconds, 1,000-3,600,000; 0: 60,000.
+  public var rebalanceTimeoutMs: Int32 = 0
+
+  /// Only these partitions of its topics, up to 10,000; empty: all. What a member names goes to those who name it.
+  public var only: [Memq_V1_TopicPartition] = []
+
+  /// Where the client runs, for people. Set by ingest.
+  public var host: String = String()
+
+  /// The member's name, chosen by the client and never used before, up to 255 bytes: a join that is sent again under it answers as the
+  /// first one. Empty: the server chooses one, and a join is not to be repeated.
+  public var memberID: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1303,11 +1371,28 @@ public nonisolated struct Memq_V1_JoinGroupResponse: Sendable {
   /// Its name in the group.
   public var memberID: String = String()
 
-  /// Rises with each join; commits carry it.
-  public var groupEpoch: Int64 = 0
+  /// Its epoch: rises whenever what it may read changes. Its requests carry the latest one it was told.
+  public var memberEpoch: Int64 = 0
 
-  /// The partitions it is to read: all of its topics.
+  /// The partitions it may read from now on.
   public var assigned: [Memq_V1_TopicPartition] = []
+
+  /// More is to come, when others have given it back.
+  public var waiting: Bool = false
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// Partitions, so that none differs from nothing said.
+public nonisolated struct Memq_V1_TopicPartitions: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Each once.
+  public var partitions: [Memq_V1_TopicPartition] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1327,11 +1412,37 @@ public nonisolated struct Memq_V1_HeartbeatGroupRequest: Sendable {
   public var memberID: String = String()
 
   /// Its epoch.
-  public var groupEpoch: Int64 = 0
+  public var memberEpoch: Int64 = 0
+
+  /// All that it reads at the moment, including what it is still about to give back: commit, stop, then leave it out. Absent: as it
+  /// said before.
+  public var reading: Memq_V1_TopicPartitions {
+    get {_reading ?? Memq_V1_TopicPartitions()}
+    set {_reading = newValue}
+  }
+  /// Returns true if `reading` has been explicitly set.
+  public var hasReading: Bool {self._reading != nil}
+  /// Clears the value of `reading`. Subsequent reads from it will return its default value.
+  public mutating func clearReading() {self._reading = nil}
+
+  /// Hold the answer for so long, milliseconds, up to 30,000, unless there is something to tell. A member has one such call; the server
+  /// sees by it when the connection breaks.
+  public var waitMaxMs: Int32 = 0
+
+  /// Rises with each call of the member.
+  public var number: Int64 = 0
+
+  /// As it joined.
+  public var instanceID: String = String()
+
+  /// From ingest: the connection broke during the call of this number. No sign of life.
+  public var brokeOff: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _reading: Memq_V1_TopicPartitions? = nil
 }
 
 /// Still in.
@@ -1340,9 +1451,30 @@ public nonisolated struct Memq_V1_HeartbeatGroupResponse: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// The member's epoch. An answer with an epoch below one that the member knows is out of date.
+  public var memberEpoch: Int64 = 0
+
+  /// All that it may read; absent: as it was told with this epoch.
+  public var assigned: Memq_V1_TopicPartitions {
+    get {_assigned ?? Memq_V1_TopicPartitions()}
+    set {_assigned = newValue}
+  }
+  /// Returns true if `assigned` has been explicitly set.
+  public var hasAssigned: Bool {self._assigned != nil}
+  /// Clears the value of `assigned`. Subsequent reads from it will return its default value.
+  public mutating func clearAssigned() {self._assigned = nil}
+
+  /// More is to come, when others have given it back.
+  public var waiting: Bool = false
+
+  /// When the server wants the next call, milliseconds; 0: at once.
+  public var nextMs: Int32 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _assigned: Memq_V1_TopicPartitions? = nil
 }
 
 /// Goodbye.
@@ -1358,7 +1490,10 @@ public nonisolated struct Memq_V1_LeaveGroupRequest: Sendable {
   public var memberID: String = String()
 
   /// Its epoch.
-  public var groupEpoch: Int64 = 0
+  public var memberEpoch: Int64 = 0
+
+  /// As it joined.
+  public var instanceID: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1401,11 +1536,22 @@ public nonisolated struct Memq_V1_GroupOffset: Sendable {
   /// When it was committed, milliseconds since 1970 UTC; set by the server.
   public var committedAtMs: Int64 = 0
 
+  /// Where the partition ends for readers; set by an ingest that describes the group. Absent: not known.
+  public var highWatermark: Int64 {
+    get {_highWatermark ?? 0}
+    set {_highWatermark = newValue}
+  }
+  /// Returns true if `highWatermark` has been explicitly set.
+  public var hasHighWatermark: Bool {self._highWatermark != nil}
+  /// Clears the value of `highWatermark`. Subsequent reads from it will return its default value.
+  public mutating func clearHighWatermark() {self._highWatermark = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+  fileprivate var _highWatermark: Int64? = nil
 }
 
 /// Offsets to store.
@@ -1417,14 +1563,17 @@ public nonisolated struct Memq_V1_CommitOffsetsRequest: Sendable {
   /// The group.
   public var group: String = String()
 
-  /// The member; empty with epoch -1: an administrator's reset of a group without a live member.
+  /// The member; empty with epoch -1: an administrator sets offsets of partitions that no member has.
   public var memberID: String = String()
 
   /// Its epoch.
-  public var groupEpoch: Int64 = 0
+  public var memberEpoch: Int64 = 0
 
   /// The offsets, up to 10,000.
   public var offsets: [Memq_V1_GroupOffset] = []
+
+  /// As it joined.
+  public var instanceID: String = String()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1510,6 +1659,61 @@ public nonisolated struct Memq_V1_ListGroupsResponse: Sendable {
   public init() {}
 }
 
+/// Which group.
+public nonisolated struct Memq_V1_DescribeGroupRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Its name.
+  public var group: String = String()
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// One member of a group.
+public nonisolated struct Memq_V1_GroupMember: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Its name in the group.
+  public var memberID: String = String()
+
+  /// Its lasting name; empty: none.
+  public var instanceID: String = String()
+
+  /// Its client's name.
+  public var clientID: String = String()
+
+  /// Where the client runs.
+  public var host: String = String()
+
+  /// Its epoch.
+  public var memberEpoch: Int64 = 0
+
+  /// Topics it reads, by name.
+  public var topics: [String] = []
+
+  /// What it may read.
+  public var assigned: [Memq_V1_TopicPartition] = []
+
+  /// What it has to give back.
+  public var revoking: [Memq_V1_TopicPartition] = []
+
+  /// What it is still to get.
+  public var waiting: [Memq_V1_TopicPartition] = []
+
+  /// Silence after which it counts as gone, milliseconds.
+  public var sessionTimeoutMs: Int32 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 /// One group.
 public nonisolated struct Memq_V1_GroupDescription: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -1519,19 +1723,16 @@ public nonisolated struct Memq_V1_GroupDescription: Sendable {
   /// Name.
   public var group: String = String()
 
-  /// Its epoch.
+  /// Rises with each change of the group.
   public var groupEpoch: Int64 = 0
 
-  /// The live member; empty: none.
-  public var memberID: String = String()
+  /// Where it stands.
+  public var state: Memq_V1_GroupState = .unspecified
 
-  /// Its client's name.
-  public var clientID: String = String()
+  /// By name.
+  public var members: [Memq_V1_GroupMember] = []
 
-  /// Topics the member reads, by name.
-  public var topics: [String] = []
-
-  /// All committed offsets.
+  /// All committed offsets. An ingest that describes the group adds what members read and nobody has committed, with offset -1.
   public var offsets: [Memq_V1_GroupOffset] = []
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -2146,6 +2347,10 @@ public nonisolated struct Memq_V1_ResolveQuarantineResponse: Sendable {
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 fileprivate nonisolated let _protobuf_package = "memq.v1"
+
+nonisolated extension Memq_V1_GroupState: SwiftProtobuf._ProtoNameProviding {
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0GROUP_STATE_UNSPECIFIED\0\u{1}GROUP_STATE_EMPTY\0\u{1}GROUP_STATE_RECONCILING\0\u{1}GROUP_STATE_STABLE\0")
+}
 
 nonisolated extension Memq_V1_UploadState: SwiftProtobuf._ProtoNameProviding {
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UPLOAD_STATE_UNSPECIFIED\0\u{1}UPLOAD_STATE_OPEN\0\u{1}UPLOAD_STATE_SEALED\0\u{1}UPLOAD_STATE_JUDGED\0\u{1}UPLOAD_STATE_PUBLISHING\0\u{1}UPLOAD_STATE_PUBLISHED\0\u{1}UPLOAD_STATE_ABANDONED\0\u{1}UPLOAD_STATE_QUARANTINED\0")
@@ -4275,7 +4480,7 @@ nonisolated extension Memq_V1_RemoveObjectResponse: SwiftProtobuf.Message, Swift
 
 nonisolated extension Memq_V1_JoinGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".JoinGroupRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}topics\0\u{3}client_id\0\u{3}session_timeout_ms\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{1}topics\0\u{3}client_id\0\u{3}session_timeout_ms\0\u{3}instance_id\0\u{3}rebalance_timeout_ms\0\u{1}only\0\u{1}host\0\u{3}member_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4287,6 +4492,11 @@ nonisolated extension Memq_V1_JoinGroupRequest: SwiftProtobuf.Message, SwiftProt
       case 2: try { try decoder.decodeRepeatedStringField(value: &self.topics) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.clientID) }()
       case 4: try { try decoder.decodeSingularInt32Field(value: &self.sessionTimeoutMs) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self.instanceID) }()
+      case 6: try { try decoder.decodeSingularInt32Field(value: &self.rebalanceTimeoutMs) }()
+      case 7: try { try decoder.decodeRepeatedMessageField(value: &self.only) }()
+      case 8: try { try decoder.decodeSingularStringField(value: &self.host) }()
+      case 9: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
       default: break
       }
     }
@@ -4305,6 +4515,21 @@ nonisolated extension Memq_V1_JoinGroupRequest: SwiftProtobuf.Message, SwiftProt
     if self.sessionTimeoutMs != 0 {
       try visitor.visitSingularInt32Field(value: self.sessionTimeoutMs, fieldNumber: 4)
     }
+    if !self.instanceID.isEmpty {
+      try visitor.visitSingularStringField(value: self.instanceID, fieldNumber: 5)
+    }
+    if self.rebalanceTimeoutMs != 0 {
+      try visitor.visitSingularInt32Field(value: self.rebalanceTimeoutMs, fieldNumber: 6)
+    }
+    if !self.only.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.only, fieldNumber: 7)
+    }
+    if !self.host.isEmpty {
+      try visitor.visitSingularStringField(value: self.host, fieldNumber: 8)
+    }
+    if !self.memberID.isEmpty {
+      try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4313,6 +4538,11 @@ nonisolated extension Memq_V1_JoinGroupRequest: SwiftProtobuf.Message, SwiftProt
     if lhs.topics != rhs.topics {return false}
     if lhs.clientID != rhs.clientID {return false}
     if lhs.sessionTimeoutMs != rhs.sessionTimeoutMs {return false}
+    if lhs.instanceID != rhs.instanceID {return false}
+    if lhs.rebalanceTimeoutMs != rhs.rebalanceTimeoutMs {return false}
+    if lhs.only != rhs.only {return false}
+    if lhs.host != rhs.host {return false}
+    if lhs.memberID != rhs.memberID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4320,7 +4550,7 @@ nonisolated extension Memq_V1_JoinGroupRequest: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Memq_V1_JoinGroupResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".JoinGroupResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}member_id\0\u{3}group_epoch\0\u{1}assigned\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}member_id\0\u{3}member_epoch\0\u{1}assigned\0\u{1}waiting\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4329,8 +4559,9 @@ nonisolated extension Memq_V1_JoinGroupResponse: SwiftProtobuf.Message, SwiftPro
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
-      case 2: try { try decoder.decodeSingularInt64Field(value: &self.groupEpoch) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.memberEpoch) }()
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.assigned) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.waiting) }()
       default: break
       }
     }
@@ -4340,19 +4571,53 @@ nonisolated extension Memq_V1_JoinGroupResponse: SwiftProtobuf.Message, SwiftPro
     if !self.memberID.isEmpty {
       try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 1)
     }
-    if self.groupEpoch != 0 {
-      try visitor.visitSingularInt64Field(value: self.groupEpoch, fieldNumber: 2)
+    if self.memberEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.memberEpoch, fieldNumber: 2)
     }
     if !self.assigned.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.assigned, fieldNumber: 3)
+    }
+    if self.waiting != false {
+      try visitor.visitSingularBoolField(value: self.waiting, fieldNumber: 4)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_JoinGroupResponse, rhs: Memq_V1_JoinGroupResponse) -> Bool {
     if lhs.memberID != rhs.memberID {return false}
-    if lhs.groupEpoch != rhs.groupEpoch {return false}
+    if lhs.memberEpoch != rhs.memberEpoch {return false}
     if lhs.assigned != rhs.assigned {return false}
+    if lhs.waiting != rhs.waiting {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_TopicPartitions: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".TopicPartitions"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partitions\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.partitions) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.partitions.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.partitions, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_TopicPartitions, rhs: Memq_V1_TopicPartitions) -> Bool {
+    if lhs.partitions != rhs.partitions {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4360,7 +4625,7 @@ nonisolated extension Memq_V1_JoinGroupResponse: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Memq_V1_HeartbeatGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatGroupRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}member_id\0\u{3}group_epoch\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}member_id\0\u{3}member_epoch\0\u{1}reading\0\u{3}wait_max_ms\0\u{1}number\0\u{3}instance_id\0\u{3}broke_off\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4370,21 +4635,45 @@ nonisolated extension Memq_V1_HeartbeatGroupRequest: SwiftProtobuf.Message, Swif
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.group) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
-      case 3: try { try decoder.decodeSingularInt64Field(value: &self.groupEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.memberEpoch) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._reading) }()
+      case 5: try { try decoder.decodeSingularInt32Field(value: &self.waitMaxMs) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self.number) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self.instanceID) }()
+      case 8: try { try decoder.decodeSingularBoolField(value: &self.brokeOff) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.group.isEmpty {
       try visitor.visitSingularStringField(value: self.group, fieldNumber: 1)
     }
     if !self.memberID.isEmpty {
       try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 2)
     }
-    if self.groupEpoch != 0 {
-      try visitor.visitSingularInt64Field(value: self.groupEpoch, fieldNumber: 3)
+    if self.memberEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.memberEpoch, fieldNumber: 3)
+    }
+    try { if let v = self._reading {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
+    if self.waitMaxMs != 0 {
+      try visitor.visitSingularInt32Field(value: self.waitMaxMs, fieldNumber: 5)
+    }
+    if self.number != 0 {
+      try visitor.visitSingularInt64Field(value: self.number, fieldNumber: 6)
+    }
+    if !self.instanceID.isEmpty {
+      try visitor.visitSingularStringField(value: self.instanceID, fieldNumber: 7)
+    }
+    if self.brokeOff != false {
+      try visitor.visitSingularBoolField(value: self.brokeOff, fieldNumber: 8)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -4392,7 +4681,12 @@ nonisolated extension Memq_V1_HeartbeatGroupRequest: SwiftProtobuf.Message, Swif
   public static func ==(lhs: Memq_V1_HeartbeatGroupRequest, rhs: Memq_V1_HeartbeatGroupRequest) -> Bool {
     if lhs.group != rhs.group {return false}
     if lhs.memberID != rhs.memberID {return false}
-    if lhs.groupEpoch != rhs.groupEpoch {return false}
+    if lhs.memberEpoch != rhs.memberEpoch {return false}
+    if lhs._reading != rhs._reading {return false}
+    if lhs.waitMaxMs != rhs.waitMaxMs {return false}
+    if lhs.number != rhs.number {return false}
+    if lhs.instanceID != rhs.instanceID {return false}
+    if lhs.brokeOff != rhs.brokeOff {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4400,18 +4694,48 @@ nonisolated extension Memq_V1_HeartbeatGroupRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Memq_V1_HeartbeatGroupResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".HeartbeatGroupResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap()
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}member_epoch\0\u{1}assigned\0\u{1}waiting\0\u{3}next_ms\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    // Load everything into unknown fields
-    while try decoder.nextFieldNumber() != nil {}
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.memberEpoch) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._assigned) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.waiting) }()
+      case 4: try { try decoder.decodeSingularInt32Field(value: &self.nextMs) }()
+      default: break
+      }
+    }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.memberEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.memberEpoch, fieldNumber: 1)
+    }
+    try { if let v = self._assigned {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if self.waiting != false {
+      try visitor.visitSingularBoolField(value: self.waiting, fieldNumber: 3)
+    }
+    if self.nextMs != 0 {
+      try visitor.visitSingularInt32Field(value: self.nextMs, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_HeartbeatGroupResponse, rhs: Memq_V1_HeartbeatGroupResponse) -> Bool {
+    if lhs.memberEpoch != rhs.memberEpoch {return false}
+    if lhs._assigned != rhs._assigned {return false}
+    if lhs.waiting != rhs.waiting {return false}
+    if lhs.nextMs != rhs.nextMs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4419,7 +4743,7 @@ nonisolated extension Memq_V1_HeartbeatGroupResponse: SwiftProtobuf.Message, Swi
 
 nonisolated extension Memq_V1_LeaveGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".LeaveGroupRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}member_id\0\u{3}group_epoch\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}member_id\0\u{3}member_epoch\0\u{3}instance_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4429,7 +4753,8 @@ nonisolated extension Memq_V1_LeaveGroupRequest: SwiftProtobuf.Message, SwiftPro
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.group) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
-      case 3: try { try decoder.decodeSingularInt64Field(value: &self.groupEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.memberEpoch) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.instanceID) }()
       default: break
       }
     }
@@ -4442,8 +4767,11 @@ nonisolated extension Memq_V1_LeaveGroupRequest: SwiftProtobuf.Message, SwiftPro
     if !self.memberID.isEmpty {
       try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 2)
     }
-    if self.groupEpoch != 0 {
-      try visitor.visitSingularInt64Field(value: self.groupEpoch, fieldNumber: 3)
+    if self.memberEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.memberEpoch, fieldNumber: 3)
+    }
+    if !self.instanceID.isEmpty {
+      try visitor.visitSingularStringField(value: self.instanceID, fieldNumber: 4)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -4451,7 +4779,8 @@ nonisolated extension Memq_V1_LeaveGroupRequest: SwiftProtobuf.Message, SwiftPro
   public static func ==(lhs: Memq_V1_LeaveGroupRequest, rhs: Memq_V1_LeaveGroupRequest) -> Bool {
     if lhs.group != rhs.group {return false}
     if lhs.memberID != rhs.memberID {return false}
-    if lhs.groupEpoch != rhs.groupEpoch {return false}
+    if lhs.memberEpoch != rhs.memberEpoch {return false}
+    if lhs.instanceID != rhs.instanceID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4478,7 +4807,7 @@ nonisolated extension Memq_V1_LeaveGroupResponse: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".GroupOffset"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}offset\0\u{1}metadata\0\u{3}committed_at_ms\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}offset\0\u{1}metadata\0\u{3}committed_at_ms\0\u{3}high_watermark\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4490,6 +4819,7 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.offset) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.metadata) }()
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.committedAtMs) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self._highWatermark) }()
       default: break
       }
     }
@@ -4512,6 +4842,9 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
     if self.committedAtMs != 0 {
       try visitor.visitSingularInt64Field(value: self.committedAtMs, fieldNumber: 4)
     }
+    try { if let v = self._highWatermark {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 5)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4520,6 +4853,7 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.offset != rhs.offset {return false}
     if lhs.metadata != rhs.metadata {return false}
     if lhs.committedAtMs != rhs.committedAtMs {return false}
+    if lhs._highWatermark != rhs._highWatermark {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4527,7 +4861,7 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension Memq_V1_CommitOffsetsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".CommitOffsetsRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}member_id\0\u{3}group_epoch\0\u{1}offsets\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}member_id\0\u{3}member_epoch\0\u{1}offsets\0\u{3}instance_id\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4537,8 +4871,9 @@ nonisolated extension Memq_V1_CommitOffsetsRequest: SwiftProtobuf.Message, Swift
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.group) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
-      case 3: try { try decoder.decodeSingularInt64Field(value: &self.groupEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.memberEpoch) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.offsets) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self.instanceID) }()
       default: break
       }
     }
@@ -4551,11 +4886,14 @@ nonisolated extension Memq_V1_CommitOffsetsRequest: SwiftProtobuf.Message, Swift
     if !self.memberID.isEmpty {
       try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 2)
     }
-    if self.groupEpoch != 0 {
-      try visitor.visitSingularInt64Field(value: self.groupEpoch, fieldNumber: 3)
+    if self.memberEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.memberEpoch, fieldNumber: 3)
     }
     if !self.offsets.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.offsets, fieldNumber: 4)
+    }
+    if !self.instanceID.isEmpty {
+      try visitor.visitSingularStringField(value: self.instanceID, fieldNumber: 5)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -4563,8 +4901,9 @@ nonisolated extension Memq_V1_CommitOffsetsRequest: SwiftProtobuf.Message, Swift
   public static func ==(lhs: Memq_V1_CommitOffsetsRequest, rhs: Memq_V1_CommitOffsetsRequest) -> Bool {
     if lhs.group != rhs.group {return false}
     if lhs.memberID != rhs.memberID {return false}
-    if lhs.groupEpoch != rhs.groupEpoch {return false}
+    if lhs.memberEpoch != rhs.memberEpoch {return false}
     if lhs.offsets != rhs.offsets {return false}
+    if lhs.instanceID != rhs.instanceID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4729,9 +5068,114 @@ nonisolated extension Memq_V1_ListGroupsResponse: SwiftProtobuf.Message, SwiftPr
   }
 }
 
+nonisolated extension Memq_V1_DescribeGroupRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".DescribeGroupRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.group) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.group.isEmpty {
+      try visitor.visitSingularStringField(value: self.group, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_DescribeGroupRequest, rhs: Memq_V1_DescribeGroupRequest) -> Bool {
+    if lhs.group != rhs.group {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_GroupMember: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".GroupMember"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}member_id\0\u{3}instance_id\0\u{3}client_id\0\u{1}host\0\u{3}member_epoch\0\u{1}topics\0\u{1}assigned\0\u{1}revoking\0\u{1}waiting\0\u{3}session_timeout_ms\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.instanceID) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.clientID) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.host) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.memberEpoch) }()
+      case 6: try { try decoder.decodeRepeatedStringField(value: &self.topics) }()
+      case 7: try { try decoder.decodeRepeatedMessageField(value: &self.assigned) }()
+      case 8: try { try decoder.decodeRepeatedMessageField(value: &self.revoking) }()
+      case 9: try { try decoder.decodeRepeatedMessageField(value: &self.waiting) }()
+      case 10: try { try decoder.decodeSingularInt32Field(value: &self.sessionTimeoutMs) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.memberID.isEmpty {
+      try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 1)
+    }
+    if !self.instanceID.isEmpty {
+      try visitor.visitSingularStringField(value: self.instanceID, fieldNumber: 2)
+    }
+    if !self.clientID.isEmpty {
+      try visitor.visitSingularStringField(value: self.clientID, fieldNumber: 3)
+    }
+    if !self.host.isEmpty {
+      try visitor.visitSingularStringField(value: self.host, fieldNumber: 4)
+    }
+    if self.memberEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.memberEpoch, fieldNumber: 5)
+    }
+    if !self.topics.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.topics, fieldNumber: 6)
+    }
+    if !self.assigned.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.assigned, fieldNumber: 7)
+    }
+    if !self.revoking.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.revoking, fieldNumber: 8)
+    }
+    if !self.waiting.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.waiting, fieldNumber: 9)
+    }
+    if self.sessionTimeoutMs != 0 {
+      try visitor.visitSingularInt32Field(value: self.sessionTimeoutMs, fieldNumber: 10)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_GroupMember, rhs: Memq_V1_GroupMember) -> Bool {
+    if lhs.memberID != rhs.memberID {return false}
+    if lhs.instanceID != rhs.instanceID {return false}
+    if lhs.clientID != rhs.clientID {return false}
+    if lhs.host != rhs.host {return false}
+    if lhs.memberEpoch != rhs.memberEpoch {return false}
+    if lhs.topics != rhs.topics {return false}
+    if lhs.assigned != rhs.assigned {return false}
+    if lhs.revoking != rhs.revoking {return false}
+    if lhs.waiting != rhs.waiting {return false}
+    if lhs.sessionTimeoutMs != rhs.sessionTimeoutMs {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Memq_V1_GroupDescription: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".GroupDescription"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}group_epoch\0\u{3}member_id\0\u{3}client_id\0\u{1}topics\0\u{1}offsets\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}group\0\u{3}group_epoch\0\u{1}state\0\u{1}members\0\u{2}\u{2}offsets\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4741,9 +5185,8 @@ nonisolated extension Memq_V1_GroupDescription: SwiftProtobuf.Message, SwiftProt
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.group) }()
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.groupEpoch) }()
-      case 3: try { try decoder.decodeSingularStringField(value: &self.memberID) }()
-      case 4: try { try decoder.decodeSingularStringField(value: &self.clientID) }()
-      case 5: try { try decoder.decodeRepeatedStringField(value: &self.topics) }()
+      case 3: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      case 4: try { try decoder.decodeRepeatedMessageField(value: &self.members) }()
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.offsets) }()
       default: break
       }
@@ -4757,14 +5200,11 @@ nonisolated extension Memq_V1_GroupDescription: SwiftProtobuf.Message, SwiftProt
     if self.groupEpoch != 0 {
       try visitor.visitSingularInt64Field(value: self.groupEpoch, fieldNumber: 2)
     }
-    if !self.memberID.isEmpty {
-      try visitor.visitSingularStringField(value: self.memberID, fieldNumber: 3)
+    if self.state != .unspecified {
+      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 3)
     }
-    if !self.clientID.isEmpty {
-      try visitor.visitSingularStringField(value: self.clientID, fieldNumber: 4)
-    }
-    if !self.topics.isEmpty {
-      try visitor.visitRepeatedStringField(value: self.topics, fieldNumber: 5)
+    if !self.members.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.members, fieldNumber: 4)
     }
     if !self.offsets.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.offsets, fieldNumber: 6)
@@ -4775,9 +5215,8 @@ nonisolated extension Memq_V1_GroupDescription: SwiftProtobuf.Message, SwiftProt
   public static func ==(lhs: Memq_V1_GroupDescription, rhs: Memq_V1_GroupDescription) -> Bool {
     if lhs.group != rhs.group {return false}
     if lhs.groupEpoch != rhs.groupEpoch {return false}
-    if lhs.memberID != rhs.memberID {return false}
-    if lhs.clientID != rhs.clientID {return false}
-    if lhs.topics != rhs.topics {return false}
+    if lhs.state != rhs.state {return false}
+    if lhs.members != rhs.members {return false}
     if lhs.offsets != rhs.offsets {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
