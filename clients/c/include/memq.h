@@ -186,14 +186,20 @@ typedef enum memq_code {
   MEMQ_ERROR_REASSIGNMENT_NOT_FOUND = 309,
   /** No consumer group of that name. */
   MEMQ_ERROR_GROUP_NOT_FOUND = 400,
-  /** Another member took the group over; join again. */
+  /** Another member has joined under the same instance id: this one is over. */
   MEMQ_ERROR_GROUP_MEMBER_FENCED = 401,
-  /** The group has a live member. */
+  /** A live member reads the partition, or belongs to the group. */
   MEMQ_ERROR_GROUP_NOT_EMPTY = 402,
   /** Names: 1-255 bytes of printable characters. */
   MEMQ_ERROR_GROUP_NAME_INVALID = 403,
   /** The group has no committed offset there. */
   MEMQ_ERROR_OFFSET_MISSING = 404,
+  /** The commit is from before the member got the partition. */
+  MEMQ_ERROR_STALE_MEMBER_EPOCH = 405,
+  /** The member does not have that partition. */
+  MEMQ_ERROR_PARTITION_NOT_ASSIGNED = 406,
+  /** The member has left or fell silent; its next poll joins again. */
+  MEMQ_ERROR_GROUP_MEMBER_UNKNOWN = 407,
   /** No published file of that name in the topic. */
   MEMQ_ERROR_FILE_NOT_FOUND = 500,
   /** Names: 1-1,024 bytes of UTF-8 without NUL; no empty, "." or ".." part; not starting with "/". */
@@ -503,10 +509,10 @@ typedef enum memq_reset {
 typedef struct memq_consumer_options {
   /** Set by memq_consumer_options_init(). */
   size_t struct_size;
-  /** The partitions to read, manual assignment. NULL: those the group assigns; without a group all. */
+  /** The partitions to read; with a group its members share these. NULL: those the group assigns; without a group all. */
   const int32_t *partitions;
   size_t partition_count;
-  /** Commits offsets under this name and begins at those that are there. NULL: no group. */
+  /** Shares the topic with the other members of this group, commits offsets under its name and begins at those that are there. NULL: no group. */
   const char *group;
   /** Default: MEMQ_START_EARLIEST. */
   memq_start start;
@@ -533,8 +539,10 @@ MEMQ_API void memq_consumer_options_init_sized(memq_consumer_options *options, s
 #define memq_consumer_options_init(options) memq_consumer_options_init_sized((options), sizeof *(options))
 
 /**
- * Makes a consumer of one topic; with a group it joins it. A group has one reading member, the one that joined last: earlier ones get
- * MEMQ_ERROR_GROUP_MEMBER_FENCED from their next poll or commit, close, and may join again. Partitions that are added later are for later consumers.
+ * Makes a consumer of one topic; with a group it joins it, and the members share the partitions: a poll follows what the group gives and takes.
+ * What is taken counts as processed when the next poll begins, is committed (with `commit_interval_ms` above 0), and then goes to another
+ * member; who does not poll for 60 s meanwhile is taken out. A member that was taken out joins again with its next poll. Without a group partitions that are
+ * added later are for later consumers.
  *
  * @param options NULL: the defaults.
  * @return MEMQ_ERROR_TOPIC_NOT_FOUND, MEMQ_ERROR_PARTITION_NOT_FOUND, MEMQ_ERROR_GROUP_NAME_INVALID, MEMQ_ERROR_UNAVAILABLE.
@@ -546,9 +554,9 @@ MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_open(memq_client *client, const
  * The next records of some partition, in the order of their offsets, each once, over reconnects and restarts of servers. Several threads that
  * poll take turns.
  *
- * @param timeout_ms how long to wait for records; 0: only what is there.
+ * @param timeout_ms how long to wait for records; 0: only what is there. When the group gives other partitions it may take up to 10 s longer.
  * @param[out] batch the records, to be freed with memq_batch_free(); NULL when there were none in time, which is no error.
- * @return MEMQ_ERROR_GROUP_MEMBER_FENCED; MEMQ_ERROR_OFFSET_OUT_OF_RANGE with MEMQ_RESET_FAIL; MEMQ_ERROR_TOPIC_NOT_FOUND when the topic is gone;
+ * @return MEMQ_ERROR_OFFSET_OUT_OF_RANGE with MEMQ_RESET_FAIL; MEMQ_ERROR_TOPIC_NOT_FOUND when the topic is gone;
  *   MEMQ_ERROR_UNAVAILABLE when no server was found for `reconnect_timeout_ms`. Such a failure is final: later polls repeat it.
  */
 MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_poll(memq_consumer *consumer, int64_t timeout_ms, memq_batch **batch, memq_error **error);
@@ -569,7 +577,8 @@ MEMQ_API void memq_batch_free(memq_batch *batch);
 /**
  * Commits everything that polls have handed out: say so when it is processed. Durable at the return.
  *
- * @return MEMQ_ERROR_GROUP_MEMBER_FENCED; MEMQ_ERROR_INVALID_ARGUMENT without a group.
+ * @return MEMQ_ERROR_GROUP_MEMBER_UNKNOWN or MEMQ_ERROR_PARTITION_NOT_ASSIGNED when another member has what was not committed in time; polls go on.
+ *   MEMQ_ERROR_INVALID_ARGUMENT without a group.
  */
 MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_commit(memq_consumer *consumer, int64_t timeout_ms, memq_error **error);
 
@@ -580,7 +589,7 @@ MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_commit_offset(memq_consumer *co
 /** Goes on elsewhere in a partition that it reads. What was fetched and not polled is dropped. */
 MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_seek(memq_consumer *consumer, int32_t partition, int64_t offset, memq_error **error);
 
-/** The partitions it reads, ascending. */
+/** The partitions it reads, ascending. With a group they stand until the next poll. */
 MEMQ_API const int32_t *memq_consumer_partitions(const memq_consumer *consumer, size_t *count);
 
 /**

@@ -23,6 +23,9 @@ enum {
   HEARTBEAT_TIMEOUT_MS = 10000,
   HEARTBEAT_INTERVAL_MAX_MS = 5000,
   LEAVE_TIMEOUT_MS = 5000,
+  /* For a member's steps within a poll, however short that is. */
+  GROUP_STEP_MS = 10000,
+  MEMBER_ID_SIZE = 33,
 };
 
 #define BEYOND_ANY_OFFSET (INT64_C(1) << 62)
@@ -38,28 +41,56 @@ typedef struct position {
   int64_t committed;
 } position;
 
+/* What a member's calls carry. */
+typedef struct member {
+  char id[MEMBER_ID_SIZE];
+  int64_t epoch;
+} member;
+
 struct memq_consumer {
   memq_client *client;
   char *topic;
   uint8_t topic_id[16];
   memq_consumer_options options;
   char *group;
-  char *member_id;
-  int64_t group_epoch;
+  /* Partitions of the topic at the open. */
+  int32_t partition_count;
+  /* What the application is shown, until its next poll. */
   int32_t *partitions;
-  size_t count;
+  size_t shown_count;
+  /* Those that the application named; NULL: all. */
+  int32_t *only;
+  size_t only_count;
   mq_waker waker;
   pthread_t thread;
   /* For the calls of that thread. */
   mq_waker thread_waker;
   mq_stop stop;
+  /* For its heartbeat: set also when there is something new to say. */
+  mq_stop beat_stop;
   bool has_thread;
   pthread_mutex_t lock;
   pthread_cond_t changed;
   /* Under the lock. */
   bool is_polling, is_closing;
   memq_error *failure;
+  /* By partition. */
   position *positions;
+  size_t count;
+  bool is_joined;
+  member member;
+  /* The group gave the member up; the next poll joins again. */
+  bool is_lost;
+  /* What the group assigns, ascending. A poll makes positions of it: until then both count as read. */
+  int32_t *wanted;
+  size_t wanted_count;
+  bool has_news;
+  /* Rises with each change of what is read. */
+  uint64_t reading_version, reported_version;
+  int64_t heartbeat_number;
+  /* When a poll may try again to do what the group says. */
+  int64_t follow_at;
+  mq_backoff follow_backoff;
   /* Rises with each seek: what was fetched before is dropped. */
   uint64_t generation;
   /* One commit at a time. */
@@ -177,8 +208,49 @@ static memq_code group_call(memq_consumer *consumer, const char *path, const Pro
   return mq_client_unary(consumer->client, MQ_LANE_CONTROL, path, request, type, deadline, retry, stop, NULL, error);
 }
 
+static position *find_in(position *positions, size_t count, int32_t partition) {
+  size_t low = 0, high = count;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    if (positions[middle].partition < partition) low = middle + 1;
+    else high = middle;
+  }
+  return low < count && positions[low].partition == partition ? &positions[low] : NULL;
+}
+
+static position *find(memq_consumer *consumer, int32_t partition) { return find_in(consumer->positions, consumer->count, partition); }
+
+static bool is_among(const int32_t *partitions, size_t count, int32_t partition) {
+  for (size_t low = 0, high = count; low < high;) {
+    size_t middle = low + (high - low) / 2;
+    if (partitions[middle] == partition) return true;
+    if (partitions[middle] < partition) low = middle + 1;
+    else high = middle;
+  }
+  return false;
+}
+
+static member member_of(memq_consumer *consumer) {
+  pthread_mutex_lock(&consumer->lock);
+  member result = consumer->member;
+  pthread_mutex_unlock(&consumer->lock);
+  return result;
+}
+
+/* The group does not know the member any more: others may read what it read. */
+static void lost(memq_consumer *consumer, const member *who) {
+  pthread_mutex_lock(&consumer->lock);
+  if (strcmp(who->id, consumer->member.id) == 0) {
+    consumer->is_lost = true;
+    pthread_cond_broadcast(&consumer->changed);
+    mq_waker_signal(&consumer->waker);
+  }
+  pthread_mutex_unlock(&consumer->lock);
+}
+
 static memq_code send_commit(memq_consumer *consumer, const position *offsets, size_t count, int64_t deadline, mq_stop *stop, memq_error *error) {
   Memq__V1__CommitOffsetsRequest request = MEMQ__V1__COMMIT_OFFSETS_REQUEST__INIT;
+  member from = member_of(consumer);
   Memq__V1__GroupOffset *wire = calloc(count, sizeof(*wire));
   Memq__V1__TopicPartition *places = calloc(count, sizeof(*places));
   Memq__V1__GroupOffset **pointers = calloc(count, sizeof(*pointers));
@@ -194,12 +266,13 @@ static memq_code send_commit(memq_consumer *consumer, const position *offsets, s
   }
   if (code == MEMQ_OK) {
     request.group = consumer->group;
-    request.member_id = consumer->member_id;
-    request.group_epoch = consumer->group_epoch;
+    request.member_id = from.id;
+    request.member_epoch = from.epoch;
     request.n_offsets = count;
     request.offsets = pointers;
     code = group_call(consumer, "/memq.v1.IngestService/CommitOffsets", &request.base, &memq__v1__commit_offsets_response__descriptor, deadline,
                       MQ_RETRY_UNTIL_DEADLINE, stop, error);
+    if (code == MEMQ_ERROR_GROUP_MEMBER_UNKNOWN) lost(consumer, &from);
   }
   free(wire);
   free(places);
@@ -236,9 +309,9 @@ static memq_code commit(memq_consumer *consumer, commit_kind kind, int64_t deadl
   if (count > 0) {
     code = send_commit(consumer, changed, count, deadline, stop, error);
     pthread_mutex_lock(&consumer->lock);
-    for (size_t i = 0, j = 0; code == MEMQ_OK && i < consumer->count && j < count; i++) {
-      if (consumer->positions[i].partition != changed[j].partition) continue;
-      consumer->positions[i].committed = changed[j++].committed;
+    for (size_t i = 0; code == MEMQ_OK && i < count; i++) {
+      position *at = find(consumer, changed[i].partition);
+      if (at != NULL) at->committed = changed[i].committed;
     }
     consumer->is_committing = false;
     pthread_cond_broadcast(&consumer->changed);
@@ -252,13 +325,6 @@ memq_code memq_consumer_commit(memq_consumer *consumer, int64_t timeout_ms, memq
   memq_error error = {0};
   memq_code code = commit(consumer, COMMIT_DELIVERED, mq_client_deadline(consumer->client, timeout_ms), NULL, &error);
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
-}
-
-static position *find(memq_consumer *consumer, int32_t partition) {
-  for (size_t i = 0; i < consumer->count; i++) {
-    if (consumer->positions[i].partition == partition) return &consumer->positions[i];
-  }
-  return NULL;
 }
 
 memq_code memq_consumer_commit_offset(memq_consumer *consumer, int32_t partition, int64_t offset, int64_t timeout_ms, memq_error **error_out) {
@@ -280,42 +346,156 @@ memq_code memq_consumer_commit_offset(memq_consumer *consumer, int32_t partition
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
 }
 
-static memq_code heartbeat(memq_consumer *consumer, memq_error *error) {
+static int compare(const void *a, const void *b) {
+  int32_t left = *(const int32_t *)a, right = *(const int32_t *)b;
+  return (left > right) - (left < right);
+}
+
+/* Those of the consumer's topic, ascending. NULL: no memory. */
+static int32_t *mine(const memq_consumer *consumer, Memq__V1__TopicPartition *const *wire, size_t wire_count, size_t *count) {
+  int32_t *found = calloc(wire_count + 1, sizeof(*found));
+  *count = 0;
+  if (found == NULL) return NULL;
+  for (size_t i = 0; i < wire_count; i++) {
+    if (wire[i]->topic_id.len == sizeof(consumer->topic_id) && memcmp(wire[i]->topic_id.data, consumer->topic_id, sizeof(consumer->topic_id)) == 0)
+      found[(*count)++] = wire[i]->partition;
+  }
+  if (*count > 0) qsort(found, *count, sizeof(*found), compare);
+  return found;
+}
+
+/* Under the lock. Takes the array. */
+static void want(memq_consumer *consumer, int32_t *partitions, size_t count) {
+  free(consumer->wanted);
+  consumer->wanted = partitions;
+  consumer->wanted_count = count;
+  consumer->has_news = true;
+  consumer->reading_version++;
+  mq_waker_signal(&consumer->waker);
+}
+
+/* All that is read, or will be without another word from the group. Under the lock. False: no memory. */
+static bool fill_reading(const memq_consumer *consumer, Memq__V1__TopicPartitions *reading) {
+  size_t most = consumer->count + consumer->wanted_count + 1;
+  Memq__V1__TopicPartition *wire = calloc(most, sizeof(*wire));
+  reading->partitions = calloc(most, sizeof(*reading->partitions));
+  if (wire == NULL || reading->partitions == NULL) {
+    free(wire);
+    free(reading->partitions);
+    reading->partitions = NULL;
+    return false;
+  }
+  for (size_t i = 0, j = 0; i < consumer->count || j < consumer->wanted_count;) {
+    int32_t next;
+    if (j == consumer->wanted_count || (i < consumer->count && consumer->positions[i].partition <= consumer->wanted[j])) {
+      next = consumer->positions[i].partition;
+      if (j < consumer->wanted_count && consumer->wanted[j] == next) j++;
+      i++;
+    } else {
+      next = consumer->wanted[j++];
+    }
+    Memq__V1__TopicPartition *one = &wire[reading->n_partitions];
+    memq__v1__topic_partition__init(one);
+    one->topic_id = (ProtobufCBinaryData){.len = sizeof(consumer->topic_id), .data = (uint8_t *)(uintptr_t)consumer->topic_id};
+    one->partition = next;
+    reading->partitions[reading->n_partitions++] = one;
+  }
+  /* With nothing in it the block is still to be freed. */
+  reading->partitions[reading->n_partitions] = wire;
+  return true;
+}
+
+static void free_reading(Memq__V1__TopicPartitions *reading) {
+  if (reading->partitions == NULL) return;
+  free(reading->n_partitions > 0 ? reading->partitions[0] : reading->partitions[reading->n_partitions]);
+  free(reading->partitions);
+}
+
+/* One heartbeat, held until `until` unless the group has news. `next_at`: when the next one is due. */
+static memq_code heartbeat(memq_consumer *consumer, int64_t until, int64_t *next_at, memq_error *error) {
   Memq__V1__HeartbeatGroupRequest request = MEMQ__V1__HEARTBEAT_GROUP_REQUEST__INIT;
+  Memq__V1__TopicPartitions reading = MEMQ__V1__TOPIC_PARTITIONS__INIT;
+  ProtobufCMessage *answer;
+  int64_t now = mq_now();
+  pthread_mutex_lock(&consumer->lock);
+  member from = consumer->member;
+  uint64_t version = consumer->reading_version;
+  consumer->beat_stop.is_set = consumer->is_closing;
+  request.number = ++consumer->heartbeat_number;
+  bool is_full = version == consumer->reported_version || fill_reading(consumer, &reading);
+  pthread_mutex_unlock(&consumer->lock);
+  if (!is_full) return mq_fail_memory(error);
+  if (reading.partitions != NULL) request.reading = &reading;
   request.group = consumer->group;
-  request.member_id = consumer->member_id;
-  request.group_epoch = consumer->group_epoch;
-  /* Time for another server before the session is over. */
-  int64_t timeout_ms = mq_min(HEARTBEAT_TIMEOUT_MS, consumer->options.session_timeout_ms / 3);
-  return group_call(consumer, "/memq.v1.IngestService/HeartbeatGroup", &request.base, &memq__v1__heartbeat_group_response__descriptor,
-                    mq_after_ms(mq_now(), timeout_ms), MQ_RETRY_NEVER, &consumer->stop, error);
+  request.member_id = from.id;
+  request.member_epoch = from.epoch;
+  request.wait_max_ms = (int32_t)mq_max(0, (until - now) / MQ_MS);
+  /* Beyond the wait: time for another server before the session is over. */
+  int64_t timeout_ms = request.wait_max_ms + mq_min(HEARTBEAT_TIMEOUT_MS, consumer->options.session_timeout_ms / 3);
+  memq_code code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/HeartbeatGroup", &request.base,
+                                   &memq__v1__heartbeat_group_response__descriptor, mq_after_ms(now, timeout_ms), MQ_RETRY_NEVER,
+                                   &consumer->beat_stop, &answer, error);
+  free_reading(&reading);
+  if (code == MEMQ_ERROR_GROUP_MEMBER_UNKNOWN) lost(consumer, &from);
+  if (code != MEMQ_OK) return code;
+  Memq__V1__HeartbeatGroupResponse *place = (Memq__V1__HeartbeatGroupResponse *)answer;
+  *next_at = mq_after_ms(mq_now(), place->next_ms);
+  size_t count = 0;
+  int32_t *assigned = place->assigned != NULL ? mine(consumer, place->assigned->partitions, place->assigned->n_partitions, &count) : NULL;
+  if (place->assigned != NULL && assigned == NULL) code = mq_fail_memory(error);
+  pthread_mutex_lock(&consumer->lock);
+  /* A poll may have joined again meanwhile. */
+  if (code == MEMQ_OK && strcmp(from.id, consumer->member.id) == 0) {
+    consumer->reported_version = version;
+    consumer->member.epoch = place->member_epoch;
+    if (assigned != NULL) want(consumer, assigned, count);
+    assigned = NULL;
+  }
+  pthread_mutex_unlock(&consumer->lock);
+  free(assigned);
+  memq__v1__heartbeat_group_response__free_unpacked(place, NULL);
+  return code;
 }
 
 static void *run_group(void *argument) {
   memq_consumer *consumer = argument;
   int64_t beat = mq_min(consumer->options.session_timeout_ms / 4, HEARTBEAT_INTERVAL_MAX_MS);
   int64_t interval = consumer->options.commit_interval_ms;
-  int64_t beat_at = mq_after_ms(mq_now(), beat), commit_at = interval > 0 ? mq_after_ms(mq_now(), interval) : MQ_NEVER;
+  int64_t beat_at = mq_now(), commit_at = interval > 0 ? mq_after_ms(mq_now(), interval) : MQ_NEVER;
+  mq_backoff backoff = {0};
   pthread_mutex_lock(&consumer->lock);
   while (!consumer->is_closing && consumer->failure == NULL) {
     int64_t now = mq_now();
-    if (now < beat_at && now < commit_at) {
+    if (consumer->is_lost) {
+      /* The next poll joins again. */
+      mq_cond_wait(&consumer->changed, &consumer->lock, MQ_NEVER);
+      continue;
+    }
+    bool has_word = consumer->reading_version != consumer->reported_version;
+    if (now < beat_at && now < commit_at && !has_word) {
       mq_cond_wait(&consumer->changed, &consumer->lock, mq_min(beat_at, commit_at));
       continue;
     }
     pthread_mutex_unlock(&consumer->lock);
     memq_error error = {0};
     memq_code code;
-    if (now >= beat_at) {
-      code = heartbeat(consumer, &error);
-      beat_at = mq_after_ms(mq_now(), beat);
+    bool is_beat = now < commit_at;
+    if (is_beat) {
+      code = heartbeat(consumer, mq_min(mq_after_ms(now, beat), commit_at), &beat_at, &error);
+      if (code == MEMQ_OK) mq_backoff_reset(&backoff);
     } else {
       code = commit(consumer, COMMIT_CONSUMED, mq_after_ms(now, beat), &consumer->stop, &error);
       commit_at = mq_after_ms(mq_now(), interval);
     }
     pthread_mutex_lock(&consumer->lock);
+    if (code == MEMQ_OK) continue;
     /* What can heal is tried again at the next turn. */
-    if (code != MEMQ_OK && !error.is_retriable && !error.is_unprocessed && code != MEMQ_ERROR_CANCELLED) fail_for_good(consumer, &error);
+    bool may_heal = error.is_retriable || error.is_unprocessed || code == MEMQ_ERROR_CANCELLED || code == MEMQ_ERROR_GROUP_MEMBER_UNKNOWN ||
+                    code == MEMQ_ERROR_PARTITION_NOT_ASSIGNED;
+    if (!may_heal) fail_for_good(consumer, &error);
+    if (!is_beat || consumer->beat_stop.is_set) continue;
+    int64_t again_at = mq_now() + mq_backoff_step(&backoff);
+    while (!consumer->is_closing && mq_now() < again_at) mq_cond_wait(&consumer->changed, &consumer->lock, again_at);
   }
   pthread_mutex_unlock(&consumer->lock);
   return NULL;
@@ -452,7 +632,92 @@ static void begin_fetch(memq_consumer *consumer, memq_error *error) {
   mq_call_half_close(consumer->call);
 }
 
-/* Under the lock, which it gives up only to wait. */
+static memq_code join(memq_consumer *consumer, int64_t deadline, memq_error *error);
+static memq_code begin(memq_consumer *consumer, position *positions, size_t count, int64_t deadline, memq_error *error);
+
+/* Makes the positions those that the group wants: what goes is committed first, what comes begins where the group stands. Under the lock, which
+   it gives up for its calls; the poll that calls it is the only one. */
+static memq_code follow_wanted(memq_consumer *consumer, int64_t deadline, memq_error *error) {
+  int32_t *wanted = calloc(consumer->wanted_count + 1, sizeof(*wanted));
+  position *next = calloc(consumer->wanted_count + 1, sizeof(*next));
+  position *made = calloc(consumer->wanted_count + 1, sizeof(*made));
+  int32_t *shown = calloc(consumer->wanted_count + 1, sizeof(*shown));
+  size_t wanted_count = consumer->wanted_count, count = 0, made_count = 0;
+  memq_code code = wanted != NULL && next != NULL && made != NULL && shown != NULL ? MEMQ_OK : mq_fail_memory(error);
+  if (code == MEMQ_OK) {
+    bool is_any_gone = false;
+    memcpy(wanted, consumer->wanted, wanted_count * sizeof(*wanted));
+    for (size_t i = 0; i < consumer->count; i++) is_any_gone |= !is_among(wanted, wanted_count, consumer->positions[i].partition);
+    for (size_t i = 0; i < wanted_count; i++) {
+      if (find(consumer, wanted[i]) == NULL)
+        made[made_count++] = (position){.partition = wanted[i], .offset = -1, .delivered = -1, .consumed = -1, .committed = -1};
+    }
+    pthread_mutex_unlock(&consumer->lock);
+    /* Where it cannot be committed the next reader goes on at the last commit. */
+    memq_error ignored = {0};
+    if (is_any_gone && consumer->options.commit_interval_ms > 0) (void)commit(consumer, COMMIT_CONSUMED, deadline, NULL, &ignored);
+    if (made_count > 0) code = begin(consumer, made, made_count, deadline, error);
+    pthread_mutex_lock(&consumer->lock);
+  }
+  if (code == MEMQ_OK && !consumer->is_lost) {
+    for (size_t i = 0; i < wanted_count; i++) {
+      const position *at = find(consumer, wanted[i]);
+      if (at == NULL) at = find_in(made, made_count, wanted[i]);
+      /* The group may have changed its mind. */
+      if (at == NULL || !is_among(consumer->wanted, consumer->wanted_count, wanted[i])) continue;
+      shown[count] = wanted[i];
+      next[count++] = *at;
+    }
+    free(consumer->positions);
+    free(consumer->partitions);
+    consumer->positions = next;
+    consumer->count = count;
+    consumer->partitions = shown;
+    consumer->shown_count = count;
+    next = NULL;
+    shown = NULL;
+    consumer->first_position = 0;
+    consumer->has_news = count != consumer->wanted_count;
+    consumer->reading_version++;
+    consumer->beat_stop.is_set = true;
+    mq_waker_signal(&consumer->thread_waker);
+    pthread_cond_broadcast(&consumer->changed);
+  }
+  free(wanted);
+  free(next);
+  free(made);
+  free(shown);
+  return code;
+}
+
+/* What the group says: others or more partitions, or that this member must join again. As follow_wanted(). */
+static memq_code follow_group(memq_consumer *consumer, memq_error *error) {
+  int64_t deadline = mq_after_ms(mq_now(), GROUP_STEP_MS);
+  memq_code code;
+  if (consumer->is_lost) {
+    /* Others read it already. */
+    consumer->count = 0;
+    consumer->wanted_count = 0;
+    pthread_mutex_unlock(&consumer->lock);
+    code = join(consumer, deadline, error);
+    pthread_mutex_lock(&consumer->lock);
+  } else {
+    code = follow_wanted(consumer, deadline, error);
+  }
+  if (code == MEMQ_OK) {
+    mq_backoff_reset(&consumer->follow_backoff);
+    return MEMQ_OK;
+  }
+  if (!error->is_retriable && !error->is_unprocessed && code != MEMQ_ERROR_CANCELLED) {
+    if (code != MEMQ_ERROR_OUT_OF_MEMORY) fail_for_good(consumer, error);
+    return code;
+  }
+  consumer->follow_at = mq_now() + mq_backoff_step(&consumer->follow_backoff);
+  *error = (memq_error){0};
+  return MEMQ_OK;
+}
+
+/* Under the lock, which it gives up only to wait, and to follow its group. */
 static memq_code poll_locked(memq_consumer *consumer, int64_t deadline, memq_batch **batch, memq_error *error) {
   while (true) {
     if (consumer->failure != NULL) {
@@ -460,6 +725,18 @@ static memq_code poll_locked(memq_consumer *consumer, int64_t deadline, memq_bat
       return error->code;
     }
     if (consumer->is_closing) return mq_fail(error, MEMQ_ERROR_CANCELLED, consumer->topic, "the consumer is closed");
+    if (consumer->is_lost || consumer->has_news) {
+      if (mq_now() < consumer->follow_at) {
+        if (mq_now() >= deadline) return MEMQ_OK;
+        pthread_mutex_unlock(&consumer->lock);
+        mq_waker_wait(&consumer->waker, mq_min(deadline, consumer->follow_at));
+        pthread_mutex_lock(&consumer->lock);
+        continue;
+      }
+      end_fetch(consumer);
+      if (follow_group(consumer, error) != MEMQ_OK) return error->code;
+      continue;
+    }
     if (consumer->call != NULL && consumer->call_generation != consumer->generation) end_fetch(consumer);
     int64_t now = mq_now();
     int64_t wake_at = deadline;
@@ -542,7 +819,7 @@ memq_code memq_consumer_seek(memq_consumer *consumer, int32_t partition, int64_t
 }
 
 const int32_t *memq_consumer_partitions(const memq_consumer *consumer, size_t *count) {
-  *count = consumer->count;
+  *count = consumer->shown_count;
   return consumer->partitions;
 }
 
@@ -558,7 +835,8 @@ static void destroy(memq_consumer *consumer) {
   mq_client_release(consumer->client);
   free(consumer->topic);
   free(consumer->group);
-  free(consumer->member_id);
+  free(consumer->only);
+  free(consumer->wanted);
   free(consumer->partitions);
   free(consumer->positions);
   free(consumer);
@@ -586,7 +864,7 @@ static memq_code make(memq_client *client, const char *topic, const memq_consume
   }
   consumer->client = client;
   mq_client_retain(client);
-  consumer->stop.waker = &consumer->thread_waker;
+  consumer->stop.waker = consumer->beat_stop.waker = &consumer->thread_waker;
   consumer->options = *options;
   consumer->options.partitions = NULL;
   consumer->options.group = NULL;
@@ -598,11 +876,6 @@ static memq_code make(memq_client *client, const char *topic, const memq_consume
   }
   *out = consumer;
   return MEMQ_OK;
-}
-
-static int compare(const void *a, const void *b) {
-  int32_t left = *(const int32_t *)a, right = *(const int32_t *)b;
-  return (left > right) - (left < right);
 }
 
 /* Takes the partitions it is to read: those that are given, each once. */
@@ -627,40 +900,60 @@ static memq_code assign(memq_consumer *consumer, const int32_t *given, size_t co
     consumer->positions[consumer->count++] =
         (position){.partition = consumer->partitions[i], .offset = -1, .delivered = -1, .consumed = -1, .committed = -1};
   }
+  consumer->shown_count = consumer->count;
   return MEMQ_OK;
 }
 
-static memq_code join(memq_consumer *consumer, int64_t deadline, Memq__V1__JoinGroupResponse **joined, memq_error *error) {
+/* A name that is used once: a join that is sent again leaves no second member behind. */
+static void name_member(char id[MEMBER_ID_SIZE]) {
+  snprintf(id, MEMBER_ID_SIZE, "%016llx%016llx", (unsigned long long)mq_random(), (unsigned long long)mq_random());
+}
+
+/* Becomes a member, another one than before; what it is to read is then wanted. Not under the lock. */
+static memq_code join(memq_consumer *consumer, int64_t deadline, memq_error *error) {
   Memq__V1__JoinGroupRequest request = MEMQ__V1__JOIN_GROUP_REQUEST__INIT;
   ProtobufCMessage *answer;
+  member made = {0};
+  name_member(made.id);
   request.group = consumer->group;
   request.n_topics = 1;
   request.topics = &consumer->topic;
   request.client_id = (char *)(uintptr_t)mq_client_id(consumer->client);
+  request.member_id = made.id;
   request.session_timeout_ms = (int32_t)consumer->options.session_timeout_ms;
-  memq_code code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/JoinGroup", &request.base,
-                                   &memq__v1__join_group_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
-  if (code != MEMQ_OK) return code;
-  *joined = (Memq__V1__JoinGroupResponse *)answer;
-  consumer->member_id = strdup((*joined)->member_id);
-  consumer->group_epoch = (*joined)->group_epoch;
-  return consumer->member_id != NULL ? MEMQ_OK : mq_fail_memory(error);
-}
-
-/* The partitions of a topic among those a member was assigned. */
-static memq_code assigned(memq_consumer *consumer, const Memq__V1__JoinGroupResponse *joined, int32_t partition_count, memq_error *error) {
-  int32_t *mine = calloc(joined->n_assigned > 0 ? joined->n_assigned : 1, sizeof(*mine));
-  if (mine == NULL) return mq_fail_memory(error);
-  size_t count = 0;
-  for (size_t i = 0; i < joined->n_assigned; i++) {
-    const Memq__V1__TopicPartition *at = joined->assigned[i];
-    if (at->topic_id.len == sizeof(consumer->topic_id) && memcmp(at->topic_id.data, consumer->topic_id, sizeof(consumer->topic_id)) == 0 &&
-        at->partition < partition_count)
-      mine[count++] = at->partition;
+  Memq__V1__TopicPartition *wire = calloc(consumer->only_count + 1, sizeof(*wire));
+  Memq__V1__TopicPartition **pointers = calloc(consumer->only_count + 1, sizeof(*pointers));
+  memq_code code = wire != NULL && pointers != NULL ? MEMQ_OK : mq_fail_memory(error);
+  if (code == MEMQ_OK) {
+    for (size_t i = 0; i < consumer->only_count; i++) {
+      memq__v1__topic_partition__init(&wire[i]);
+      wire[i].topic_id = (ProtobufCBinaryData){.len = sizeof(consumer->topic_id), .data = consumer->topic_id};
+      wire[i].partition = consumer->only[i];
+      pointers[i] = &wire[i];
+    }
+    request.n_only = consumer->only_count;
+    request.only = pointers;
+    code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/JoinGroup", &request.base,
+                           &memq__v1__join_group_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
   }
-  memq_code code = assign(consumer, mine, count, partition_count, error);
-  free(mine);
-  return code;
+  free(wire);
+  free(pointers);
+  if (code != MEMQ_OK) return code;
+  Memq__V1__JoinGroupResponse *joined = (Memq__V1__JoinGroupResponse *)answer;
+  size_t count;
+  int32_t *assigned = mine(consumer, joined->assigned, joined->n_assigned, &count);
+  made.epoch = joined->member_epoch;
+  memq__v1__join_group_response__free_unpacked(joined, NULL);
+  pthread_mutex_lock(&consumer->lock);
+  consumer->member = made;
+  consumer->is_joined = true;
+  if (assigned != NULL) {
+    consumer->is_lost = false;
+    want(consumer, assigned, count);
+    pthread_cond_broadcast(&consumer->changed);
+  }
+  pthread_mutex_unlock(&consumer->lock);
+  return assigned != NULL ? MEMQ_OK : mq_fail_memory(error);
 }
 
 static memq_code all_of(memq_consumer *consumer, int32_t partition_count, memq_error *error) {
@@ -673,21 +966,21 @@ static memq_code all_of(memq_consumer *consumer, int32_t partition_count, memq_e
 }
 
 /* Where the group stands. */
-static memq_code fetch_committed(memq_consumer *consumer, int64_t deadline, memq_error *error) {
+static memq_code fetch_committed(memq_consumer *consumer, position *positions, size_t count, int64_t deadline, memq_error *error) {
   Memq__V1__FetchOffsetsRequest request = MEMQ__V1__FETCH_OFFSETS_REQUEST__INIT;
   ProtobufCMessage *answer;
-  Memq__V1__TopicPartition *wire = calloc(consumer->count + 1, sizeof(*wire));
-  Memq__V1__TopicPartition **pointers = calloc(consumer->count + 1, sizeof(*pointers));
+  Memq__V1__TopicPartition *wire = calloc(count + 1, sizeof(*wire));
+  Memq__V1__TopicPartition **pointers = calloc(count + 1, sizeof(*pointers));
   memq_code code = wire != NULL && pointers != NULL ? MEMQ_OK : mq_fail_memory(error);
   if (code == MEMQ_OK) {
-    for (size_t i = 0; i < consumer->count; i++) {
+    for (size_t i = 0; i < count; i++) {
       memq__v1__topic_partition__init(&wire[i]);
       wire[i].topic_id = (ProtobufCBinaryData){.len = sizeof(consumer->topic_id), .data = consumer->topic_id};
-      wire[i].partition = consumer->partitions[i];
+      wire[i].partition = positions[i].partition;
       pointers[i] = &wire[i];
     }
     request.group = consumer->group;
-    request.n_partitions = consumer->count;
+    request.n_partitions = count;
     request.partitions = pointers;
     code = mq_client_unary(consumer->client, MQ_LANE_CONTROL, "/memq.v1.IngestService/FetchOffsets", &request.base,
                            &memq__v1__fetch_offsets_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
@@ -700,7 +993,7 @@ static memq_code fetch_committed(memq_consumer *consumer, int64_t deadline, memq
     const Memq__V1__GroupOffset *one = offsets->offsets[i];
     position *at = one->topic_partition != NULL && one->topic_partition->topic_id.len == sizeof(consumer->topic_id) &&
                            memcmp(one->topic_partition->topic_id.data, consumer->topic_id, sizeof(consumer->topic_id)) == 0
-                       ? find(consumer, one->topic_partition->partition)
+                       ? find_in(positions, count, one->topic_partition->partition)
                        : NULL;
     if (at != NULL && one->offset >= 0) at->offset = at->committed = one->offset;
   }
@@ -709,19 +1002,19 @@ static memq_code fetch_committed(memq_consumer *consumer, int64_t deadline, memq
 }
 
 /* Positions for partitions that have none yet. */
-static memq_code ask_offsets(memq_consumer *consumer, Memq__V1__OffsetSpec spec, int64_t deadline, memq_error *error) {
+static memq_code ask_offsets(memq_consumer *consumer, position *positions, size_t count, Memq__V1__OffsetSpec spec, int64_t deadline, memq_error *error) {
   Memq__V1__OffsetsRequest request = MEMQ__V1__OFFSETS_REQUEST__INIT;
   ProtobufCMessage *answer;
-  int32_t *open = calloc(consumer->count + 1, sizeof(*open));
+  int32_t *open = calloc(count + 1, sizeof(*open));
   if (open == NULL) return mq_fail_memory(error);
-  size_t count = 0;
-  for (size_t i = 0; i < consumer->count; i++) {
-    if (consumer->positions[i].offset < 0) open[count++] = consumer->positions[i].partition;
+  size_t open_count = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (positions[i].offset < 0) open[open_count++] = positions[i].partition;
   }
   memq_code code = MEMQ_OK;
-  if (count > 0) {
+  if (open_count > 0) {
     request.topic = consumer->topic;
-    request.n_partitions = count;
+    request.n_partitions = open_count;
     request.partitions = open;
     request.spec = spec;
     request.timestamp_ms = consumer->options.start_timestamp_ms;
@@ -729,11 +1022,11 @@ static memq_code ask_offsets(memq_consumer *consumer, Memq__V1__OffsetSpec spec,
                            &memq__v1__list_offsets_response__descriptor, deadline, MQ_RETRY_UNTIL_DEADLINE, NULL, &answer, error);
   }
   free(open);
-  if (count == 0 || code != MEMQ_OK) return code;
+  if (open_count == 0 || code != MEMQ_OK) return code;
   Memq__V1__ListOffsetsResponse *offsets = (Memq__V1__ListOffsetsResponse *)answer;
   for (size_t i = 0; i < offsets->n_offsets && code == MEMQ_OK; i++) {
     const Memq__V1__PartitionOffset *one = offsets->offsets[i];
-    position *at = one->topic_partition != NULL ? find(consumer, one->topic_partition->partition) : NULL;
+    position *at = one->topic_partition != NULL ? find_in(positions, count, one->topic_partition->partition) : NULL;
     if (at == NULL || at->offset >= 0) continue;
     if (one->error != NULL) {
       code = mq_fail_detail(error, one->error);
@@ -746,40 +1039,49 @@ static memq_code ask_offsets(memq_consumer *consumer, Memq__V1__OffsetSpec spec,
 }
 
 /* As ask_offsets, for as long as the partitions' errors may heal. */
-static memq_code begin_at(memq_consumer *consumer, Memq__V1__OffsetSpec spec, int64_t deadline, memq_error *error) {
+static memq_code begin_at(memq_consumer *consumer, position *positions, size_t count, Memq__V1__OffsetSpec spec, int64_t deadline, memq_error *error) {
   mq_backoff backoff = {0};
   while (true) {
-    memq_code code = ask_offsets(consumer, spec, deadline, error);
+    memq_code code = ask_offsets(consumer, positions, count, spec, deadline, error);
     int64_t at = mq_now() + mq_backoff_step(&backoff);
     if (code == MEMQ_OK || !error->is_retriable || at >= deadline) return code;
     mq_waker_wait(&consumer->waker, at);
   }
 }
 
-static memq_code begin(memq_consumer *consumer, int64_t deadline, memq_error *error) {
-  memq_code code = MEMQ_OK;
+static memq_code begin(memq_consumer *consumer, position *positions, size_t count, int64_t deadline, memq_error *error) {
+  memq_code code = consumer->group != NULL ? fetch_committed(consumer, positions, count, deadline, error) : MEMQ_OK;
+  if (code != MEMQ_OK) return code;
+  /* A partition that is younger than this consumer has nothing that came before it. */
+  size_t known = 0;
+  while (known < count && positions[known].partition < consumer->partition_count) known++;
+  code = begin_at(consumer, positions + known, count - known, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_EARLIEST, deadline, error);
+  if (code != MEMQ_OK) return code;
   switch (consumer->options.start) {
     case MEMQ_START_TIMESTAMP:
-      code = begin_at(consumer, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_TIMESTAMP, deadline, error);
+      code = begin_at(consumer, positions, count, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_TIMESTAMP, deadline, error);
       /* Where there is no record so late: the end. */
-      if (code == MEMQ_OK) code = begin_at(consumer, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_LATEST, deadline, error);
+      if (code == MEMQ_OK) code = begin_at(consumer, positions, count, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_LATEST, deadline, error);
       break;
-    case MEMQ_START_LATEST: code = begin_at(consumer, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_LATEST, deadline, error); break;
-    default: code = begin_at(consumer, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_EARLIEST, deadline, error); break;
+    case MEMQ_START_LATEST: code = begin_at(consumer, positions, count, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_LATEST, deadline, error); break;
+    default: code = begin_at(consumer, positions, count, MEMQ__V1__OFFSET_SPEC__OFFSET_SPEC_EARLIEST, deadline, error); break;
   }
-  for (size_t i = 0; i < consumer->count && code == MEMQ_OK; i++) {
-    position *at = &consumer->positions[i];
+  for (size_t i = 0; i < count && code == MEMQ_OK; i++) {
+    position *at = &positions[i];
     if (at->offset < 0) code = mq_fail(error, MEMQ_ERROR_INTERNAL_ERROR, consumer->topic, "the server left a partition out of its answer");
-    at->delivered = at->consumed = at->committed;
+    /* Without a committed offset the next reader would begin where `start` leads it then, and leave out what came meanwhile. */
+    bool is_fixed = consumer->group != NULL && at->committed < 0 && consumer->options.start != MEMQ_START_EARLIEST;
+    at->delivered = at->consumed = is_fixed ? at->offset : at->committed;
   }
   return code;
 }
 
 static memq_code leave(memq_consumer *consumer, int64_t deadline, memq_error *error) {
   Memq__V1__LeaveGroupRequest request = MEMQ__V1__LEAVE_GROUP_REQUEST__INIT;
+  member from = member_of(consumer);
   request.group = consumer->group;
-  request.member_id = consumer->member_id;
-  request.group_epoch = consumer->group_epoch;
+  request.member_id = from.id;
+  request.member_epoch = from.epoch;
   return group_call(consumer, "/memq.v1.IngestService/LeaveGroup", &request.base, &memq__v1__leave_group_response__descriptor, deadline,
                     MQ_RETRY_NEVER, NULL, error);
 }
@@ -811,36 +1113,46 @@ memq_code memq_consumer_open(memq_client *client, const char *topic, const memq_
   int64_t deadline = mq_client_deadline(client, MEMQ_DEFAULT_TIMEOUT);
   memq_consumer *consumer = NULL;
   Memq__V1__DescribeTopicResponse *described = NULL;
-  Memq__V1__JoinGroupResponse *joined = NULL;
   memq_code code = check(&options, &error);
   if (code == MEMQ_OK) code = mq_client_describe_topic(client, topic, deadline, &described, &error);
   if (code == MEMQ_OK) code = make(client, topic, &options, &consumer, &error);
   if (code == MEMQ_OK) {
     memcpy(consumer->topic_id, described->topic->topic_id.data, sizeof(consumer->topic_id));
-    if (consumer->group != NULL) code = join(consumer, deadline, &joined, &error);
-  }
-  if (code == MEMQ_OK) {
-    int32_t count = described->topic->partition_count;
+    int32_t count = consumer->partition_count = described->topic->partition_count;
     code = options.partitions != NULL ? assign(consumer, options.partitions, options.partition_count, count, &error)
-           : joined != NULL           ? assigned(consumer, joined, count, &error)
-                                      : all_of(consumer, count, &error);
+           : consumer->group == NULL  ? all_of(consumer, count, &error)
+                                      : assign(consumer, NULL, 0, count, &error);
   }
-  if (code == MEMQ_OK && consumer->group != NULL) code = fetch_committed(consumer, deadline, &error);
-  if (code == MEMQ_OK) code = begin(consumer, deadline, &error);
+  if (code == MEMQ_OK && consumer->group != NULL) {
+    /* The group says what it reads, among those that are named. */
+    if (options.partitions != NULL) {
+      consumer->only = consumer->partitions;
+      consumer->only_count = consumer->count;
+      consumer->partitions = NULL;
+      consumer->count = consumer->shown_count = 0;
+    }
+    code = join(consumer, deadline, &error);
+    if (code == MEMQ_OK) {
+      pthread_mutex_lock(&consumer->lock);
+      code = follow_wanted(consumer, deadline, &error);
+      pthread_mutex_unlock(&consumer->lock);
+    }
+  } else if (code == MEMQ_OK) {
+    code = begin(consumer, consumer->positions, consumer->count, deadline, &error);
+  }
   if (code == MEMQ_OK && consumer->group != NULL) {
     int number = mq_thread_start(&consumer->thread, run_group, consumer);
     consumer->has_thread = number == 0;
     if (number != 0) code = mq_fail(&error, MEMQ_ERROR_RESOURCE_EXHAUSTED, topic, "no thread for a consumer: %s", strerror(number));
   }
   if (described != NULL) memq__v1__describe_topic_response__free_unpacked(described, NULL);
-  if (joined != NULL) memq__v1__join_group_response__free_unpacked(joined, NULL);
   if (code == MEMQ_OK) {
     *out = consumer;
     return MEMQ_OK;
   }
   if (consumer != NULL) {
     memq_error ignored;
-    if (consumer->member_id != NULL) leave(consumer, mq_after_ms(mq_now(), LEAVE_TIMEOUT_MS), &ignored);
+    if (consumer->is_joined) leave(consumer, mq_after_ms(mq_now(), LEAVE_TIMEOUT_MS), &ignored);
     destroy(consumer);
   }
   return mq_publish(error_out, &error);
@@ -854,6 +1166,7 @@ memq_code memq_consumer_close(memq_consumer *consumer, int64_t timeout_ms, memq_
   pthread_mutex_lock(&consumer->lock);
   consumer->is_closing = true;
   consumer->stop.is_set = true;
+  consumer->beat_stop.is_set = true;
   bool is_fenced = consumer->failure != NULL && consumer->failure->code == MEMQ_ERROR_GROUP_MEMBER_FENCED;
   pthread_cond_broadcast(&consumer->changed);
   mq_waker_signal(&consumer->waker);
@@ -861,7 +1174,7 @@ memq_code memq_consumer_close(memq_consumer *consumer, int64_t timeout_ms, memq_
   while (consumer->is_polling) mq_cond_wait(&consumer->changed, &consumer->lock, MQ_NEVER);
   pthread_mutex_unlock(&consumer->lock);
   if (consumer->has_thread) pthread_join(consumer->thread, NULL);
-  if (consumer->group != NULL && !is_fenced) {
+  if (consumer->group != NULL && !is_fenced && !consumer->is_lost) {
     if (consumer->options.commit_interval_ms > 0) code = commit(consumer, COMMIT_DELIVERED, deadline, NULL, &error);
     /* When it does not arrive, the session runs out by itself. */
     int64_t now = mq_now();
