@@ -5,6 +5,7 @@ import MemQMetadata
 import MemQModel
 import MemQRPC
 import MemQRuntime
+import MemQSystem
 import SwiftProtobuf
 import Synchronization
 
