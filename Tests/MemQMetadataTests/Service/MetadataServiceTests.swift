@@ -637,8 +637,9 @@ import Testing
     let answer = try await metadata.call(MetadataMethods.heartbeatGroup) { $0 = first.request() }
     #expect(!answer.hasAssigned && answer.memberEpoch == first.epoch)
     await pass(metadata, milliseconds: 3_000)
-    let left = try await group(metadata).members.map(\.memberID)
-    #expect(left == [first.memberID])
+    // A tick of the instance's own may still be at it.
+    while try await group(metadata).members.count > 1 { await Task.yield() }
+    #expect(try await group(metadata).members.map(\.memberID) == [first.memberID])
     await metadata.stop()
   }
 
