@@ -68,7 +68,7 @@ actor GroupCoordinator {
     let now = self.clock.monotonic
     for group in groups {
       for member in group.members.values {
-        self.sessions.expect(
+        self.sessions.heard(
           GroupMemberKey(group: group.name, memberID: member.id), at: now,
           timeout: max(self.startGrace, member.sessionTimeout))
       }

@@ -67,7 +67,7 @@ extension MetadataNode {
   private func heartbeatGroup(
     _ request: Memq_V1_HeartbeatGroupRequest
   ) async throws(MemQError) -> Memq_V1_HeartbeatGroupResponse {
-    let groups = try self.instance().groups
+    let groups = try self.instance().controller.groups
     let session = GroupSession(
       group: request.group, memberID: request.memberID, epoch: request.memberEpoch,
       instanceID: request.instanceID)
@@ -102,7 +102,8 @@ extension MetadataNode {
     }
     let offsets = commits
     _ = try instance.cell.read { (state) throws(MemQError) in try state.chunks(of: offsets) }
-    try await instance.controller.offsets.commit(OffsetCommitRequest(session: session, commits: offsets))
+    try await instance.controller.offsets.commit(
+      OffsetCommitRequest(session: session, commits: offsets))
   }
 
   /// Committed offsets of a group, of topics that exist, in order.
