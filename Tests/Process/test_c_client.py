@@ -196,7 +196,7 @@ def test_errors_are_typed_and_one_refused_record_holds_up_no_other(live, shared_
     live("errors", shared_server.address, topic())
 
 
-def test_a_group_s_newest_member_takes_over_and_another_one_after_it_left(live, shared_server, topic):
+def test_members_of_a_group_share_and_one_goes_on_where_another_left(live, shared_server, topic):
     live("group", shared_server.address, topic("--partitions", 4), "members")
 
 
