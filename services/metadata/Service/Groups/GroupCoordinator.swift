@@ -73,6 +73,11 @@ actor GroupCoordinator {
           timeout: max(self.startGrace, member.sessionTimeout))
       }
       self.follow(group.name)
+      for member in group.members.values where member.isRevoking {
+        self.revocations.heard(
+          GroupMemberKey(group: group.name, memberID: member.id), at: now,
+          timeout: max(self.startGrace, member.rebalanceTimeout))
+      }
     }
   }
 
