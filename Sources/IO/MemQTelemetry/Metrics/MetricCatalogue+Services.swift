@@ -64,6 +64,19 @@ extension MetricCatalogue {
       "memq_metadata_expired_members_total", .counter,
       "Members of consumer groups that were taken out for their silence."),
     MetricDefinition(
+      "memq_metadata_overdue_members_total", .counter,
+      "Members of consumer groups that were taken out because they gave partitions back too late."),
+    MetricDefinition(
+      "memq_metadata_group_members", .gauge, "Members of all consumer groups that are alive."),
+    MetricDefinition(
+      "memq_metadata_held_heartbeats", .gauge,
+      "Heartbeats of group members that wait for something to tell."),
+    MetricDefinition(
+      "memq_metadata_offset_writes_total", .counter,
+      "Writes of committed offsets; many commits share one."),
+    MetricDefinition(
+      "memq_metadata_offset_commits_total", .counter, "Commits of offsets that were written."),
+    MetricDefinition(
       "memq_metadata_full_images_total", .counter, "Whole cluster images sent to watchers."),
     MetricDefinition(
       "memq_metadata_store_syncs_total", .counter, "Syncs of the metadata store."),
