@@ -635,7 +635,7 @@ private final class Carried: Sendable {
       $0.header.partition == Carried.kept && $0.header.baseOffset > cut
         && $0.header.endOffset <= olderFrames.last!.header.endOffset
     }
-    let frame = try #require(frames.dropFirst(2).first)
+    let frame = try #require(frames.last)
     try made.flip(young.slot, at: made.configuration.segmentBytes - 4_096, count: 4_096)
     try made.flip(young.slot, at: frame.place.position + 20)
     let found = try made.verify()

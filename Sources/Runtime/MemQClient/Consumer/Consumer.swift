@@ -252,7 +252,9 @@ public actor Consumer {
         "topic": "\(self.topic)", "partition": "\(partition)",
         "offset": "\(position)", "next": "\(offset)",
       ])
-    self.fetchPositions[partition] = offset >= self.end(of: partition) ? nil : offset
+    // Behind everything stands who does not know the end yet: the next answer tells it.
+    let end = self.end(of: partition)
+    self.fetchPositions[partition] = end < .max && offset >= end ? nil : offset
   }
 
   /// Where to stop. A partition that was added later has nothing from before.
