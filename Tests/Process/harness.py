@@ -31,15 +31,22 @@ SHUTDOWN_WITHOUT_FLUSH = 2
 PATIENCE = 60.0
 
 
+# Handed out by this run: a service that has not bound its port yet must not lose it to the next.
+TAKEN_PORTS = set()
+
+
 def free_port(offsets=(0, 1000)) -> int:
-    """A port P such that P plus each offset is free at the moment, below those that outgoing connections take."""
+    """A port P such that P plus each offset is free at the moment, below those that outgoing connections take; no port twice in a run."""
     while True:
         port = random.randint(10000, 31000)
+        if any(port + offset in TAKEN_PORTS for offset in offsets):
+            continue
         try:
             for offset in offsets:
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", port + offset))
+            TAKEN_PORTS.update(port + offset for offset in offsets)
             return port
         except OSError:
             continue

@@ -66,6 +66,10 @@ class Cluster(Server):
         return [n for n in nodes if n["service"] == "replication" and n["state"] == "ready"]
 
     def is_ready(self):
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                log = (self.folder / f"{name}.log").read_text(errors="replace")
+                raise AssertionError(f"{name} ended with {process.returncode}: {log[-2000:]}")
         return self.cli("cluster", "status", check=False).returncode == 0
 
     def kill_one(self, *names):
