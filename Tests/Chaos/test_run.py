@@ -50,6 +50,11 @@ def test_an_unknown_fault_is_refused_with_those_there_are():
     assert done.returncode == 2 and "rain" in done.stderr and all(name in done.stderr for name in FAULTS)
 
 
+def test_a_fault_of_etcd_is_refused_without_etcd():
+    done = chaos("--faults", "kill-etcd")
+    assert done.returncode == 2 and "kill-etcd needs --etcd" in done.stderr
+
+
 def test_without_root_it_says_so_and_does_nothing():
     done = chaos("--seconds", "1", prefix=("unshare", "--user", "--map-user=1000"))
     assert done.returncode == 3 and "needs root" in done.stderr

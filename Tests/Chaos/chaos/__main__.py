@@ -16,11 +16,12 @@ from pathlib import Path
 from . import cost, gaps, sandbox
 from .api import ROOT
 from .checker import check
-from .faults import FAULTS
+from .faults import ETCD_FAULTS, FAULTS
 from .run import Run, say
 
 EPILOG = f"""
-faults: {', '.join(FAULTS)}
+faults: {', '.join(name for name in FAULTS if name not in ETCD_FAULTS)}
+with --etcd also: {', '.join(ETCD_FAULTS)}
 
 Exit status: 0 right, 1 something is wrong (the histories are kept, their folder is said), 2 usage, 3 this machine can't do it.
 """
@@ -35,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=180, help="how long faults come (default: 180)")
     parser.add_argument("--seed", type=int, help="of the schedule (default: a new one, which is said)")
     parser.add_argument("--faults", default="all", help="which, separated by commas; -NAME leaves one out (default: all)")
-    parser.add_argument("--etcd", action="store_true", help="metadata in etcd")
+    parser.add_argument("--etcd", action="store_true", help="metadata in an etcd of three members, in two instances")
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the load's pace (default: 1)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep histories and logs there, whatever comes out")
     parser.add_argument("--bin", type=Path, default=Path(os.environ.get("MEMQ_BIN", ROOT / ".build/debug")),
@@ -47,10 +48,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     removed = {name[1:] for name in named if name.startswith("-")}
     chosen = [name for name in named if not name.startswith("-")]
     if chosen in ([], ["all"]):
-        chosen = list(FAULTS)
+        chosen = [name for name in FAULTS if options.etcd or name not in ETCD_FAULTS]
     for name in [*chosen, *removed]:
         if name not in FAULTS:
             parser.error(f"no fault is called {name}; there are: {', '.join(FAULTS)}")
+        if name in ETCD_FAULTS and not options.etcd:
+            parser.error(f"{name} needs --etcd")
     options.faults = [name for name in chosen if name not in removed]
     if not options.faults:
         parser.error("no fault is left")
@@ -172,7 +175,8 @@ def inside(options: argparse.Namespace) -> int:
     show(report, kept, options.output)
     if not report["ok"]:
         again = ",".join(options.faults)
-        say(f"again: scripts/chaos --seed {options.seed} --seconds {options.seconds:g} --faults {again}")
+        etcd = " --etcd" if options.etcd else ""
+        say(f"again: scripts/chaos --seed {options.seed} --seconds {options.seconds:g}{etcd} --faults {again}")
     return 0 if report["ok"] else 1
 
 
@@ -184,9 +188,9 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["cost"]:
         return compare(arguments[1:])
     options = parse(arguments)
-    if options.etcd:
-        print("scripts/chaos: --etcd is not offered yet: its cluster has one metadata instance, on SQLite", file=sys.stderr)
-        return 2
+    if options.etcd and not shutil.which("etcd"):
+        print("scripts/chaos: --etcd needs the Debian package etcd-server; scripts/setup installs it", file=sys.stderr)
+        return 3
     if options.inside:
         return inside(options)
     if options.seed is None:

@@ -65,7 +65,7 @@ class Catalogue:
         return name and self._kill(name)
 
     def kill_metadata(self, choose, busy):
-        name = self._one(choose, busy, ["metadata-1"])
+        name = self._one(choose, busy, self.cluster.instances)
         return name and self._kill(name)
 
     def kill_ingest(self, choose, busy):
@@ -81,7 +81,7 @@ class Catalogue:
 
     def restart(self, choose, busy):
         """A clean stop, which hands leaderships over."""
-        name = self._one(choose, busy, [*NODES, *INGESTS, "metadata-1"])
+        name = self._one(choose, busy, [*NODES, *INGESTS, *self.cluster.instances])
         if name is None:
             return None
         in_time = self._service(name).stop()
@@ -96,12 +96,30 @@ class Catalogue:
         return name and self._pause(name)
 
     def pause_metadata(self, choose, busy):
-        name = self._one(choose, busy, ["metadata-1"])
+        name = self._one(choose, busy, self.cluster.instances)
         return name and self._pause(name)
 
     def pause_ingest(self, choose, busy):
         name = self._one(choose, busy, INGESTS)
         return name and self._pause(name)
+
+    # ---- Members of etcd; a majority of them is not always left -------------------------------------------------------
+
+    def kill_etcd(self, choose, busy):
+        name = self._one(choose, busy, self.cluster.members)
+        return name and self._kill(name)
+
+    def kill_etcd_majority(self, choose, busy):
+        names = choose.sample(self.cluster.members, choose.choice([2, 3]))
+        return None if busy & set(names) else self._kill(*names)
+
+    def pause_etcd(self, choose, busy):
+        name = self._one(choose, busy, self.cluster.members)
+        return name and self._pause(name)
+
+    def isolate_etcd(self, choose, busy):
+        name = self._one(choose, busy, self.cluster.members)
+        return None if name is None or busy else self._isolate(name)
 
     # ---- Network -----------------------------------------------------------------------------------------------------
 
@@ -111,7 +129,7 @@ class Catalogue:
     def cut_in(self, choose, busy):
         """A node hears one of the others, or none of them, no more; it is still heard."""
         name = self._one(choose, busy, NODES)
-        peer = choose.choice([*NODES, "metadata-1", "all"])
+        peer = choose.choice([*NODES, *self.cluster.instances, "all"])
         if name is None or name == peer:
             return None
         senders = self._others(name) if peer == "all" else [peer]
@@ -122,7 +140,7 @@ class Catalogue:
     def cut_out(self, choose, busy):
         """A node is heard by one of the others, or by none of them, no more; it still hears."""
         name = self._one(choose, busy, NODES)
-        peer = choose.choice([*NODES, "metadata-1", "all"])
+        peer = choose.choice([*NODES, *self.cluster.instances, "all"])
         if name is None or name == peer:
             return None
         hearers = self._others(name) if peer == "all" else [peer]
@@ -135,14 +153,20 @@ class Catalogue:
     def isolate(self, choose, busy):
         """A leader whom nobody hears and who hears nobody."""
         name = self._leading(choose, busy)
-        if name is None or busy:
-            return None
+        return None if name is None or busy else self._isolate(name)
+
+    def _isolate(self, name: str) -> Hit:
         everybody = [*self._others(name), CLIENTS]
         for other in everybody:
             self.cluster.network.cut(name, other)
             self.cluster.network.cut(other, name)
         return Hit([*self.cluster.services], f"{name} is cut off",
                    lambda: [self.cluster.network.mend(other) for other in [name, *everybody]])
+
+    def isolate_metadata(self, choose, busy):
+        """An instance that nobody hears and that hears nobody, its store neither."""
+        name = self._one(choose, busy, self.cluster.instances)
+        return None if name is None or busy else self._isolate(name)
 
     def slow_link(self, choose, busy):
         name = self._one(choose, busy, NODES)
@@ -153,7 +177,7 @@ class Catalogue:
         return Hit([name], f"the link of {name} carries {kilobits} kbit/s", lambda: self.cluster.network.widen(name))
 
     def delay(self, choose, busy):
-        name = self._one(choose, busy, [*NODES, "metadata-1"])
+        name = self._one(choose, busy, [*NODES, *self.cluster.instances, *self.cluster.members])
         to_ms, from_ms = choose.choice([5, 50, 200]), choose.choice([5, 50, 200])
         loss = choose.choice([0, 0, 0.02])
         if name is None:
@@ -165,7 +189,8 @@ class Catalogue:
     # ---- Disk and clock ----------------------------------------------------------------------------------------------
 
     def full_disk(self, choose, busy):
-        name = self._one(choose, busy, [*NODES, "metadata-1"])
+        # Not of a member of etcd: those end by themselves then.
+        name = self._one(choose, busy, [name for name in (*NODES, *self.cluster.instances) if self._service(name).disk])
         if name is None:
             return None
         disk = self._service(name).disk
@@ -187,15 +212,18 @@ class Catalogue:
 
         return Hit(names, f"power cut of {', '.join(names)}", heal)
 
+    def _on_disks(self) -> list[str]:
+        return [name for name in (*NODES, *self.cluster.instances, *self.cluster.members) if self._service(name).disk]
+
     def power_cut(self, choose, busy):
-        name = self._one(choose, busy, [*NODES, "metadata-1"])
+        name = self._one(choose, busy, self._on_disks())
         return name and self._power([name])
 
     def power_cut_all(self, choose, busy):
-        return None if busy else self._power([*NODES, "metadata-1"])
+        return None if busy else self._power(self._on_disks())
 
     def clock(self, choose, busy):
-        name = self._one(choose, busy, [*NODES, "metadata-1"])
+        name = self._one(choose, busy, [*NODES, *self.cluster.instances])
         offset = choose.choice([-86_400, -3_600, -5, 5, 3_600, 86_400])
         if name is None:
             return None
@@ -203,11 +231,13 @@ class Catalogue:
         return Hit([name], f"the clock of {name} is {offset:+d} s off", lambda: self._service(name).set_clock(0))
 
 
+# Those that need an etcd.
+ETCD_FAULTS = ["kill-etcd", "kill-etcd-majority", "pause-etcd", "isolate-etcd", "isolate-metadata"]
 FAULTS = {
     name.replace("_", "-"): getattr(Catalogue, name)
     for name in (
         "kill_node", "kill_leader", "kill_metadata", "kill_ingest", "kill_uploader", "kill_all", "restart", "pause_node",
         "pause_leader", "pause_metadata", "pause_ingest", "cut_in", "cut_out", "isolate", "slow_link", "delay", "full_disk",
-        "power_cut", "power_cut_all", "clock",
+        "power_cut", "power_cut_all", "clock", "kill_etcd", "kill_etcd_majority", "pause_etcd", "isolate_etcd", "isolate_metadata",
     )
 }

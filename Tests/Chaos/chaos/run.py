@@ -49,7 +49,8 @@ class Run:
     def run(self) -> dict:
         options = self.options
         make_stubs(self.folder / "stubs")
-        self.cluster = Cluster(self.folder, options.bin, self.keep, fakes_clocks="clock" in options.faults)
+        self.cluster = Cluster(self.folder, options.bin, self.keep, fakes_clocks="clock" in options.faults,
+                               etcd=options.etcd)
         self.load = None
         self.control = Writer(self.keep / "control.jsonl", kind="control", seed=options.seed, seconds=options.seconds,
                               faults=options.faults)

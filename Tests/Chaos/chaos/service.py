@@ -15,14 +15,18 @@ from .api import ROOT
 from .disks import Disk
 from .network import Network, command
 
-# Name: last part of its address, port.
+# Name: last part of its address, port. With metadata in etcd there are two instances and three members besides.
 SERVICES = {
     "metadata-1": (11, 7461), "replication-a": (21, 7462), "replication-b": (22, 7462), "replication-c": (23, 7462),
     "uploader-1": (41, 7463), "ingest-1": (31, 7460), "ingest-2": (32, 7460),
 }
+ETCD_SERVICES = {"etcd-1": (51, 2379), "etcd-2": (52, 2379), "etcd-3": (53, 2379), "metadata-1": (11, 7461), "metadata-2": (12, 7461)}
 NODES = ["replication-a", "replication-b", "replication-c"]
 INGESTS = ["ingest-1", "ingest-2"]
-DISKS = {"metadata-1": "ext4", "replication-a": "ext4", "replication-b": "xfs", "replication-c": "ext4"}
+DISKS = {"replication-a": "ext4", "replication-b": "xfs", "replication-c": "ext4"}
+METADATA_DISKS = {"metadata-1": "ext4"}
+ETCD_DISKS = {"etcd-1": "ext4", "etcd-2": "xfs", "etcd-3": "ext4"}
+ETCD_PREFIX = "/memq/chaos"
 CLIENTS = "clients"
 CLOCK_SOURCE = ROOT / "Tests/Chaos/clock_offset.c"
 STOP_SECONDS = 15
@@ -36,17 +40,37 @@ class Service:
         self.kind = name.split("-")[0]
         self.process: subprocess.Popen | None = None
         self.is_paused = False
-        self.address = f"{cluster.network.address[name]}:{SERVICES[name][1]}"
-        self.disk = Disk(cluster.folder / "disks", name, DISKS[name], cluster.disk) if name in DISKS else None
+        self.port = cluster.layout[name][1]
+        self.address = f"{cluster.network.address[name]}:{self.port}"
+        self.disk = Disk(cluster.folder / "disks", name, cluster.disks[name], cluster.disk) if name in cluster.disks else None
         self.clock = cluster.folder / f"clock-{name}"
         self.log = cluster.logs / f"{name}.log"
 
-    def command(self) -> list[str]:
-        cluster, host = self.cluster, self.address.split(":")[0]
-        words = [
-            cluster.binaries / f"memq-{self.kind}", "--config", ROOT / f"services/{self.kind}/config.example.yaml",
-            "--listen", self.address, "--admin-listen", f"{host}:{SERVICES[self.name][1] + 1000}",
+    def etcd_command(self) -> list[str]:
+        """A member of an etcd whose clients and peers are the cluster's network only."""
+        client, peer = f"http://{self.address}", self.peer
+        members = ",".join(f"{name}={self.cluster.services[name].peer}" for name in self.cluster.members)
+        return [
+            "etcd", "--name", self.name, "--data-dir", str(self.disk.folder / "data"), "--log-level", "warn",
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", members,
         ]
+
+    @property
+    def peer(self) -> str:
+        return f"http://{self.address.split(':')[0]}:{self.port + 1}"
+
+    def command(self) -> list[str]:
+        if self.kind == "etcd":
+            return self.etcd_command()
+        cluster, host = self.cluster, self.address.split(":")[0]
+        words = [cluster.binaries / f"memq-{self.kind}"]
+        if self.kind == "metadata" and cluster.members:
+            # Its example names a folder.
+            words += ["--etcd-endpoints", cluster.endpoints, "--etcd-prefix", ETCD_PREFIX]
+        else:
+            words += ["--config", ROOT / f"services/{self.kind}/config.example.yaml"]
+        words += ["--listen", self.address, "--admin-listen", f"{host}:{self.port + 1000}"]
         if self.kind != "metadata":
             words += ["--metadata", cluster.metadata]
         if self.disk:
@@ -145,7 +169,7 @@ class Cluster:
 
     def __init__(
         self, folder: Path, binaries: Path, keep: Path, fakes_clocks: bool = False, segment: str = "16MiB", disk: str = "1G",
-        uploads: bool = True,
+        uploads: bool = True, etcd: bool = False,
     ):
         self.folder, self.binaries, self.logs = folder, binaries, keep / "log"
         self.fakes_clocks, self.segment, self.disk = fakes_clocks, segment, disk
@@ -155,13 +179,22 @@ class Cluster:
             command("cc", "-shared", "-fPIC", "-O1", "-o", self.clock_library, CLOCK_SOURCE, "-ldl")
         (folder / "objects").mkdir()
         (folder / "disks").mkdir()
+        self.layout = {**(ETCD_SERVICES if etcd else {}), **SERVICES}
+        self.disks = {**(ETCD_DISKS if etcd else METADATA_DISKS), **DISKS}
+        # Of metadata, and of etcd.
+        self.instances = [name for name in self.layout if name.startswith("metadata-")]
+        self.members = [name for name in self.layout if name.startswith("etcd-")]
         self.network = Network()
-        for name, (last, _) in SERVICES.items():
+        for name, (last, _) in self.layout.items():
             self.network.add(name, last)
         self.network.add(CLIENTS, 100)
-        self.metadata = f"{self.network.address['metadata-1']}:7461"
-        self.services = {name: Service(self, name) for name in SERVICES if uploads or name != "uploader-1"}
+        self.metadata = self._addresses(self.instances)
+        self.endpoints = self._addresses(self.members)
+        self.services = {name: Service(self, name) for name in self.layout if uploads or name != "uploader-1"}
         self.servers = [self.services[name].address for name in INGESTS]
+
+    def _addresses(self, names: list[str]) -> str:
+        return ",".join(f"{self.network.address[name]}:{self.layout[name][1]}" for name in names)
 
     def start(self) -> None:
         for service in self.services.values():
@@ -184,7 +217,8 @@ class Cluster:
             done = self.memq("cluster", "nodes", "-o", "json", check=False)
             ready = [node["address"] for node in json.loads(done.stdout) if node["state"] == "ready"] if not done.returncode else []
             missing = [name for name, service in self.services.items() if service.address not in ready]
-            if not missing or missing == ["metadata-1"]:
+            missing = [name for name in missing if name not in (*self.instances, *self.members)]
+            if not missing:
                 return
             if time.monotonic() > end:
                 raise RuntimeError(f"not ready after {patience:.0f} s: {', '.join(missing)}; {done.stderr.strip()}")
