@@ -44,10 +44,14 @@ import Testing
   private func damaged(seed: UInt64, _ mutations: LogMutations) throws -> ModelViolation? {
     var model = VolumeModel(seed: seed, segmentBytes: 64 << 10, slotsMax: 12)
     try model.run(rounds: 1, steps: 60)
-    model.append(0)
-    model.drain()
-    model.pass(.milliseconds(30))
-    let durable = model.volume.core!.stats.durable
+    // Until there is a block of data to damage in the youngest segment.
+    var durable = LogPlace.start
+    for _ in 0..<20 where durable.position <= 12_288 {
+      model.append(0)
+      model.drain()
+      model.pass(.milliseconds(30))
+      durable = model.volume.core!.stats.durable
+    }
     var disk = model.volume.disk
     let slot = try #require(
       disk.slots.first { try SegmentInspector.header($0, from: &disk)?.sequence == durable.segment }

@@ -66,6 +66,8 @@ struct VolumeModel {
     configuration.earlyWriteBytes = 4 << 10
     configuration.runBytesMax = 8 << 10
     configuration.carryGroupBytes = 16 << 10
+    // A segment's end takes several steps, or one.
+    if seed % 2 == 0 { configuration.rollSlice = 2 }
     let identity = VolumeIdentity(
       cluster: ClusterID(UniqueID(high: 1, low: 2)), volume: VolumeID(UniqueID(high: 3, low: 4)),
       segmentBytes: segmentBytes)

@@ -42,34 +42,51 @@ struct Checkpoint: Hashable, Sendable {
 
   /// The payloads of the checkpoint's frames, at least one.
   func encoded() -> [[UInt8]] {
-    var bodies: [ByteWriter] = []
-    var writer = ByteWriter()
-    writer.integer(self.nextLog.rawValue)
-    writer.list(self.segments) { writer, segment in
+    var bodies = Bodies()
+    // By index: the elements stay where they are, uncounted.
+    for index in self.partitions.indices { bodies.append(self.partitions[index]) }
+    return Self.payloads(nextLog: self.nextLog, segments: self.segments, bodies)
+  }
+
+  /// Partitions as they stand in a checkpoint's parts.
+  struct Bodies: Sendable {
+    fileprivate var done: [ByteWriter] = []
+    fileprivate var last = ByteWriter()
+
+    mutating func append(_ partition: Partition) {
+      if self.last.bytes.count >= Checkpoint.partBytes {
+        self.done.append(self.last)
+        self.last = ByteWriter(reserving: Checkpoint.partBytes + 1_024)
+      }
+      Checkpoint.encode(partition, into: &self.last)
+    }
+  }
+
+  /// The payloads of a checkpoint's frames, at least one.
+  static func payloads(
+    nextLog: LogID, segments: [Segment], _ bodies: Bodies
+  ) -> [[UInt8]] {
+    var head = ByteWriter()
+    head.integer(nextLog.rawValue)
+    head.list(segments) { writer, segment in
       writer.integer(segment.sequence.rawValue)
       writer.integer(segment.slot.rawValue)
       writer.integer(segment.end)
       writer.integer(segment.state.rawValue)
     }
-    // By index: the elements stay where they are, uncounted.
-    for index in self.partitions.indices {
-      if writer.bytes.count >= Self.partBytes {
-        bodies.append(writer)
-        writer = ByteWriter(reserving: Self.partBytes + 1_024)
-      }
-      Self.encode(self.partitions[index], into: &writer)
-    }
-    bodies.append(writer)
-    return bodies.enumerated().map { index, body in
-      var part = ByteWriter(reserving: 8 + body.bytes.count)
+    let all = bodies.done + [bodies.last]
+    return all.enumerated().map { index, body in
+      var part = ByteWriter(
+        reserving: 8 + body.bytes.count + (index == 0 ? head.bytes.count : 0))
       part.integer(UInt32(index))
-      part.integer(UInt32(bodies.count))
+      part.integer(UInt32(all.count))
+      if index == 0 { part.raw(head.bytes) }
       part.raw(body.bytes)
       return part.bytes
     }
   }
 
-  private static func encode(_ partition: Partition, into writer: inout ByteWriter) {
+  fileprivate static func encode(_ partition: Partition, into writer: inout ByteWriter) {
     writer.integer(partition.log.rawValue)
     writer.id(partition.partition.topic)
     writer.integer(partition.partition.partition.rawValue)

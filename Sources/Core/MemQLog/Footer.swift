@@ -30,50 +30,38 @@ public struct Footer: Hashable, Sendable {
 
   /// The payloads of the footer's frames, at least one.
   func encoded() -> [[UInt8]] {
-    var parts: [[UInt8]] = []
-    var writer = ByteWriter(reserving: self.partReserve)
+    let bytes = self.entries.reduce(0) { $0 + Self.entryBytes + $1.runs.count * Self.runBytes }
+    var parts = Parts(reserving: bytes)
     // By index: the elements stay where they are, uncounted.
     for index in self.entries.indices {
-      var next = 0
-      repeat {
-        if writer.bytes.count + Self.entryBytes + Self.runBytes > Self.partBytes {
-          parts.append(writer.bytes)
-          writer = ByteWriter(reserving: self.partReserve)
-        }
-        let room = (Self.partBytes - writer.bytes.count - Self.entryBytes) / Self.runBytes
-        let taken = next..<min(next + room, self.entries[index].runs.count)
-        next = taken.upperBound
-        Self.encode(self.entries[index], taken, into: &writer)
-      } while next < self.entries[index].runs.count
+      parts.add(runs: self.entries[index].runs.count) { taken, bytes in
+        Self.encode(self.entries[index], taken, into: &bytes)
+      }
     }
-    parts.append(writer.bytes)
-    return parts
-  }
-
-  private var partReserve: Int {
-    let bytes = self.entries.reduce(0) { $0 + Self.entryBytes + $1.runs.count * Self.runBytes }
-    return min(bytes, Self.partBytes)
+    return parts.all
   }
 
   private static func encode(
-    _ entry: Entry, _ runs: Range<Int>, into writer: inout ByteWriter
+    _ entry: Entry, _ runs: Range<Int>, into bytes: inout [UInt8]
   ) {
-    writer.integer(entry.log.rawValue)
-    writer.id(entry.partition.topic)
-    writer.integer(entry.partition.partition.rawValue)
-    writer.integer(UInt32(entry.cutTo == nil ? 0 : 1))
-    writer.integer(entry.cutTo?.rawValue ?? 0)
-    writer.integer(entry.baseOffset.rawValue)
-    writer.integer(UInt64(runs.count))
-    for index in runs {
-      let run = entry.runs[index]
-      writer.integer(UInt32(run.position))
-      writer.integer(UInt32(run.byteCount) | (run.hasProducers ? 1 << 31 : 0))
-      writer.integer(run.baseOffset.rawValue)
-      writer.integer(run.endOffset - run.baseOffset)
-      writer.integer(run.maxTimestamp.milliseconds)
-      writer.integer(run.maxAppendTime.milliseconds)
-    }
+    bytes.store(entry.log.rawValue)
+    bytes.store(entry.partition.topic.value.high)
+    bytes.store(entry.partition.topic.value.low)
+    bytes.store(entry.partition.partition.rawValue)
+    bytes.store(UInt32(entry.cutTo == nil ? 0 : 1))
+    bytes.store(entry.cutTo?.rawValue ?? 0)
+    bytes.store(entry.baseOffset.rawValue)
+    bytes.store(UInt64(runs.count))
+    for index in runs { Self.encode(entry.runs[index], into: &bytes) }
+  }
+
+  static func encode(_ run: RunEntry, into bytes: inout [UInt8]) {
+    bytes.store(UInt32(run.position))
+    bytes.store(UInt32(run.byteCount) | (run.hasProducers ? 1 << 31 : 0))
+    bytes.store(run.baseOffset.rawValue)
+    bytes.store(run.endOffset - run.baseOffset)
+    bytes.store(run.maxTimestamp.milliseconds)
+    bytes.store(run.maxAppendTime.milliseconds)
   }
 
   /// - Throws: `.corruptMessage` when the bytes aren't a footer's.

@@ -40,6 +40,14 @@ extension [UInt8] {
   }
 }
 
+extension [UInt8] {
+  /// Appends the integer, big-endian.
+  @inline(__always)
+  mutating func store<T: FixedWidthInteger>(_ value: T) {
+    Swift.withUnsafeBytes(of: value.bigEndian) { self.append(contentsOf: $0) }
+  }
+}
+
 /// Places in the core's table of partition logs, a byte or two each. The log at one may be another by now: one that has no span
 /// in the segment then.
 struct LogPlaces: Hashable, Sendable, Sequence {

@@ -138,6 +138,8 @@ public struct LogConfiguration: Sendable {
   public var carryGroupBytes = 1 << 20
   /// Open partitions; a checkpoint of all of them must fit well into a segment, which may lower this.
   public var partitionsMax = 100_000
+  /// Partitions of one slice of the work at a segment's end, about 100 us of one core; half of it where the index goes to the footer.
+  package var rollSlice = 512
   package var mutations: LogMutations = []
 
   public init() {}

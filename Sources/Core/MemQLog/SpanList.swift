@@ -6,7 +6,8 @@ import MemQModel
 /// thousand partitions are a million spans: all but the last one are packed (`SpanBlock`), ten bytes each instead of 150.
 struct SpanList: Sendable, Sequence {
   private var blocks: [SpanBlock] = []
-  /// The last span while its segment has no footer: that of the segment that is written, or one that recovery read through. At most one.
+  /// The last span while its segment has no footer, or got it only now: see `VolumeCore.Settling`. Recovery leaves those of a
+  /// segment that it read through. At most one.
   private var open: [SegmentSpan] = []
 
   init(_ spans: [SegmentSpan] = []) {
@@ -23,6 +24,9 @@ struct SpanList: Sendable, Sequence {
 
   /// The last one, where it is not packed.
   var lastOpen: SegmentSpan? { self.open.last }
+
+  /// Of the last one, where it is not packed.
+  var openSegment: SegmentSequence? { self.open.last?.segment }
 
   /// Behind all others.
   mutating func append(_ span: SegmentSpan) {

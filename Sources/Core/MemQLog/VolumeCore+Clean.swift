@@ -117,7 +117,8 @@ extension VolumeCore {
     var seen = 0
     var needed = 0
     for segment in self.segments {
-      guard segment.sequence < self.checkpointSegment,
+      // One whose index is still on its way to its footer waits for a moment.
+      guard segment.sequence < self.checkpointSegment, segment.sequence != self.settling?.segment,
         let candidate = self.candidate(
           segment, isCold: false, isTight: isTight, wall: wall, &found.looks)
       else { break }

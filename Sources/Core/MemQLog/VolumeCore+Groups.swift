@@ -155,7 +155,7 @@ extension VolumeCore {
       self.resetReclaimCursors()
       self.markDueAt = now + self.configuration.markIdle
     case .seal:
-      self.sealActive(&effects)
+      self.sealActive(at: now, &effects)
     case .close:
       self.phase = .closed
       effects.append(.complete(self.closeRequest!, .success(())))
@@ -191,6 +191,7 @@ extension VolumeCore {
       let due = last + self.configuration.rollIdle
       if due > now { consider(due) }
     }
+    consider(self.rollingWorkAt(now))
     consider(self.allocationRetryAt)
     if let due = self.segments.first?.snapshotsDueAt, due > now { consider(due) }
     if let due = self.segments.last?.snapshotsDueAt, due > now { consider(due) }

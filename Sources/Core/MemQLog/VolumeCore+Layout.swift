@@ -140,13 +140,14 @@ extension VolumeCore {
       previousChecksum: self.logEndChecksum, openCount: self.openCount, writeTime: wall)
     var block = [UInt8](repeating: 0, count: LogFormat.blockBytes)
     let checksum = block.withUnsafeMutableBytes { header.encode(into: $0) }
-    let payloads = self.checkpoint().encoded()
+    let payloads = self.checkpoint()
     self.active = ActiveSegment(
       sequence: sequence, slot: slot,
       seal: HeaderSeal(volume: self.identity.volume, segment: sequence),
       position: LogFormat.firstGroupPosition, previousChecksum: checksum)
     self.segments.append(
       LiveSegment(sequence: sequence, slot: slot, end: LogFormat.firstGroupPosition))
+    self.footerDraft.begin()
     var builder = self.builder(
       frames: payloads.count, segmentHeader: block,
       payloadBytes: payloads.reduce(0) { $0 + $1.count })
@@ -155,27 +156,10 @@ extension VolumeCore {
   }
 
   /// The laid state of everything: what the next segment, or a clean end, begins from.
-  private mutating func checkpoint() -> Checkpoint {
-    let coldSequences = self.cold.map(\.sequence)
-    var partitions: [Checkpoint.Partition] = []
-    partitions.reserveCapacity(self.logs.count)
-    var isSorted = true
-    // In place: a copy of each log would cost four reference counts, and appends wait meanwhile.
-    for (index, id) in self.logIDs.enumerated() where id != .none {
-      guard self.logs[index]!.isLaid else { continue }
-      if let last = partitions.last?.log, id < last { isSorted = false }
-      if !self.logs[index]!.coldCuts.isEmpty {
-        self.logs[index]!.coldCuts.prune(cold: coldSequences)
-      }
-      partitions.append(
-        Checkpoint.Partition(
-          log: id, partition: self.logs[index]!.partition, state: self.logs[index]!.laid,
-          highWatermark: self.logs[index]!.highWatermark,
-          uploadedOffset: self.logs[index]!.uploadedOffset,
-          snapshot: self.logs[index]!.snapshotPlace,
-          coldEnd: self.logs[index]!.coldEnd, coldCuts: self.logs[index]!.coldCuts))
-    }
-    if !isSorted { partitions.sort { $0.log < $1.log } }
+  private mutating func checkpoint() -> [[UInt8]] {
+    var draft = self.checkpointDraft ?? self.newCheckpointDraft()
+    self.checkpointDraft = nil
+    self.extend(&draft, by: .max)
     let segments = self.segments.filter { $0.sequence != self.active?.sequence }
       .map { Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end) }
     let cold = self.cold.map {
@@ -183,12 +167,36 @@ extension VolumeCore {
     }
     // A cold segment that is on its way to be retired is simply no longer named.
     let freeing = self.freeing.map(\.segment).filter { $0.state == .freed }
-    return Checkpoint(
-      nextLog: self.nextLog, segments: freeing + segments + cold, partitions: partitions)
+    return Checkpoint.payloads(
+      nextLog: self.nextLog, segments: freeing + segments + cold, draft.bodies)
   }
 
   /// The active segment's index, and a trailer that says where it is.
   mutating func layOutFooter(wall: Timestamp) -> GroupWrite {
+    let payloads = self.footer()
+    let position = self.active!.position
+    var builder = self.builder(
+      frames: payloads.count, payloadBytes: payloads.reduce(0) { $0 + $1.count })
+    for payload in payloads { builder.add(.ofVolume(.footer), payload: payload) }
+    var write = self.launch(builder, .seal, wall: wall)
+    let place = FooterPlace(position: position, byteCount: write.byteCount)
+    self.segments[self.segments.count - 1].footer = place
+    write.addTrailer(
+      place, volume: self.identity.volume, segmentBytes: self.identity.segmentBytes)
+    // The next segment begins from what is laid now.
+    self.checkpointDraft = self.newCheckpointDraft()
+    return write
+  }
+
+  /// The payloads of the footer's frames.
+  private func footer() -> [[UInt8]] {
+    guard self.footerDraft.isWhole else { return self.footerOfSpans().encoded() }
+    let payloads = self.footerDraft.encoded()
+    assert(payloads == self.footerOfSpans().encoded(), "a footer is not that of its spans")
+    return payloads
+  }
+
+  private func footerOfSpans() -> Footer {
     let active = self.active!
     let segment = self.segments[self.segments.count - 1]
     var entries: [Footer.Entry] = []
@@ -206,17 +214,7 @@ extension VolumeCore {
           baseOffset: span.baseOffset, runs: span.runs))
     }
     entries.sort { $0.log < $1.log }
-    let payloads = Footer(entries: entries).encoded()
-    let position = active.position
-    var builder = self.builder(
-      frames: payloads.count, payloadBytes: payloads.reduce(0) { $0 + $1.count })
-    for payload in payloads { builder.add(.ofVolume(.footer), payload: payload) }
-    var write = self.launch(builder, .seal, wall: wall)
-    let place = FooterPlace(position: position, byteCount: write.byteCount)
-    self.segments[self.segments.count - 1].footer = place
-    write.addTrailer(
-      place, volume: self.identity.volume, segmentBytes: self.identity.segmentBytes)
-    return write
+    return Footer(entries: entries)
   }
 
   /// A group that only states what is durable, with positions that changed, at most one block.
@@ -248,7 +246,7 @@ extension VolumeCore {
   /// An orderly end, with a checkpoint where it fits.
   mutating func layOutClose(wall: Timestamp) -> GroupWrite {
     var builder = self.builder(frames: 1)
-    let payloads = self.checkpoint().encoded()
+    let payloads = self.checkpoint()
     let bytes = payloads.reduce(GroupHeader.byteCount) { $0 + FrameHeader.byteCount + $1.count }
     if LogFormat.blocks(bytes) <= self.remaining {
       for payload in payloads { builder.add(.ofVolume(.checkpoint), payload: payload) }

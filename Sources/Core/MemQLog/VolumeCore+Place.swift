@@ -37,6 +37,7 @@ extension VolumeCore {
       builder.add(
         .state(.partitionOpen, log, at: state.logStart), payload: Self.payload(state.epochs))
     case .drop:
+      if log.spans.lastOpen?.segment == self.active!.sequence { self.footerDraft.end() }
       self.checkpointBytes -= self.checkpointCost(log.accepted)
       self.logs[reference.index] = nil
       self.logIDs[reference.index] = .none
@@ -69,10 +70,14 @@ extension VolumeCore {
       baseOffset: summary.baseOffset, endOffset: summary.endOffset,
       maxTimestamp: summary.maxTimestamp, maxAppendTime: summary.appendTime,
       hasProducers: summary.producerID.rawValue >= 0)
-    self.openSpan(of: reference)
+    if self.openSpan(of: reference) {
+      self.footerDraft.open(
+        reference.log, at: reference.index, batch.partition, base: summary.baseOffset)
+    }
     let runs = Self.add(
       run, of: summary, to: &self.logs[reference.index]!,
       joinsBelow: self.configuration.runBytesMax)
+    self.footerDraft.set(runs.last, of: reference.index, isNew: runs.added > 0)
     self.active!.footerBytes += Footer.runBytes * runs.added
     self.active!.lastBatchAt = now
     if runs.wantsEmpty { self.active!.isWantedEmpty = true }
@@ -82,17 +87,17 @@ extension VolumeCore {
   private static func add(
     _ run: RunEntry, of summary: BatchSummary, to log: inout PartitionLog,
     joinsBelow runBytesMax: Int
-  ) -> (added: Int, wantsEmpty: Bool) {
-    let added = log.spans.withOpen { span in
+  ) -> (last: RunEntry, added: Int, wantsEmpty: Bool) {
+    let (last, added) = log.spans.withOpen { span in
       let before = span.runs.count
       span.add(run, joinsBelow: runBytesMax)
-      return span.runs.count - before
+      return (span.runs[span.runs.count - 1], span.runs.count - before)
     }
     log.waitingBytes -= Int64(run.byteCount)
     log.laid.append(
       base: summary.baseOffset, end: summary.endOffset, epoch: summary.leaderEpoch)
     let wantsEmpty = log.retention.bytes == 0 && log.retention.hasObjectTier
-    return (added, wantsEmpty)
+    return (last, added, wantsEmpty)
   }
 
   private mutating func placeTruncate(
@@ -100,6 +105,7 @@ extension VolumeCore {
     into builder: inout GroupBuilder
   ) {
     self.openSpan(of: reference)
+    self.footerDraft.end()
     let sequence = self.active!.sequence
     self.logs[reference.index]!.laid.truncate(to: end, epochs: epochs)
     self.logs[reference.index]!.cutSpans(
@@ -135,14 +141,19 @@ extension VolumeCore {
     builder.add(.state(.producerSnapshot, log, at: snapshot.end), payload: snapshot.bytes)
   }
 
-  /// Begins the log's span in the active segment, where it has none yet.
-  private mutating func openSpan(of reference: LogReference) {
+  /// Begins the log's span in the active segment, where it has none yet. Returns whether it had none.
+  @discardableResult
+  private mutating func openSpan(of reference: LogReference) -> Bool {
     let sequence = self.active!.sequence
-    if self.logs[reference.index]!.spans.lastOpen?.segment == sequence { return }
+    if let last = self.logs[reference.index]!.spans.openSegment {
+      if last == sequence { return false }
+      self.settle(reference.index, in: last)
+    }
     let span = SegmentSpan(segment: sequence, at: self.logs[reference.index]!.laid.end)
     self.logs[reference.index]!.spans.append(span)
     self.segments[self.segments.count - 1].logs.append(reference.index)
     self.active!.footerBytes += Footer.entryBytes
+    return true
   }
 
   private static func payload(_ epochs: [EpochStart]) -> [UInt8] {

@@ -187,9 +187,9 @@ extension VolumeCore {
     }
   }
 
-  /// Asks for what the log's span in the segment that is being sealed will need before that may go: a disk that has filled up may
-  /// have no place for it later.
-  private func askForSnapshot(_ index: Int, _ producersEnd: Offset, _ effects: inout [Effect]) {
+  /// Asks for what the log's span in a segment that was sealed will need before that may go: a disk that has filled up may have no
+  /// place for it later.
+  func askForSnapshot(_ index: Int, _ producersEnd: Offset, _ effects: inout [Effect]) {
     guard self.closeRequest == nil, let log = self.logs[index], log.snapshotsPending == 0,
       !log.isDamaged, producersEnd > log.snapshotPlace?.end ?? .zero,
       self.byName[log.partition] == index
@@ -343,20 +343,9 @@ extension VolumeCore {
   // MARK: - Rolling
 
   /// The footer is durable: the index goes there, and the next segment is wanted.
-  mutating func sealActive(_ effects: inout [Effect]) {
-    let last = self.segments.count - 1
-    let sequence = self.segments[last].sequence
-    self.segments[last].logs.sort()
-    self.segments[last].reclaimCursor = .init()
-    effects.append(.segmentRolled(sequence))
-    for index in self.segments[last].logs where self.logIDs[index] != .none {
-      if let span = self.logs[index]!.spans.lastOpen, span.segment == sequence,
-        let end = span.producersEnd
-      {
-        self.askForSnapshot(index, end, &effects)
-      }
-      self.logs[index]!.spans.seal(sequence)
-    }
+  mutating func sealActive(at now: MonotonicInstant, _ effects: inout [Effect]) {
+    effects.append(.segmentRolled(self.active!.sequence))
+    self.beginSettling(at: now)
     self.active = nil
     self.phase = .slotWanted
     self.cleanAt = .zero

@@ -170,6 +170,12 @@ public struct VolumeCore: Sendable {
   // Segments, oldest first; the last one is the active one while there is one.
   var segments: [LiveSegment]
   var active: ActiveSegment?
+  /// Of the active segment.
+  var footerDraft = FooterDraft()
+  var checkpointDraft: CheckpointDraft?
+  var settling: Settling?
+  /// Where producers' batches end in sealed segments, until their snapshots are asked for.
+  var producersEnds: [(log: LogReference, end: Offset)] = []
   /// Segments of carried batches, by sequence; apart from the order of the hot ones.
   var cold: [LiveSegment]
   var carry: CarryUnderWay?
@@ -374,6 +380,7 @@ public struct VolumeCore: Sendable {
     self.requestSlot(at: now, &effects)
     self.startWrite(at: now, wall: wall, &effects)
     self.startSync(at: now, &effects)
+    self.workOnRolling(at: now, &effects)
     self.planWake(at: now, &effects)
   }
 

@@ -166,7 +166,12 @@ final class VolumeEngine: Sendable {
     if state.whenStarted != nil { self.noteStart(&state) }
     var wakes = state.jobs.count - jobsBefore
     if state.deliveries.count > deliveriesBefore, !state.isDelivering { wakes += 1 }
-    if wakes == 0, state.wakeAt != wakeBefore { wakes = 1 }
+    // An earlier time than any thread waits for is a thread's work of its own.
+    if let wake = state.wakeAt, wake != wakeBefore,
+      wakes == 0 || wakeBefore.map({ wake < $0 }) ?? true
+    {
+      wakes += 1
+    }
     return wakes
   }
 
