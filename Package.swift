@@ -418,7 +418,7 @@ let swiftSettings: [SwiftSetting] = [
 
 /// Modules where the run-time checks of exclusive access cost calls measurably (docs/performance.md). Debug builds, and so the tests,
 /// keep them.
-let unchecked = ["MemQRPC"]
+let unchecked = ["MemQRPC", "MemQSimulation"]
 let uncheckedInRelease = SwiftSetting.unsafeFlags(
   ["-enforce-exclusivity=unchecked"], .when(configuration: .release))
 

@@ -283,7 +283,7 @@ struct VolumeModel {
       version.logStart = start
       version.end = max(version.end, start)
       version.batches.removeAll { $0.summary.endOffset <= start }
-      let keep = version.epochs.lastIndex { $0.start <= start } ?? 0
+      let keep = version.epochs.lastIndex { $0.start < start } ?? 0
       version.epochs.removeFirst(keep)
     }
     self.send(.setLogStart(request, self.partitions[partition].id, start))

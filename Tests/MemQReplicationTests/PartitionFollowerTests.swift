@@ -50,6 +50,18 @@ import Testing
     #expect(position.durableEnd == Offset(5))
   }
 
+  @Test func `elected uncleanly, it tells of nothing that is not durable here`() {
+    var follower = self.following()
+    follower.handle(push(0, 5, highWatermark: 5))
+    follower.sync()
+    follower.handle(push(5, 9, highWatermark: 9))
+    #expect(follower.core.highWatermark == Offset(9))
+    follower.handle(
+      .assigned(assignment(leader: 1, epoch: 2, partitionEpoch: 2, isr: [1], minISR: 1)))
+    #expect(follower.core.highWatermark == Offset(5))
+    #expect(follower.sync().highWatermark == Offset(9))
+  }
+
   @Test func `pushes of another open, another epoch or twice are dropped`() {
     var follower = self.following()
     follower.handle(push(0, 5))

@@ -180,6 +180,31 @@ import Testing
     #expect(leader.core.leader?.isHighWatermarkCurrent == true)
   }
 
+  @Test func `a log that ends where its leader's begins now agrees with it`() throws {
+    var leader = Subject(1, log: try log([(1, 0)], end: 8, highWatermark: 8))
+    leader.handle(.assigned(assignment(leader: 1, epoch: 3, isr: [1, 2])))
+    leader.sync()
+    leader.handle(.logStartMoved(Offset(8)))
+    #expect(
+      leader.open(from: 2, end: 8, lastEpoch: 1, epoch: 3).answer == .accepted(from: Offset(8)))
+    let ahead = leader.open(from: 2, 2, end: 9, lastEpoch: 2, epoch: 3).answer
+    #expect(ahead == .diverged(EpochEnd(epoch: LeaderEpoch(1), end: Offset(8))))
+  }
+
+  @Test func `a member that asks what came before its log is proposed out at once`() throws {
+    var leader = Subject(1, log: try log([(1, 0)], end: 8, highWatermark: 8))
+    leader.handle(.assigned(assignment(leader: 1, epoch: 2, isr: [1, 2, 3])))
+    leader.sync()
+    leader.handle(.logStartMoved(Offset(8)))
+    let effects = leader.handle(
+      .leader(
+        .opened(
+          OpenRequest(
+            follower: member(2), leaderEpoch: LeaderEpoch(2), number: OpenNumber(1), end: Offset(8),
+            lastEpoch: .none, needsHistory: true))))
+    #expect(try #require(effects.proposal).isr.map(\.id) == [replica(1), replica(3)])
+  }
+
   @Test func `a member that opens below the watermark is proposed out at once`() throws {
     var leader = leader()
     leader.append(5)

@@ -32,8 +32,8 @@ struct LogState: Hashable, Sendable {
   mutating func setLogStart(_ start: Offset) {
     self.logStart = start
     if self.end < start { self.end = start }
-    // An epoch that ends at or below the start is history.
-    let keep = self.epochs.lastIndex { $0.start <= start } ?? 0
+    // What came before the epoch of the record before the start is history: logs that end at the start are compared by that one.
+    let keep = self.epochs.lastIndex { $0.start < start } ?? 0
     if keep > 0 { self.epochs.removeFirst(keep) }
   }
 }

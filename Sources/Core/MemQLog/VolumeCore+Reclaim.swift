@@ -215,12 +215,13 @@ extension VolumeCore {
     _ index: Int, _ segment: SegmentSequence, isShort: Bool, wall: Timestamp
   ) -> Hold? {
     guard let log = self.logs[index] else { return nil }
-    var hold: Hold?
-    log.spans.visit(segment) { standing in
-      hold = self.hold(log, standing, isShort: isShort, wall: wall)
+    // A closure that captured self would copy the whole core.
+    var found: SpanList.Standing?
+    log.spans.visit(segment) {
+      found = $0
       return true
     }
-    return hold
+    return found.flatMap { self.hold(log, $0, isShort: isShort, wall: wall) }
   }
 
   /// Why the log keeps the span, or one before, which would go with it.

@@ -75,6 +75,18 @@ public struct PartitionReplica: Sendable {
     }
     return (isr, epoch)
   }
+  package var leads: Bool { self.leader != nil }
+  /// What a push takes from a leader.
+  package var pushing: (epoch: LeaderEpoch, localStart: Offset, end: Offset, highWatermark: Offset)?
+  {
+    guard let epoch = self.leader?.epoch, let localStart = self.leader?.log.localStart,
+      let end = self.leader?.log.end, let highWatermark = self.leader?.log.highWatermark
+    else { return nil }
+    return (epoch, localStart, end, highWatermark)
+  }
+  package func heartbeat(_ number: OpenNumber, pushedThrough end: Offset) -> Heartbeat? {
+    self.leader?.heartbeat(number, pushedThrough: end)
+  }
   package func position(of follower: ReplicaID) -> Offset? { self.leader?.position(of: follower) }
   package var followerStanding:
     (phase: PartitionFollower.Phase, number: OpenNumber, leader: ReplicaID)?

@@ -40,4 +40,8 @@ package struct Weaknesses: OptionSet, Hashable, Sendable {
   package static let keepProducersOnCut = Weaknesses(rawValue: 1 << 15)
   /// An ISR of an older partition epoch is taken over.
   package static let takeOldISR = Weaknesses(rawValue: 1 << 16)
+  /// A follower cuts below what is uploaded or deleted.
+  package static let cutUploaded = Weaknesses(rawValue: 1 << 17)
+  /// A replica that begins above 0 does without what came before.
+  package static let joinWithoutHistory = Weaknesses(rawValue: 1 << 18)
 }

@@ -44,6 +44,8 @@ public struct SimulatedVolume: Sendable {
   public var worksUntilFailure: Int?
   /// A cold segment's writes are not synced: for showing that tests notice.
   public var skipsCarrySyncs = false
+  /// What opening does where something below the durable mark does not read.
+  public var salvage = SalvageMode.refuse
   /// `.failed` was reported.
   public private(set) var failure: MemQError?
   private var completions: [(request: RequestID, result: Result<Void, MemQError>)] = []
@@ -68,6 +70,8 @@ public struct SimulatedVolume: Sendable {
     self.disk = CrashableDisk(segmentBytes: Int(identity.segmentBytes))
   }
 
+  public var isOpen: Bool { self.core != nil }
+
   /// The cleaner copies.
   public var isCarrying: Bool {
     self.outstanding.contains { if case .carry = $0 { true } else { false } }
@@ -86,7 +90,7 @@ public struct SimulatedVolume: Sendable {
     self.disk.syncAll()
     let recovered = try VolumeRecovery.run(
       self.identity, from: &self.disk, runBytesMax: self.configuration.runBytesMax,
-      mutations: self.configuration.mutations)
+      salvage: self.salvage, mutations: self.configuration.mutations)
     var core = VolumeCore(self.identity, self.configuration, recovered: recovered)
     self.identity.openCount += 1
     var effects: [VolumeCore.Effect] = []
@@ -277,6 +281,15 @@ public struct SimulatedVolume: Sendable {
   {
     defer { self.completions = [] }
     return self.completions
+  }
+
+  /// Whether the last request was refused for want of room; then it is as if it had not been made.
+  public mutating func takesBack(_ request: RequestID) -> Bool {
+    guard let last = self.completions.last, last.request == request,
+      case .failure(let error) = last.result, error.code == .volumeFull
+    else { return false }
+    self.completions.removeLast()
+    return true
   }
 
   public mutating func takeLocalStartMoves() -> [(partition: TopicPartition, localStart: Offset)] {

@@ -8,6 +8,13 @@ public struct Counters: Hashable, Sendable {
   public var isrChanges = 0
   public var truncations = 0
   public var crashes = 0
+  public var uncleanElections = 0
+  public var volumeFailures = 0
+  public var diskFulls = 0
+  public var corruptions = 0
+  public var repairs = 0
+  public var uploads = 0
+  public var freshStarts = 0
   public var committedRecords = 0
   public var acknowledgedBatches = 0
   /// How often each row of the cores' transition tables was taken.
@@ -22,6 +29,13 @@ public struct Counters: Hashable, Sendable {
     total.isrChanges += one.isrChanges
     total.truncations += one.truncations
     total.crashes += one.crashes
+    total.uncleanElections += one.uncleanElections
+    total.volumeFailures += one.volumeFailures
+    total.diskFulls += one.diskFulls
+    total.corruptions += one.corruptions
+    total.repairs += one.repairs
+    total.uploads += one.uploads
+    total.freshStarts += one.freshStarts
     total.committedRecords += one.committedRecords
     total.acknowledgedBatches += one.acknowledgedBatches
     for row in total.rows.indices { total.rows[row] += one.rows[row] }
@@ -34,7 +48,11 @@ public struct Counters: Hashable, Sendable {
     let sums = [
       ("seeds", self.seeds), ("events", self.events), ("elections", self.elections),
       ("truncations", self.truncations), ("ISR changes", self.isrChanges),
-      ("crashes", self.crashes), ("records committed", self.committedRecords),
+      ("unclean elections", self.uncleanElections),
+      ("crashes", self.crashes), ("volume failures", self.volumeFailures),
+      ("full disks", self.diskFulls), ("bits flipped", self.corruptions),
+      ("damaged replicas filled anew", self.repairs), ("uploads", self.uploads),
+      ("replicas filled anew", self.freshStarts), ("records committed", self.committedRecords),
       ("batches acknowledged", self.acknowledgedBatches),
     ]
     return sums.map { "\($0.0): \($0.1)" }

@@ -32,10 +32,12 @@ enum Message {
   case heartbeat(Int, Heartbeat)
   case position(Int, FollowerPosition)
   // Nodes and metadata
-  case register(node: Int, attempt: Int)
+  case register(node: Int, attempt: Int, isWhole: Bool)
   case registered(attempt: Int, NodeEpoch)
   case alive(node: Int, NodeEpoch, NodeState)
   case fenced(NodeEpoch)
+  case volumeFailed(node: Int, NodeEpoch)
+  case replicaDamaged(node: Int, NodeEpoch, Int, from: Offset?)
   /// Another instance is the controller.
   case notController
   case deregister(node: Int, NodeEpoch)
@@ -71,6 +73,8 @@ enum Message {
     case .registered: "registered"
     case .alive: "alive"
     case .fenced: "fenced"
+    case .volumeFailed: "volume failed"
+    case .replicaDamaged: "replica damaged"
     case .notController: "not the controller"
     case .deregister: "deregister"
     case .deregistered: "deregistered"

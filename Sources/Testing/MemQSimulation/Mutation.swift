@@ -18,12 +18,22 @@ public struct Mutation: Sendable, Hashable {
   let skipsConditions: Bool
   /// Metadata's writes don't depend on the controller's lease.
   let skipsLease: Bool
+  /// A damaged replica is filled anew while others still count on it.
+  let refillsTrusted: Bool
+  /// What is not committed goes to the object tier, too.
+  let uploadsUncommitted: Bool
+  /// A write or sync that failed counts as done.
+  let countsFailedWrites: Bool
 
   private init(
     _ name: String, _ rule: String, replication: Weaknesses = [],
     metadata: MetadataWeaknesses = [], log: LogMutations = [], skipsSyncs: Bool = false,
-    skipsConditions: Bool = false, skipsLease: Bool = false
+    skipsConditions: Bool = false, skipsLease: Bool = false, refillsTrusted: Bool = false,
+    uploadsUncommitted: Bool = false, countsFailedWrites: Bool = false
   ) {
+    self.refillsTrusted = refillsTrusted
+    self.uploadsUncommitted = uploadsUncommitted
+    self.countsFailedWrites = countsFailedWrites
     self.metadata = metadata
     self.skipsConditions = skipsConditions
     self.skipsLease = skipsLease
@@ -99,6 +109,22 @@ public struct Mutation: Sendable, Hashable {
       "keep-leader-epoch", "each election raises the leader epoch", metadata: .keepLeaderEpoch),
     Mutation(
       "skip-conditions", "metadata writes by compare-and-set", skipsConditions: true),
+    Mutation(
+      "cut-uploaded", "what is uploaded or deleted is final: no replica cuts there",
+      replication: .cutUploaded),
+    Mutation(
+      "join-without-history",
+      "a replica that begins above 0 knows the epochs and producers below before it counts",
+      replication: .joinWithoutHistory),
+    Mutation(
+      "upload-uncommitted", "only what is committed goes to the object tier",
+      uploadsUncommitted: true),
+    Mutation(
+      "refill-trusted", "a damaged replica is filled anew once nobody counts on what it holds",
+      refillsTrusted: true),
+    Mutation(
+      "count-failed-writes", "a write or sync that failed makes nothing durable",
+      countsFailedWrites: true),
     Mutation("skip-syncs", "a volume's write is durable after its sync", skipsSyncs: true),
     Mutation(
       "cut-without-sealing", "after a crash the tail is sealed at the cut",

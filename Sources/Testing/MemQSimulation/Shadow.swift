@@ -17,17 +17,38 @@ struct Shadow {
   var count: Int { self.committed.count }
   /// By partition and offset.
   private(set) var committed: [[UInt64]]
+  /// The batches they came in.
+  private(set) var batches: [[BatchSummary]]
   private var nextSequence: [[UInt64: UInt64]]
   private(set) var acknowledgedBatches = 0
+  /// By partition: whether records may be lost to an unclean election, and the leader epoch since which what went before doesn't
+  /// count; `.none`: there was none yet.
+  let mayLose: [Bool]
+  private(set) var lostBefore: [LeaderEpoch]
 
-  init(partitions: Int) {
+  init(mayLose: [Bool]) {
+    let partitions = mayLose.count
+    self.mayLose = mayLose
+    self.lostBefore = Array(repeating: .none, count: partitions)
     self.committed = Array(repeating: [], count: partitions)
+    self.batches = Array(repeating: [], count: partitions)
     self.nextSequence = Array(repeating: [:], count: partitions)
   }
 
+  /// What is committed above `final` may be gone; the leader of `epoch` says what is committed now.
+  mutating func lose(_ partition: Int, above final: Int, since epoch: LeaderEpoch) {
+    self.lostBefore[partition] = epoch
+    self.committed[partition].removeLast(Swift.max(0, self.committed[partition].count - final))
+    self.batches[partition].removeAll { $0.endOffset.rawValue > Int64(final) }
+  }
+
+  func hasLost(_ partition: Int) -> Bool { self.lostBefore[partition] > .none }
+
   /// A leader's high watermark covers `values` from `base` on: they must be what was committed before, or
   /// extend it.
-  mutating func commit(_ partition: Int, base: Int, _ values: ArraySlice<UInt64>) throws(Broken) {
+  mutating func commit(_ partition: Int, _ batch: SimVolume.Batch) throws(Broken) {
+    let (base, values) = (Int(batch.summary.baseOffset.rawValue), batch.values)
+    if base == self.committed[partition].count { self.batches[partition].append(batch.summary) }
     for (at, value) in zip(base..., values) {
       if at < self.committed[partition].count {
         guard self.committed[partition][at] == value else {
@@ -48,7 +69,7 @@ struct Shadow {
   private mutating func checkOrder(
     of value: UInt64, in partition: Int, at offset: Int
   ) throws(Broken) {
-    guard value & Self.mayRepeat == 0 else { return }
+    guard value & Self.mayRepeat == 0, !self.hasLost(partition) else { return }
     let (producer, sequence) = (value >> 32, value & 0xFFFF_FFFF)
     let expected = self.nextSequence[partition][producer] ?? 0
     guard sequence == expected else {
@@ -62,10 +83,13 @@ struct Shadow {
 
   /// A producer was told that `values` are safe, from `base` on where it was told.
   mutating func acknowledge(
-    _ partition: Int, base: Int?, _ values: [UInt64]
+    _ partition: Int, base: Int?, _ values: [UInt64], by leader: LeaderEpoch
   ) throws(Broken) {
     self.acknowledgedBatches += 1
+    // An earlier leader's word went with what was lost.
+    guard leader >= self.lostBefore[partition] else { return }
     guard let base else {
+      if self.hasLost(partition) { return }
       let next = self.nextSequence[partition][values[0] >> 32] ?? 0
       guard values[values.count - 1] & 0xFFFF_FFFF < next else {
         throw Broken(rule: "an acknowledged record is missing", detail: "partition \(partition)")

@@ -56,6 +56,12 @@ struct SimClient {
     Int64(value & 0xFFFF_FFFF) - Int64(self.epochBase)
   }
 
+  /// A new life of the producer that begins with a value it has sent.
+  mutating func raiseEpoch(from value: UInt64) {
+    self.epoch += 1
+    self.epochBase = value & 0xFFFF_FFFF
+  }
+
   /// A new life of the producer: sequences begin anew.
   mutating func raiseEpoch() {
     self.epoch += 1

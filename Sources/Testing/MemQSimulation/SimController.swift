@@ -10,11 +10,20 @@ struct ClusterView {
   /// By the simulator's number of the node.
   var epochs: [NodeEpoch]
   var partitions: [PartitionAssignment]
+  var uploadedOffsets: [Offset]
+  var logStarts: [Offset]
+  /// Nodes whose replicas are damaged, by partition.
+  var damaged: [[NodeID]]
+  /// Nodes whose replicas' word counts: in sync, eligible, or leading.
+  var trusted: [[NodeID]]
 }
 
 /// What a metadata instance is asked to do.
 enum Command {
-  case register(node: Int, attempt: Int)
+  case register(node: Int, attempt: Int, isWhole: Bool)
+  case failVolume(node: Int, NodeEpoch)
+  /// Nil: whole again.
+  case damageReplica(node: Int, NodeEpoch, Int, from: Offset?)
   case setState(node: Int, NodeEpoch, NodeState)
   case deregister(node: Int, NodeEpoch)
   case fence(NodeID)
@@ -23,6 +32,8 @@ enum Command {
   case transfer(partition: Int, to: Int)
   case reassign(partition: Int, to: [Int])
   case cancelReassignment(partition: Int)
+  /// A leader says that its log begins later.
+  case raiseLogStart(partition: Int, to: Offset, ReplicaMember, LeaderEpoch)
 }
 
 /// One metadata instance: the core's state, fed by a watch that may be late; whoever holds the lease is the controller. The
@@ -74,7 +85,11 @@ struct SimController {
   var pausedUntil: Int64 = 0
   var ticks = 0
   var life = 0
-  var told: [PartitionAssignment] = []
+  var told: (partitions: [PartitionAssignment], offsets: [Offset], damaged: [[NodeID]]) = (
+    [], [], []
+  )
+  /// What `view` made of the state as it is.
+  private var seen: ClusterView?
 
   init(number: Int, weaknesses: MetadataWeaknesses) {
     self.number = number
@@ -112,6 +127,7 @@ struct SimController {
   }
 
   private mutating func take(_ changes: [StoreChange]) {
+    self.seen = nil
     do {
       _ = try self.state.apply(changes)
     } catch {
@@ -121,7 +137,12 @@ struct SimController {
 
   // MARK: - What nodes are told
 
-  func view(nodes: Int, partitions: Int) -> ClusterView? {
+  mutating func view(nodes: Int, partitions: Int) -> ClusterView? {
+    if self.seen == nil { self.seen = self.makeView(nodes: nodes, partitions: partitions) }
+    return self.seen
+  }
+
+  private func makeView(nodes: Int, partitions: Int) -> ClusterView? {
     guard let image = self.state.image else { return nil }
     let assignments = (0..<partitions).compactMap { number -> PartitionAssignment? in
       guard let partition = image.partitions[World.partition(number)],
@@ -140,7 +161,20 @@ struct SimController {
     return ClusterView(
       revision: self.state.revision,
       epochs: (0..<nodes).map { image.nodes[World.nodeID($0)]?.epoch ?? .zero },
-      partitions: assignments)
+      partitions: assignments,
+      uploadedOffsets: (0..<partitions).map {
+        image.partitions[World.partition($0)]?.uploadedOffset ?? .zero
+      },
+      logStarts: (0..<partitions).map {
+        image.partitions[World.partition($0)]?.logStart ?? .zero
+      },
+      damaged: (0..<partitions).map {
+        image.partitions[World.partition($0)]?.damaged.map(\.node) ?? []
+      },
+      trusted: (0..<partitions).map {
+        guard let partition = image.partitions[World.partition($0)] else { return [] }
+        return partition.inSync + partition.eligible + [partition.leader].compactMap(\.self)
+      })
   }
 
   // MARK: - Commands
@@ -150,8 +184,20 @@ struct SimController {
     _ command: Command, _ stage: Int, _ epoch: NodeEpoch?
   ) throws(MemQError) -> ([Transaction], Next) {
     switch command {
-    case .register(let node, let attempt):
-      return try self.planRegistration(node, attempt, stage, epoch)
+    case .register(let node, let attempt, let isWhole):
+      return try self.planRegistration(
+        World.registration(node, isWhole: isWhole), attempt, stage, epoch)
+    case .damageReplica(let node, let epoch, let partition, let from):
+      if stage > 0 { return self.planReconcile(stage, then: .finished(nil)) }
+      let report = ReplicaReport(
+        World.partition(partition), on: World.volume(node), damagedFrom: from)
+      let plan = try self.state.reportReplica(report, of: World.nodeID(node), epoch)
+      return (plan.transactions, .stage(1))
+    case .failVolume(let node, let epoch):
+      if stage > 0 { return self.planReconcile(stage, then: .finished(nil)) }
+      let plan = try self.state.reportVolumes(
+        of: World.nodeID(node), epoch, [VolumeImage(World.volume(node), .failed)])
+      return (plan.transactions, .stage(1))
     case .setState(let node, let epoch, let state):
       if stage > 0 { return self.planReconcile(stage, then: .finished(nil)) }
       let plan = try self.state.setState(of: World.nodeID(node), epoch, to: state)
@@ -176,6 +222,11 @@ struct SimController {
       let plan = try self.state.reassign(
         World.partition(partition), to: nodes.map { ReplicaWish(World.nodeID($0)) })
       return (plan.transactions, .stage(1))
+    case .raiseLogStart(let partition, let offset, let leader, let epoch):
+      let plan = try self.state.raiseLogStart(
+        of: World.partition(partition), to: offset, node: leader.id.node,
+        nodeEpoch: leader.nodeEpoch, leaderEpoch: epoch)
+      return (plan.transactions, .finished(nil))
     case .cancelReassignment(let partition):
       let plan = try self.state.cancelReassignment(of: World.partition(partition))
       return (plan.transactions, .finished(nil))
@@ -184,9 +235,8 @@ struct SimController {
 
   /// Fence the life before, settle what follows, register, settle.
   private func planRegistration(
-    _ node: Int, _ attempt: Int, _ stage: Int, _ epoch: NodeEpoch?
+    _ registration: NodeRegistration, _ attempt: Int, _ stage: Int, _ epoch: NodeEpoch?
   ) throws(MemQError) -> ([Transaction], Next) {
-    let registration = World.registration(node)
     switch stage {
     case 0:
       return (self.state.fencePredecessors(of: registration).transactions, .stage(1))

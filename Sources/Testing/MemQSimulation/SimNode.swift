@@ -1,11 +1,18 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQLog
 import MemQMetadata
 import MemQModel
 import MemQReplication
 
 /// A storage node: its disk, which outlives crashes, and the replicas of one life.
-struct SimNode {
+final class SimNode {
+  /// A box: looking at a replica copies nothing of it.
+  final class Replica {
+    var core: PartitionReplica
+    init(_ core: PartitionReplica) { self.core = core }
+  }
+
   /// Where a leader stands with pushing to one follower.
   struct Pusher {
     var node: Int
@@ -25,6 +32,10 @@ struct SimNode {
   var random: Randomness
   var volume: SimVolume
   var isUp = false
+  /// A write of its disk failed: its volume is out of use until it restarts.
+  var isVolumeFailed = false
+  /// How long it goes on without it.
+  var failsFor: Int64 = 0
   /// Events of an earlier life are dropped.
   var life = 0
   var attempt = 0
@@ -38,7 +49,7 @@ struct SimNode {
   var drainsUntil: Int64?
   /// How long it will stay away after that.
   var awayFor: Int64 = 0
-  var replicas: [PartitionReplica?]
+  var replicas: [Replica?]
   var pushers: [[Pusher]]
   /// The payload behind a token of `.write`, until then.
   var payloads: [UInt64: [UInt64]] = [:]
@@ -57,6 +68,20 @@ struct SimNode {
   /// Milliseconds its wall clock is off.
   var clockError: Int64 = 0
   var ticks = 0
+  /// What each replica was told: below it the object tier is the log.
+  var toldUploaded: [Offset]
+  /// Where its log begins, as far as it was told and could follow.
+  var appliedStart: [Offset]
+  /// Where it is to begin by what it was told.
+  var wantedStart: [Offset]
+  /// Filled anew in this life: what metadata says of damage is of what was before.
+  var isKnownWhole: [Bool]
+  /// What of uploaded records stays.
+  let retention: LocalRetention
+  /// Where a log that was given up begins anew, and the last open number of the replica before.
+  var fresh: [(start: Offset, opens: OpenNumber)?]
+  /// Where each replica has to start afresh, once what it says now is done.
+  var renewal: [Offset?]
   /// How far each replica's log below its high watermark has been checked.
   var checked: [Int]
 
@@ -72,35 +97,60 @@ struct SimNode {
     self.replicas = Array(repeating: nil, count: partitions)
     self.pushers = Array(repeating: [], count: partitions)
     self.checked = Array(repeating: 0, count: partitions)
+    self.toldUploaded = Array(repeating: .zero, count: partitions)
+    self.appliedStart = Array(repeating: .zero, count: partitions)
+    self.wantedStart = Array(repeating: .zero, count: partitions)
+    self.isKnownWhole = Array(repeating: false, count: partitions)
+    var kept = Randomness(seed: seed, stream: 300 + UInt64(number))
+    self.retention = LocalRetention(
+      bytes: kept.pick([nil, 0, 30_000, 300_000]), hasObjectTier: true)
+    self.fresh = Array(repeating: nil, count: partitions)
+    self.renewal = Array(repeating: nil, count: partitions)
   }
 
-  mutating func token() -> UInt64 {
+  /// A replica is gone from the memory of its node.
+  func forget(_ partition: Int) {
+    self.replicas[partition] = nil
+    self.pushers[partition] = []
+    self.checked[partition] = 0
+    self.toldUploaded[partition] = .zero
+    self.appliedStart[partition] = .zero
+    self.wantedStart[partition] = .zero
+    self.renewal[partition] = nil
+  }
+
+  func token() -> UInt64 {
     self.lastToken += 1
     return self.lastToken
   }
 
-  mutating func crash() {
+  func crash() {
     self.forget()
     self.volume.crash(&self.random)
   }
 
+  func loseVolume() { self.volume.crash(&self.random, isFailed: true) }
+
   /// An orderly end.
-  mutating func stop(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
-    try self.volume.close(at: now, wall: wall)
+  func stop(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
+    if !self.isVolumeFailed, try !self.volume.close(at: now, wall: wall) { self.loseVolume() }
     self.forget()
   }
 
-  private mutating func forget() {
+  private func forget() {
     self.isUp = false
+    self.isVolumeFailed = false
     self.life += 1
     self.epoch = nil
     self.imageRevision = .zero
     self.drainsUntil = nil
-    self.replicas = Array(repeating: nil, count: self.replicas.count)
-    self.pushers = Array(repeating: [], count: self.pushers.count)
+    for partition in self.replicas.indices {
+      self.forget(partition)
+      self.fresh[partition] = nil
+      self.isKnownWhole[partition] = false
+    }
     self.payloads = [:]
     self.waiting = [:]
-    self.checked = Array(repeating: 0, count: self.checked.count)
     self.pausedUntil = 0
     self.quietUntil = 0
     self.scheduledWork = 0

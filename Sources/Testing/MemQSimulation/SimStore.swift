@@ -17,7 +17,13 @@ struct SimStore {
   private(set) var revision = Revision.zero
   /// What all the records amount to, for the checks.
   private(set) var truth = MetadataState()
+  /// Its partitions, by the simulator's number, and the nodes that may be elected for each.
+  private(set) var records: [PartitionImage] = []
+  private(set) var electable: [[Int]] = []
+  /// Below it everything is uploaded or deleted.
+  private(set) var final: [Offset] = []
   var counters = Counters()
+  private var uncleanElections: [(partition: Int, epoch: LeaderEpoch)] = []
 
   // MARK: - Transactions
 
@@ -66,6 +72,12 @@ struct SimStore {
     } catch {
       preconditionFailure("what the core wrote, it reads: \(error)")
     }
+    self.records = self.truth.partitions.values.map(\.value)
+    self.final = self.records.map {
+      let group = self.truth.uploadGroups[$0.uploadGroup]?.value
+      return Swift.max($0.logStart, group?.positions[$0.id]?.next ?? .zero)
+    }
+    self.electable = self.records.map { ($0.inSync + $0.eligible).map(World.node) }
     for partition in self.truth.partitions.values {
       guard let old = before[partition.value.id]?.value else { continue }
       let new = partition.value
@@ -89,10 +101,16 @@ struct SimStore {
       self.counters.elections += 1
       if let leader = new.leader {
         self.counters.hit(
-          old.inSync.contains(leader) ? .leaderElectedInSync : .leaderElectedEligible)
+          old.historyEpoch != new.historyEpoch
+            ? .leaderElectedUncleanly
+            : old.inSync.contains(leader) ? .leaderElectedInSync : .leaderElectedEligible)
       } else {
         self.counters.hit(.leaderLost)
       }
+    }
+    if old.historyEpoch != new.historyEpoch {
+      self.counters.uncleanElections += 1
+      self.uncleanElections.append((World.number(new.id), new.leaderEpoch))
     }
     if old.inSync != new.inSync { self.counters.isrChanges += 1 }
     for node in old.inSync where !new.inSync.contains(node) {
@@ -107,6 +125,12 @@ struct SimStore {
       if old.replicas != new.replicas { self.counters.hit(.replicasReordered) }
     case (.some, .some): break
     }
+  }
+
+  mutating func takeUncleanElections() -> [(partition: Int, epoch: LeaderEpoch)] {
+    guard !self.uncleanElections.isEmpty else { return [] }
+    defer { self.uncleanElections = [] }
+    return self.uncleanElections
   }
 
   /// Runs a plan at once, before anybody is there: how the cluster comes to be.

@@ -18,14 +18,47 @@ struct SimVolume {
   }
 
   struct Log {
-    var batches: [Batch] = []
+    private(set) var start: Offset
+    private(set) var batches: [Batch] = []
     var epochs: [EpochStart] = []
-    var end: Offset { self.batches.last?.summary.endOffset ?? .zero }
+    private(set) var end: Offset
+    /// Where its first batch begins.
+    var first: Offset { self.batches.isEmpty ? self.end : self.batches[0].summary.baseOffset }
+
+    /// - Parameter first: where its first batch begins; what lies before is not here any more.
+    init(start: Offset = .zero, first: Offset? = nil) {
+      self.start = start
+      self.end = first ?? start
+    }
+
+    mutating func setStart(_ start: Offset) {
+      self.start = Swift.max(self.start, start)
+      self.letGo(below: start)
+      self.end = Swift.max(self.end, start)
+      let kept = self.epochs.lastIndex { $0.start < start } ?? 0
+      self.epochs.removeFirst(kept)
+    }
+
+    mutating func letGo(below offset: Offset) {
+      var gone = 0
+      while gone < self.batches.count, self.batches[gone].summary.endOffset <= offset { gone += 1 }
+      self.batches.removeFirst(gone)
+    }
+
+    mutating func append(_ batch: Batch) {
+      self.batches.append(batch)
+      self.end = batch.summary.endOffset
+    }
+
+    mutating func removeLast() {
+      self.end = self.batches.removeLast().summary.baseOffset
+    }
   }
 
   enum Write {
-    case open
+    case open(at: Offset)
     case drop
+    case setLogStart(Offset)
     case append(Batch)
     case startEpoch(EpochStart)
     case truncate(to: Offset, epochs: [EpochStart])
@@ -38,7 +71,10 @@ struct SimVolume {
     var write: Write
   }
 
+  private let countsFailedWrites: Bool
   private static let segmentBytes: Int64 = 64 << 10
+  /// Segment files that a disk has room for.
+  private static let slotsMax = 20_000
 
   private var disk: SimulatedVolume
   private(set) var current: [Log]
@@ -51,6 +87,13 @@ struct SimVolume {
   private var held: [(request: RequestID, partition: Int, write: Write)] = []
   private var lastRequest: UInt64 = 0
   private var reads = 0
+  private var localStarts: [(partition: Int, start: Offset)] = []
+  /// Where each partition's records cease to read; nil: nothing is known to be damaged.
+  private(set) var damagedFrom: [Offset?]
+  /// A bit was flipped on the disk: reads may meet it.
+  private var isCorrupted = false
+  /// The file system has no room for another segment file.
+  private var isShort = false
 
   init(node: Int, partitions: Int, mutation: Mutation?) {
     let cluster = ClusterID(UniqueID(high: 7, low: 7))
@@ -58,17 +101,24 @@ struct SimVolume {
       identity: VolumeIdentity(
         cluster: cluster, volume: World.volume(node),
         segmentBytes: Self.segmentBytes),
-      slotsMax: 20_000)
+      slotsMax: Self.slotsMax)
+    self.countsFailedWrites = mutation?.countsFailedWrites ?? false
+    self.disk.salvage = .isolate
     self.disk.configuration.mutations = mutation?.log ?? []
     self.disk.disk.skipsSyncs = mutation?.skipsSyncs ?? false
     self.current = Array(repeating: Log(), count: partitions)
     self.durable = self.current
     self.recovered = Array(repeating: nil, count: partitions)
     self.isHeld = Array(repeating: false, count: partitions)
+    self.damagedFrom = Array(repeating: nil, count: partitions)
   }
 
   static func partition(_ number: Int) -> TopicPartition {
     World.partition(number)
+  }
+
+  func durableSpan(of partition: Int) -> (first: Offset, end: Offset) {
+    (self.durable[partition].first, self.durable[partition].end)
   }
 
   // MARK: - Writes
@@ -83,7 +133,8 @@ struct SimVolume {
     case .drop:
       self.isHeld[partition] = false
       self.recovered[partition] = nil
-    case .append, .startEpoch, .truncate: break
+      self.damagedFrom[partition] = nil
+    case .append, .startEpoch, .truncate, .setLogStart: break
     }
     self.lastRequest += 1
     let request = RequestID(self.lastRequest)
@@ -95,12 +146,14 @@ struct SimVolume {
 
   /// Hands the volume what it would not take before, in order, as a node's lane does.
   private mutating func giveHeld(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
-    while let (request, partition, write) = self.held.first {
+    while let (request, partition, write) = self.held.first, self.disk.failure == nil {
       let id = Self.partition(partition)
       switch write {
-      case .open:
+      case .open(let start):
         self.disk.handle(
-          .openPartition(request, id, logStart: .zero, epochs: []), at: now, wall: wall)
+          .openPartition(request, id, logStart: start, epochs: []), at: now, wall: wall)
+      case .setLogStart(let start):
+        self.disk.handle(.setLogStart(request, id, start), at: now, wall: wall)
       case .drop:
         self.disk.handle(.dropPartition(request, id), at: now, wall: wall)
       case .startEpoch(let start):
@@ -112,19 +165,104 @@ struct SimVolume {
           try self.disk.append(
             [(id, Self.bytes(of: batch))], request: request, at: now, wall: wall)
         } catch {
-          // Its queue is full, or the next segment is being made: both pass.
-          if error.code == .resourceExhausted { return }
+          // Its queue is full, the next segment is being made, or the disk is full: all pass.
+          if error.code == .resourceExhausted || error.code == .volumeFull { return }
           throw Shadow.Broken(rule: "a volume refused a write", detail: "\(error)")
         }
       }
+      if self.disk.takesBack(request) { return }
       self.held.removeFirst()
     }
   }
+
+  /// What a leader asks before it decides on a batch: past it nothing would take it.
+  var isFull: Bool {
+    self.isShort && (!self.held.isEmpty || self.disk.core?.isFull(for: 200) ?? true)
+  }
+
+  /// - Parameter room: segment files that still fit; nil: as many as there are.
+  mutating func setRoom(
+    _ room: Int?, at now: MonotonicInstant, wall: Timestamp
+  ) throws(Shadow.Broken) {
+    self.isShort = room != nil
+    self.disk.slotsMax = room.map { self.disk.disk.slots.count + $0 } ?? Self.slotsMax
+    guard self.disk.isOpen else { return }
+    self.disk.handle(.room(availableBytes: self.disk.availableBytes), at: now, wall: wall)
+    try self.giveHeld(at: now, wall: wall)
+  }
+
+  /// Flips a bit of a batch that was durable long ago, of the frame around it or of its bytes.
+  mutating func corrupt(_ partition: Int, _ random: inout Randomness) {
+    let batches = self.durable[partition].batches
+    guard batches.count > 50 else { return }
+    let batch = batches[random.number(0..<(batches.count - 40))]
+    let bytes = Self.bytes(of: batch).bytes
+    for slot in self.disk.disk.slots {
+      guard let place = Self.place(of: bytes, in: self.disk.disk.bytes(of: slot)) else { continue }
+      let first = Swift.max(0, place - 40)
+      self.disk.disk.flip(
+        bit: random.number(0..<8), at: random.number(first..<(place + bytes.count)), of: slot)
+      self.isCorrupted = true
+    }
+  }
+
+  private static func place(of bytes: [UInt8], in file: [UInt8]) -> Int? {
+    file.withUnsafeBufferPointer { file in
+      bytes.withUnsafeBufferPointer { bytes in
+        var at = 0
+        while at + bytes.count <= file.count {
+          if file[at] == bytes[0], file[at..<(at + bytes.count)].elementsEqual(bytes) { return at }
+          at += 1
+        }
+        return nil
+      }
+    }
+  }
+
+  /// The next write or sync fails.
+  mutating func failNext() { self.disk.worksUntilFailure = 0 }
+  mutating func heal() { self.disk.worksUntilFailure = nil }
+
+  var hasFailed: Bool { self.disk.failure != nil }
 
   mutating func setHighWatermark(
     _ offset: Offset, _ partition: Int, at now: MonotonicInstant, wall: Timestamp
   ) {
     self.disk.handle(.setHighWatermark(Self.partition(partition), offset), at: now, wall: wall)
+  }
+
+  mutating func setUploadedOffset(
+    _ offset: Offset, _ partition: Int, at now: MonotonicInstant, wall: Timestamp
+  ) {
+    self.disk.handle(.setUploadedOffset(Self.partition(partition), offset), at: now, wall: wall)
+  }
+
+  mutating func setRetention(
+    _ retention: LocalRetention, _ partition: Int, at now: MonotonicInstant, wall: Timestamp
+  ) {
+    self.disk.handle(.setLocalRetention(Self.partition(partition), retention), at: now, wall: wall)
+  }
+
+  /// Where each log begins now whose older records left the disk since.
+  mutating func takeLocalStarts() -> [(partition: Int, start: Offset)] {
+    self.noteLocalStarts()
+    defer { self.localStarts = [] }
+    return self.localStarts
+  }
+
+  private mutating func noteLocalStarts() {
+    for (partition, start) in self.disk.takeLocalStartMoves() {
+      let number = World.number(partition)
+      self.current[number].letGo(below: start)
+      self.durable[number].letGo(below: start)
+      self.localStarts.append((number, start))
+    }
+  }
+
+  mutating func takeSnapshotsWanted() -> [Int] {
+    guard !self.disk.snapshotsWanted.isEmpty else { return [] }
+    defer { self.disk.snapshotsWanted = [] }
+    return self.disk.snapshotsWanted.map(World.number)
   }
 
   mutating func setSnapshot(
@@ -167,7 +305,12 @@ struct SimVolume {
     var last = [WriteNumber?](repeating: nil, count: self.durable.count)
     for (request, result) in self.disk.takeCompletions() {
       if case .failure(let error) = result {
-        throw Shadow.Broken(rule: "a volume failed a write", detail: "\(error)")
+        // Final, and the same for all that follow.
+        if self.disk.failure != nil {
+          guard self.countsFailedWrites else { break }
+        } else {
+          throw Shadow.Broken(rule: "a volume failed a write", detail: "\(error)")
+        }
       }
       guard let next = self.queue.first, next.request == request else {
         throw Shadow.Broken(rule: "writes became durable out of order", detail: "\(request)")
@@ -182,8 +325,11 @@ struct SimVolume {
   // MARK: - Crash and recovery
 
   /// The power goes, or only the process ends.
-  mutating func crash(_ random: inout Randomness) {
-    if random.chance(700) {
+  ///
+  /// - Parameter isFailed: the disk failed: what it did not confirm may or may not be on it.
+  mutating func crash(_ random: inout Randomness, isFailed: Bool = false) {
+    self.disk.worksUntilFailure = nil
+    if isFailed || random.chance(700) {
       var generator = SeededGenerator(seed: random.next())
       self.disk.crash(&generator)
     } else {
@@ -202,7 +348,10 @@ struct SimVolume {
       let id = Self.partition(number)
       self.recovered[number] = found.first { $0.partition == id }
       self.isHeld[number] = self.recovered[number] != nil
+      self.damagedFrom[number] = nil
       let log = try self.contents(number)
+      // It must not be served, nor voted with; that is no loss while others hold it.
+      if self.damagedFrom[number] != nil { continue }
       guard self.isLegal(log, number) else {
         throw Shadow.Broken(
           rule: "a volume lost or made up records",
@@ -214,21 +363,29 @@ struct SimVolume {
     self.current = self.durable
     self.queue = []
     self.held = []
+    self.localStarts = []
   }
 
   private mutating func contents(_ number: Int) throws(Shadow.Broken) -> Log {
-    var log = Log()
-    guard let recovered = self.recovered[number] else { return log }
+    guard let recovered = self.recovered[number] else { return Log() }
+    if recovered.damage != nil, self.isCorrupted {
+      self.damagedFrom[number] = recovered.damagedFrom ?? recovered.logStart
+      return Log()
+    }
+    var log = Log(start: recovered.logStart, first: recovered.localStart)
     log.epochs = recovered.epochs
     do {
       while log.end < recovered.end {
         let found = try self.disk.read(
           recovered.partition, from: log.end, below: recovered.end, maxBytes: 1 << 20)
         guard !found.isEmpty else { break }
-        for read in found { log.batches.append(Self.batch(read)) }
+        for read in found { log.append(Self.batch(read)) }
       }
     } catch {
-      throw Shadow.Broken(rule: "a recovered volume can't be read", detail: "\(error)")
+      guard self.isCorrupted, error.code == .logCorrupt else {
+        throw Shadow.Broken(rule: "a recovered volume can't be read", detail: "\(error)")
+      }
+      self.damagedFrom[number] = log.end
     }
     return log
   }
@@ -253,10 +410,13 @@ struct SimVolume {
   }
 
   private static func isSame(_ a: Log, _ b: Log) -> Bool {
-    guard a.end == b.end, a.epochs == b.epochs, a.batches.count == b.batches.count else {
-      return false
-    }
-    return zip(a.batches, b.batches).allSatisfy {
+    guard a.end == b.end, a.start == b.start, a.epochs == b.epochs else { return false }
+    // What is uploaded may be on the one and gone on the other.
+    let first = Swift.max(a.first, b.first)
+    let here = a.batches[Self.index(of: first, in: a.batches)...]
+    let there = b.batches[Self.index(of: first, in: b.batches)...]
+    guard here.count == there.count else { return false }
+    return zip(here, there).allSatisfy {
       $0.summary.baseOffset == $1.summary.baseOffset
         && $0.summary.leaderEpoch == $1.summary.leaderEpoch
         && $0.summary.appendTime == $1.summary.appendTime && $0.values == $1.values
@@ -273,35 +433,47 @@ struct SimVolume {
     }
   }
 
-  /// An orderly end: all is durable and closed.
-  mutating func close(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) {
+  /// An orderly end: all is durable and closed. False: the disk failed meanwhile.
+  mutating func close(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) -> Bool {
     var rounds = 0
     while !self.held.isEmpty || !self.queue.isEmpty || rounds == 0 {
       rounds += 1
+      // A full disk keeps no volume from closing.
+      if self.isShort, rounds > 3 { break }
       guard rounds < 100 else {
         throw Shadow.Broken(rule: "a volume doesn't close", detail: "\(self.held.count) held")
       }
       self.disk.drain(at: now, wall: wall)
       _ = try self.takeDurable()
+      if self.hasFailed { return false }
       try self.giveHeld(at: now, wall: wall)
     }
+    self.queue.removeLast(self.held.count)
+    self.held = []
     self.lastRequest += 1
     self.disk.handle(.close(RequestID(self.lastRequest)), at: now, wall: wall)
     self.disk.drain(at: now, wall: wall)
-    _ = self.disk.takeCompletions()
+    if self.hasFailed { return false }
+    for (request, result) in self.disk.takeCompletions() where request.rawValue != self.lastRequest
+    {
+      let queued = self.queue.removeFirst()
+      // What found no room is refused.
+      if case .success = result { Self.apply(queued.write, to: &self.durable[queued.partition]) }
+    }
     self.disk.shut()
+    return true
   }
 
   /// The log as a node finds it at start.
   func recover(_ partition: Int, _ limits: ProducerLimits) throws(MemQError) -> ReplicaLog {
     guard let found = self.recovered[partition] else {
-      return ReplicaLog(emptyAt: .zero, limits: limits)
+      return ReplicaLog(emptyAt: self.current[partition].start, limits: limits)
     }
     return ReplicaLog(
       start: found.logStart, end: found.end, highWatermark: found.highWatermark,
       uploadedOffset: found.uploadedOffset, epochs: try EpochCache(found.epochs),
       producers: try ProducerState(
-        snapshot: found.producerSnapshot, start: found.logStart,
+        snapshot: found.producerSnapshot, start: found.producerSnapshotEnd,
         batches: found.batchesAfterSnapshot, limits: limits))
   }
 
@@ -309,6 +481,7 @@ struct SimVolume {
 
   /// The batch that begins at `offset`. Every sixteenth is compared with what the volume reads, if it has taken all.
   mutating func batch(_ partition: Int, at offset: Offset) throws(Shadow.Broken) -> Batch? {
+    self.noteLocalStarts()
     let batches = self.current[partition].batches
     let at = Self.index(of: offset, in: batches)
     guard at < batches.count, batches[at].summary.baseOffset == offset else { return nil }
@@ -335,21 +508,23 @@ struct SimVolume {
 
   private static func apply(_ write: Write, to log: inout Log) {
     switch write {
-    case .open: break
+    case .open(let start): log = Log(start: start)
     case .drop: log = Log()
+    case .setLogStart(let start):
+      log.setStart(start)
     case .append(let batch):
       precondition(batch.summary.baseOffset == log.end, "appends follow the end")
       if batch.summary.leaderEpoch > log.epochs.last?.epoch ?? .none {
         log.epochs.append(
           EpochStart(epoch: batch.summary.leaderEpoch, start: batch.summary.baseOffset))
       }
-      log.batches.append(batch)
+      log.append(batch)
     case .startEpoch(let epoch):
       log.epochs.append(epoch)
     case .truncate(let end, let epochs):
       while let last = log.batches.last, last.summary.endOffset > end {
         precondition(last.summary.baseOffset >= end, "a cut lies between batches")
-        log.batches.removeLast()
+        log.removeLast()
       }
       log.epochs = epochs
     }

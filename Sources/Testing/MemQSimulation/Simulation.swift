@@ -54,7 +54,7 @@ public struct Simulation {
 
   /// Heals; lets the producers get one more batch through each; stops them; waits until all is equal.
   private func settle(_ world: World, until end: Int64) throws(Shadow.Broken) {
-    world.heal()
+    try world.heal()
     let before = world.clients.map(\.acknowledged)
     while let event = world.scheduler.next(before: end) {
       try world.handle(event)

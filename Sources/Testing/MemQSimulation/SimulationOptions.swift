@@ -11,6 +11,8 @@ public struct SimulationOptions: Sendable {
   public var healSeconds = 40
   /// Numbers of the faults that happen; nil: all of the seed's.
   public var faults: [Int]?
+  /// Kinds of faults that don't happen.
+  public var without: [Fault.Kind] = []
   /// Producers that send; nil: all of the seed's.
   public var clients: [Int]?
   /// What the network refrains from.

@@ -23,7 +23,8 @@ public enum TransitionRow: Int, CaseIterable, Sendable {
   case producerFresh, producerDuplicate, producerStraddles, producerOutOfOrder, producerFenced
   case producerUnknown
   // MetadataState: elections
-  case leaderElectedInSync, leaderElectedEligible, leaderLost, memberLeaves, memberLeavesToELR
+  case leaderElectedInSync, leaderElectedEligible, leaderElectedUncleanly, leaderLost, memberLeaves,
+    memberLeavesToELR
   // MetadataState: nodes
   case nodeRegisters, nodeReady, nodeDrains, nodeFenced, nodeGone
   // MetadataState: changes of replicas
@@ -78,6 +79,7 @@ public enum TransitionRow: Int, CaseIterable, Sendable {
     case .producerUnknown: "producer: unknown, not from 0 → refused"
     case .leaderElectedInSync: "election: an in-sync replica lives → it leads"
     case .leaderElectedEligible: "election: only an eligible replica lives → it leads"
+    case .leaderElectedUncleanly: "election: none of them lives, unclean ones are allowed → any"
     case .leaderLost: "election: none lives → no leader"
     case .memberLeaves: "ISR member leaves, enough stay → ELR empty"
     case .memberLeavesToELR: "ISR member leaves, too few stay → ELR"
@@ -112,7 +114,8 @@ struct ReplicaStanding {
   /// Of the follower that speaks.
   var position: Offset?
 
-  init(_ replica: borrowing PartitionReplica, _ event: PartitionReplica.Event) {
+  /// - Parameter replica: inout, because to lend out what lies in a box would copy it.
+  init(_ replica: inout PartitionReplica, _ event: PartitionReplica.Event) {
     if case .leader(.positioned(let position)) = event {
       self.position = replica.position(of: position.follower.id)
     }

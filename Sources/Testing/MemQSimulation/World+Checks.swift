@@ -8,15 +8,19 @@ import MemQReplication
 extension World {
   /// Whoever may be elected holds every committed record, durably.
   func checkElectable() throws(Shadow.Broken) {
-    for partition in self.shadow.committed.indices {
+    for partition in 0..<self.shadow.count {
       let committed = Int64(self.shadow.committed[partition].count)
-      for id in self.electable(partition) {
-        let node = Self.node(id)
-        let end = self.nodes[node].volume.durable[partition].end
-        guard end.rawValue >= committed else {
+      for node in self.electable(partition) {
+        // A damaged one votes with nothing; metadata may not know yet.
+        if self.nodes[node].volume.damagedFrom[partition] != nil { continue }
+        let (first, end) = self.nodes[node].volume.durableSpan(of: partition)
+        let final = self.store.final[partition]
+        // What is uploaded or deleted nobody needs to hold.
+        guard end.rawValue >= committed && first <= final || final.rawValue >= committed else {
           throw Shadow.Broken(
             rule: "an electable replica lacks committed records",
-            detail: "partition \(partition) node \(node): durable to \(end) of \(committed)")
+            detail: "partition \(partition) node \(node): durable from \(first) to \(end), "
+              + "committed to \(committed), final below \(final)")
         }
       }
     }
@@ -24,19 +28,25 @@ extension World {
 
   /// A new leader holds every committed record, unless it learns of an election that is past already.
   func checkNewLeader(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
-    guard let epoch = self.nodes[node].replicas[partition]?.leaderEpoch else { return }
+    guard let epoch = self.nodes[node].replicas[partition]?.core.leaderEpoch else { return }
     guard !self.leaders[partition].contains(where: { $0.epoch == epoch }) else {
       throw Shadow.Broken(
         rule: "a leader epoch began twice", detail: "partition \(partition) epoch \(epoch)")
     }
     self.leaders[partition].append((epoch, node))
     guard epoch == self.record(partition).leaderEpoch else { return }
+    if self.shadow.hasLost(partition), let known = self.nodes[node].replicas[partition]?.core {
+      // What it knew as committed when the others were lost is committed still.
+      try self.commit(node, partition, below: known.highWatermark)
+    }
     let end = self.shadow.committed[partition].count
-    let batches = self.nodes[node].volume.current[partition].batches
+    let log = self.nodes[node].volume.current[partition]
+    let batches = log.batches
     self.log(
       "node \(node) leads partition \(partition) from \(batches.last?.summary.endOffset ?? .zero)")
     try self.shadow.check(
-      batches, of: partition, from: 0, below: end, rule: "a new leader lacks committed records")
+      batches, of: partition, from: Int(log.first.rawValue), below: end,
+      rule: "a new leader lacks committed records")
   }
 
   /// A leader that takes a follower's open holds all that the follower's log holds: what they are sent next follows the same
@@ -47,16 +57,17 @@ extension World {
     let theirs = self.nodes[follower].volume.current[partition]
     // Answers to what it asked earlier mean nothing to it any more.
     guard self.nodes[follower].isUp, theirs.end == from,
-      let now = self.nodes[follower].replicas[partition]?.followerStanding,
+      let now = self.nodes[follower].replicas[partition]?.core.followerStanding,
       now.number == answer.number, now.phase == .opening,
-      self.nodes[follower].replicas[partition]?.leaderEpoch == answer.leaderEpoch
+      self.nodes[follower].replicas[partition]?.core.leaderEpoch == answer.leaderEpoch
     else { return }
     let ours = self.nodes[node].volume.current[partition].batches
     let known = Offset(
       Int64(
         Swift.min(
           self.nodes[node].checked[partition], self.nodes[follower].checked[partition])))
-    let place = SimVolume.index(of: known, in: theirs.batches)
+    let first = self.nodes[node].volume.current[partition].first
+    let place = SimVolume.index(of: Swift.max(known, first), in: theirs.batches)
     for batch in theirs.batches[place...] {
       let at = SimVolume.index(of: batch.summary.baseOffset, in: ours)
       guard at < ours.count, ours[at].values == batch.values,
@@ -73,26 +84,40 @@ extension World {
   func watermarkMoved(_ node: Int, _ partition: Int, to offset: Offset) throws(Shadow.Broken) {
     self.trace.note(Int64(node), Int64(partition), offset.rawValue)
     self.log("node \(node) partition \(partition) high watermark \(offset)")
-    let end = Int(offset.rawValue)
-    if self.nodes[node].replicas[partition]?.leader != nil {
-      let batches = self.nodes[node].volume.current[partition].batches
-      let known = self.nodes[node].checked[partition]
-      for batch in batches[SimVolume.index(of: Offset(Int64(known)), in: batches)...] {
-        guard batch.summary.endOffset <= offset else { break }
-        try self.shadow.commit(
-          partition, base: Int(batch.summary.baseOffset.rawValue), batch.values[...])
-      }
-      self.nodes[node].checked[partition] = end
+    if self.nodes[node].replicas[partition]?.core.leads ?? false {
+      try self.commit(node, partition, below: offset)
     }
     self.nodes[node].volume.setHighWatermark(
       offset, partition, at: self.now(node), wall: self.wall(node))
     try self.checkLog(node, partition)
   }
 
+  private func commit(
+    _ node: Int, _ partition: Int, below offset: Offset
+  ) throws(Shadow.Broken) {
+    guard self.counts(node, partition) else { return }
+    let batches = self.nodes[node].volume.current[partition].batches
+    let known = self.nodes[node].checked[partition]
+    for batch in batches[SimVolume.index(of: Offset(Int64(known)), in: batches)...] {
+      guard batch.summary.endOffset <= offset else { break }
+      try self.shadow.commit(partition, batch)
+    }
+    self.nodes[node].checked[partition] = Int(offset.rawValue)
+  }
+
+  /// False: it speaks of what an unclean election gave up.
+  private func counts(_ node: Int, _ partition: Int) -> Bool {
+    self.nodes[node].replicas[partition].map {
+      $0.core.leaderEpoch >= self.shadow.lostBefore[partition]
+    } ?? false
+  }
+
   /// Logs are equal below their watermarks.
   func checkLog(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
-    let end = Int(self.nodes[node].replicas[partition]?.highWatermark.rawValue ?? 0)
-    let from = Swift.min(self.nodes[node].checked[partition], end)
+    let end = Int(self.nodes[node].replicas[partition]?.core.highWatermark.rawValue ?? 0)
+    guard self.counts(node, partition) else { return }
+    let first = Int(self.nodes[node].volume.current[partition].first.rawValue)
+    let from = Swift.max(first, Swift.min(self.nodes[node].checked[partition], end))
     try self.shadow.check(
       self.nodes[node].volume.current[partition].batches, of: partition, from: from, below: end,
       rule: "a log differs below its high watermark")
@@ -102,13 +127,22 @@ extension World {
   /// The memory of producers is a function of the log: a replica that cut or recovered knows what one knows that only
   /// ever appended these batches.
   func checkProducers(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
-    guard let replica = self.nodes[node].replicas[partition] else { return }
-    let batches = self.nodes[node].volume.current[partition].batches.map(\.summary)
+    // A cut below what a snapshot covers, which only an unclean election asks for, makes all producers unknown.
+    guard !self.shadow.hasLost(partition),
+      let replica = self.nodes[node].replicas[partition]?.core
+    else { return }
+    // What the leader told of records still to come, or has yet to tell, is no function of what is here.
+    guard !replica.log.needsHistory, replica.log.producers.snapshotOffset <= replica.log.end else {
+      return
+    }
+    let log = self.nodes[node].volume.current[partition]
+    let below = self.shadow.batches[partition].prefix { $0.endOffset <= log.first }
+    let batches = below + log.batches.map(\.summary)
     let known = replica.log.producers.contents
     let expected: [ProducerContents]
     do {
       expected = try ProducerState(
-        snapshot: nil, start: .zero, batches: batches, limits: self.configuration.producers
+        snapshot: nil, start: .zero, batches: Array(batches), limits: self.configuration.producers
       ).contents
     } catch {
       throw Shadow.Broken(rule: "a producer table can't be built", detail: "\(error)")
@@ -128,7 +162,7 @@ extension World {
       let record = self.record(at)
       guard record.reassignment == nil else { return "partition \(at): replicas still move" }
       guard let leads = record.leader,
-        let leader = self.nodes[Self.node(leads)].replicas[at]?.leader
+        let leader = self.nodes[Self.node(leads)].replicas[at]?.core.leader
       else { return "partition \(at) has no leader" }
       guard record.inSync.sorted() == record.replicas.map(\.node).sorted() else {
         return "partition \(at): in sync are \(record.inSync) of \(record.replicas.map(\.node))"
@@ -137,7 +171,7 @@ extension World {
         return "partition \(at): committed to \(leader.highWatermark) of \(leader.log.end)"
       }
       for follower in record.replicas.map({ Self.node($0) }) {
-        guard self.nodes[follower].replicas[at]?.highWatermark == leader.log.end else {
+        guard self.nodes[follower].replicas[at]?.core.highWatermark == leader.log.end else {
           return "partition \(at): node \(follower) is behind"
         }
       }
@@ -152,7 +186,7 @@ extension World {
       for node in self.record(at).replicas.map({ Self.node($0) }) {
         let log = self.nodes[node].volume.current[at]
         try self.shadow.check(
-          log.batches, of: at, from: 0, below: Int(log.end.rawValue),
+          log.batches, of: at, from: Int(log.first.rawValue), below: Int(log.end.rawValue),
           rule: "the logs differ at the end")
         guard Int(log.end.rawValue) == self.shadow.committed[at].count else {
           throw Shadow.Broken(rule: "the logs differ at the end", detail: "partition \(at)")

@@ -54,7 +54,8 @@ extension World {
   /// All before was acknowledged: the producer may begin a new epoch, or try what must be refused.
   private func beforeNewBatch(_ number: Int) {
     self.clients[number].probe = nil
-    guard let leader = self.clients[number].leader, self.clients[number].acknowledged > 0,
+    guard !self.shadow.mayLose[self.clients[number].partition],
+      let leader = self.clients[number].leader, self.clients[number].acknowledged > 0,
       self.clients[number].random.chance(50)
     else { return }
     let kind = self.clients[number].random.pick([SimClient.Probe.gap, .stranger, .zombie])
@@ -128,10 +129,16 @@ extension World {
     case .refused(.sequenceStraddles(let last)):
       let client = self.clients[number]
       let sent = pending.values.prefix { client.sequence(of: $0) <= Int64(last) }
-      try self.shadow.acknowledge(self.clients[number].partition, base: nil, Array(sent))
+      try self.shadow.acknowledge(
+        client.partition, base: nil, Array(sent), by: client.leaderEpoch)
       self.clients[number].pending!.values.removeFirst(sent.count)
       self.clientStep(number)
     case .refused(.outOfOrderSequence), .refused(.unknownProducer), .refused(.producerFenced):
+      if self.shadow.hasLost(self.clients[number].partition) {
+        // What its sequence goes on from may be lost: it begins a new epoch.
+        self.clients[number].raiseEpoch(from: pending.values[0])
+        return self.clientStep(number)
+      }
       // Every earlier record of this producer was acknowledged by the epoch it names or an earlier one.
       throw Shadow.Broken(
         rule: "a producer's acknowledged sequences were forgotten",
@@ -146,7 +153,8 @@ extension World {
     _ number: Int, _ values: [UInt64], base: Int?
   ) throws(Shadow.Broken) {
     if self.clients[number].acks == .all {
-      try self.shadow.acknowledge(self.clients[number].partition, base: base, values)
+      try self.shadow.acknowledge(
+        self.clients[number].partition, base: base, values, by: self.clients[number].leaderEpoch)
     }
     self.clients[number].pending = nil
     self.clients[number].acknowledged += 1

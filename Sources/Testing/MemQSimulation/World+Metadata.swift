@@ -17,10 +17,14 @@ extension World {
   static func partition(_ number: Int) -> TopicPartition {
     TopicPartition(TopicID(UniqueID(high: 1, low: UInt64(number + 1))), PartitionIndex(0))
   }
-  static func registration(_ node: Int) -> NodeRegistration {
+  static func number(_ partition: TopicPartition) -> Int {
+    Int(partition.topic.value.low) - 1
+  }
+  static func registration(_ node: Int, isWhole: Bool = true) -> NodeRegistration {
     NodeRegistration(
       uuid: NodeUUID(UniqueID(high: 5, low: UInt64(node + 1))), service: .replication,
-      address: "node-\(node):9092", volumes: [VolumeImage(Self.volume(node))])
+      address: "node-\(node):9092",
+      volumes: [VolumeImage(Self.volume(node), isWhole ? .fit : .failed)])
   }
 
   /// The cluster as it is made before anything runs.
@@ -36,6 +40,7 @@ extension World {
     for (number, partition) in shape.partitions.enumerated() {
       var settings: SortedMap<String, String> = [:]
       settings["min.insync.replicas"] = String(partition.minISR)
+      if shape.mayLose[number] { settings["unclean.leader.election.enable"] = "true" }
       let creation = TopicCreation(
         id: Self.partition(number).topic, name: "topic-\(number)", partitionCount: 1,
         replicationFactor: partition.factor, settings: settings,
@@ -47,14 +52,11 @@ extension World {
 
   /// What metadata has decided on, whoever knows of it.
   func record(_ partition: Int) -> PartitionImage {
-    self.store.truth.partitions[Self.partition(partition)]!.value
+    self.store.records[partition]
   }
 
   /// Who may be elected without losing anything.
-  func electable(_ partition: Int) -> [NodeID] {
-    let record = self.record(partition)
-    return record.inSync + record.eligible
-  }
+  func electable(_ partition: Int) -> [Int] { self.store.electable[partition] }
 
   // MARK: - The store
 
@@ -65,6 +67,7 @@ extension World {
       let verdicts = self.store.commit(transactions, at: self.scheduler.now)
       self.send(.committed(id, verdicts), from: .store, to: from)
       if case .committed = verdicts[0] { try self.checkJoined(joining) }
+      self.noteLosses()
       if self.store.revision > before { self.tellWatchers(since: before) }
     case .claim(let instance, let sentAt):
       let before = self.store.revision
@@ -97,6 +100,20 @@ extension World {
     }
   }
 
+  /// A replica was elected that may lack what was committed, and the history epoch says so: above what is final the partition begins
+  /// anew with what the new leader holds. What earlier leaders still say counts no more.
+  private func noteLosses() {
+    for (partition, epoch) in self.store.takeUncleanElections() {
+      guard self.shadow.mayLose[partition] else { continue }
+      self.log("partition \(partition): unclean election, epoch \(epoch)")
+      let final = Int(self.store.final[partition].rawValue)
+      self.shadow.lose(partition, above: final, since: epoch)
+      for node in self.nodes {
+        node.checked[partition] = Swift.min(node.checked[partition], final)
+      }
+    }
+  }
+
   private func tellWatchers(since revision: Revision) {
     let changes = self.store.changes(after: revision)
     for change in changes { self.trace.note(change.revision.rawValue) }
@@ -122,6 +139,25 @@ extension World {
     where changes.contains(where: { $0.key == .node(node.value.id) }) {
       self.log("node \(node.value.id): epoch \(node.value.epoch) \(node.value.state)")
     }
+  }
+
+  // MARK: - Objects
+
+  /// An uploader announces that all below an offset is in an object.
+  func uploaded(_ partition: Int, through offset: Offset) {
+    let id = self.record(partition).uploadGroup
+    guard let group = self.store.truth.uploadGroups[id],
+      let known = group.value.positions[Self.partition(partition)], known.next < offset
+    else { return }
+    var record = group.value
+    record.positions[Self.partition(partition)]!.next = offset
+    var transaction = Transaction()
+    transaction.replace(.uploadGroup(id), group, with: record)
+    let before = self.store.revision
+    _ = self.store.commit([transaction], at: self.scheduler.now)
+    self.log("partition \(partition) is uploaded below \(offset)")
+    self.counters.uploads += 1
+    self.tellWatchers(since: before)
   }
 
   // MARK: - Instances
@@ -191,14 +227,18 @@ extension World {
         .leaderIs(node: image.leader.map { Self.node($0) }, image.leaderEpoch),
         from: .metadata(instance), to: from)
     case .alive(let node, let epoch, let state): self.heard(instance, node, epoch, state)
-    case .register, .propose, .deregister, .order:
+    case .register, .propose, .deregister, .order, .volumeFailed, .replicaDamaged:
       guard self.controllers[instance].isController(at: self.scheduler.now) else {
         if case .order = message { return }
         return self.send(.notController, from: .metadata(instance), to: from)
       }
       switch message {
-      case .register(let node, let attempt):
-        self.begin(.register(node: node, attempt: attempt), instance)
+      case .register(let node, let attempt, let isWhole):
+        self.begin(.register(node: node, attempt: attempt, isWhole: isWhole), instance)
+      case .volumeFailed(let node, let epoch):
+        self.begin(.failVolume(node: node, epoch), instance)
+      case .replicaDamaged(let node, let epoch, let partition, let from):
+        self.begin(.damageReplica(node: node, epoch, partition, from: from), instance)
       case .propose(let node, let partition, let proposal):
         self.begin(.alter(node: node, partition: partition, proposal), instance)
       case .deregister(let node, let epoch):
@@ -262,12 +302,17 @@ extension World {
   /// The state moved on: commands that waited for it go on, and nodes hear of it.
   private func applied(_ instance: Int) {
     if let view = self.controllers[instance].view(
-      nodes: self.nodes.count, partitions: self.shadow.count),
-      view.partitions != self.controllers[instance].told
+      nodes: self.nodes.count, partitions: self.shadow.count)
     {
-      self.controllers[instance].told = view.partitions
-      for node in self.nodes.indices {
-        self.send(.image(view), from: .metadata(instance), to: .node(node))
+      let offsets = view.uploadedOffsets + view.logStarts
+      if view.partitions != self.controllers[instance].told.partitions
+        || offsets != self.controllers[instance].told.offsets
+        || view.damaged != self.controllers[instance].told.damaged
+      {
+        self.controllers[instance].told = (view.partitions, offsets, view.damaged)
+        for node in self.nodes.indices {
+          self.send(.image(view), from: .metadata(instance), to: .node(node))
+        }
       }
     }
     while let at = self.controllers[instance].running.firstIndex(where: {
@@ -401,7 +446,7 @@ extension World {
 
   private func finished(_ instance: Int, _ command: SimController.Running, _ reply: Message?) {
     switch command.command {
-    case .register(let node, _):
+    case .register(let node, _, _):
       self.controllers[instance].nodes.heard(
         Self.nodeID(node), at: self.metadataNow, timeout: SimController.sessionTimeout)
       if let reply { self.send(reply, from: .metadata(instance), to: .node(node)) }
@@ -412,7 +457,9 @@ extension World {
       self.begin(.reconcile, instance)
     case .deregister(let node, _):
       if let reply { self.send(reply, from: .metadata(instance), to: .node(node)) }
-    case .setState, .fence, .reconcile, .transfer, .reassign, .cancelReassignment: break
+    case .setState, .fence, .reconcile, .transfer, .reassign, .cancelReassignment, .raiseLogStart,
+      .failVolume, .damageReplica:
+      break
     }
   }
 }

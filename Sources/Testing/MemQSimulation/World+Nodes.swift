@@ -26,10 +26,13 @@ extension World {
   }
 
   private func sendRegistration(_ node: Int) {
-    self.sendToMetadata(node, .register(node: node, attempt: self.nodes[node].attempt))
+    self.sendToMetadata(
+      node,
+      .register(
+        node: node, attempt: self.nodes[node].attempt, isWhole: !self.nodes[node].isVolumeFailed))
   }
 
-  private func sendToMetadata(_ node: Int, _ message: Message) {
+  func sendToMetadata(_ node: Int, _ message: Message) {
     self.send(message, from: .node(node), to: .metadata(self.nodes[node].instance))
   }
 
@@ -58,6 +61,8 @@ extension World {
       return
     }
     if isFourth { try self.sendHeartbeat(node, epoch) }
+    if isFourth, self.nodes[node].isVolumeFailed { self.tellFailure(node, epoch) }
+    if isFourth { self.tellOfDamage(node, epoch) }
     guard self.nodes[node].isUp else { return }
     for partition in self.nodes[node].replicas.indices {
       try self.feed(node, partition, .tick)
@@ -125,49 +130,117 @@ extension World {
       self.nodes[node].heardAt = self.scheduler.now
     }
     // One from before this life, or older than what was seen already, is refused.
-    guard let epoch = self.nodes[node].epoch, view.epochs[node] == epoch,
-      view.revision >= self.nodes[node].imageRevision
-    else { return }
+    guard let epoch = self.nodes[node].epoch, view.epochs[node] == epoch else { return }
+    guard view.revision >= self.nodes[node].imageRevision else {
+      return try self.tellOlder(view, node)
+    }
     self.nodes[node].imageRevision = view.revision
     self.lastImages[node] = view
     for partition in view.partitions.indices { try self.assign(node, partition) }
   }
 
+  /// A replica refuses an older leader by itself, too: a node that took an older image would do no harm by it.
+  private func tellOlder(_ view: ClusterView, _ node: Int) throws(Shadow.Broken) {
+    for partition in view.partitions.indices {
+      let known = self.nodes[node].replicas[partition]?.core.leaderEpoch ?? .none
+      guard view.partitions[partition].leaderEpoch < known else { continue }
+      try self.feed(node, partition, .assigned(view.partitions[partition]))
+    }
+  }
+
   /// Brings a replica in line with the image.
   func assign(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
     guard let assignment = self.lastImages[node]?.partitions[partition],
-      let epoch = self.nodes[node].epoch
+      let epoch = self.nodes[node].epoch, !self.nodes[node].isVolumeFailed
     else { return }
     guard assignment.nodeEpoch(of: World.replica(node)) != nil else {
       guard self.nodes[node].replicas[partition] != nil else { return }
       self.log("node \(node) partition \(partition) is given up")
       try self.feed(node, partition, .retired)
-      self.nodes[node].replicas[partition] = nil
-      self.nodes[node].pushers[partition] = []
-      self.nodes[node].checked[partition] = 0
+      self.nodes[node].forget(partition)
+      self.nodes[node].fresh[partition] = nil
       return try self.file(.drop, node, partition, nil)
     }
+    let uploaded = self.lastImages[node]!.uploadedOffsets[partition]
+    let first = Swift.max(uploaded, self.lastImages[node]!.logStarts[partition])
+    self.nodes[node].wantedStart[partition] = self.lastImages[node]!.logStarts[partition]
     if self.nodes[node].replicas[partition] == nil {
-      guard !self.nodes[node].volume.isDropping(partition) else { return }
-      try self.makeReplica(node, partition, epoch)
+      guard !self.nodes[node].volume.isDropping(partition),
+        try !self.dealWithDamage(node, partition)
+      else { return }
+      if self.nodes[node].volume.holds(partition),
+        self.nodes[node].volume.current[partition].end < first
+      {
+        // What it holds ends below what is final: it is filled anew from there.
+        return try self.file(.drop, node, partition, nil)
+      }
+      try self.makeReplica(node, partition, epoch, from: first)
     }
+    if assignment.leader == World.replica(node),
+      let core = self.nodes[node].replicas[partition]?.core,
+      !core.leads, core.end < first
+    {
+      // It is to lead and ends below what is final: it goes on behind that.
+      return try self.renew(node, partition, at: first)
+    }
+    if uploaded > self.nodes[node].toldUploaded[partition] {
+      self.nodes[node].toldUploaded[partition] = uploaded
+      try self.feed(node, partition, .uploadedOffsetMoved(uploaded))
+      self.nodes[node].volume.setUploadedOffset(
+        uploaded, partition, at: self.now(node), wall: self.wall(node))
+    }
+    try self.applyLogStart(node, partition)
     try self.feed(node, partition, .assigned(assignment))
   }
 
+  /// Has a replica let go of what is deleted, as far as it knows it to be committed.
+  private func applyLogStart(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
+    let wanted = self.nodes[node].wantedStart[partition]
+    guard wanted > self.nodes[node].appliedStart[partition],
+      let replica = self.nodes[node].replicas[partition]
+    else { return }
+    let offset = Swift.min(wanted, replica.core.highWatermark)
+    guard offset > self.nodes[node].appliedStart[partition] else { return }
+    self.nodes[node].appliedStart[partition] = offset
+    guard offset > replica.core.log.start else { return }
+    self.log("node \(node) partition \(partition) begins at \(offset)")
+    try self.feed(node, partition, .logStartMoved(offset))
+    try self.file(.setLogStart(offset), node, partition, nil)
+  }
+
+  /// Gives up a replica's log; the next one begins at the offset.
+  private func renew(_ node: Int, _ partition: Int, at offset: Offset) throws(Shadow.Broken) {
+    self.log("node \(node) partition \(partition) starts afresh at \(offset)")
+    self.counters.freshStarts += 1
+    try self.feed(node, partition, .retired)
+    let opens = self.nodes[node].replicas[partition]?.core.opens ?? .zero
+    self.nodes[node].forget(partition)
+    self.nodes[node].fresh[partition] = (offset, opens)
+    try self.file(.drop, node, partition, nil)
+  }
+
   private func makeReplica(
-    _ node: Int, _ partition: Int, _ epoch: NodeEpoch
+    _ node: Int, _ partition: Int, _ epoch: NodeEpoch, from first: Offset
   ) throws(Shadow.Broken) {
-    if !self.nodes[node].volume.holds(partition) { try self.file(.open, node, partition, nil) }
+    let fresh = self.nodes[node].fresh[partition]
+    self.nodes[node].fresh[partition] = nil
+    if !self.nodes[node].volume.holds(partition) {
+      let start = Swift.max(first, fresh?.start ?? .zero)
+      try self.file(.open(at: start), node, partition, nil)
+    }
+    self.nodes[node].volume.setRetention(
+      self.nodes[node].retention, partition, at: self.now(node), wall: self.wall(node))
     let log: ReplicaLog
     do {
       log = try self.nodes[node].volume.recover(partition, self.configuration.producers)
     } catch {
       throw Shadow.Broken(rule: "a volume doesn't recover", detail: "node \(node): \(error)")
     }
-    self.nodes[node].replicas[partition] = PartitionReplica(
-      ReplicaMember(World.replica(node), epoch), log: log,
-      configuration: self.configuration,
-      weaknesses: self.options.mutation?.replication ?? [])
+    self.nodes[node].replicas[partition] = SimNode.Replica(
+      PartitionReplica(
+        ReplicaMember(World.replica(node), epoch), log: log, configuration: self.configuration,
+        after: fresh?.opens ?? .zero,
+        weaknesses: self.options.mutation?.replication ?? []))
     try self.checkLog(node, partition)
     try self.checkProducers(node, partition)
   }
@@ -178,7 +251,7 @@ extension World {
     guard let until = self.nodes[node].drainsUntil else {
       return self.sendToMetadata(node, .alive(node: node, epoch, .ready))
     }
-    let isDone = self.nodes[node].replicas.allSatisfy { $0?.leaderStanding == nil }
+    let isDone = self.nodes[node].replicas.allSatisfy { $0?.core.leaderStanding == nil }
     if isDone {
       self.sendToMetadata(node, .deregister(node: node, epoch))
     } else {
@@ -208,8 +281,9 @@ extension World {
     let token = self.nodes[node].token()
     self.nodes[node].payloads[token] = request.values
     self.nodes[node].waiting[token] = (client, request.attempt)
-    guard self.nodes[node].replicas[partition] != nil else {
+    guard self.nodes[node].replicas[partition] != nil, !self.nodes[node].volume.isFull else {
       self.nodes[node].waiting[token] = nil
+      self.nodes[node].payloads[token] = nil
       self.send(
         .produced(attempt: request.attempt, .refused(.notLeader)), from: .node(node),
         to: .client(client))
@@ -233,7 +307,7 @@ extension World {
   func breakStreams(_ node: Int, _ other: Int) throws(Shadow.Broken) {
     for (follower, leader) in [(node, other), (other, node)] where node != other {
       for partition in self.leaders.indices {
-        if self.nodes[follower].replicas[partition]?.followerStanding?.leader
+        if self.nodes[follower].replicas[partition]?.core.followerStanding?.leader
           == World.replica(leader)
         {
           try self.feed(follower, partition, .follower(.disconnected))
@@ -256,14 +330,15 @@ extension World {
       return
     }
     self.log("node \(node) partition \(partition) is made anew")
-    let wasLeader = self.nodes[node].replicas[partition]!.leaderStanding != nil
+    let wasLeader = self.nodes[node].replicas[partition]!.core.leaderStanding != nil
     try self.feed(node, partition, .retired)
     self.nodes[node].pushers[partition] = []
-    let old = self.nodes[node].replicas[partition]!
-    self.nodes[node].replicas[partition] = PartitionReplica(
-      ReplicaMember(World.replica(node), epoch), log: old.log,
-      configuration: self.configuration, after: old.opens,
-      weaknesses: self.options.mutation?.replication ?? [])
+    let old = self.nodes[node].replicas[partition]!.core
+    self.nodes[node].replicas[partition] = SimNode.Replica(
+      PartitionReplica(
+        ReplicaMember(World.replica(node), epoch), log: old.log,
+        configuration: self.configuration, after: old.opens,
+        weaknesses: self.options.mutation?.replication ?? []))
     try self.assign(node, partition)
     guard wasLeader else { return }
     // It can't lead that epoch again; a new session brings an election.
@@ -277,7 +352,8 @@ extension World {
   }
 
   func diskWorked(_ node: Int, _ life: Int) throws(Shadow.Broken) {
-    guard self.nodes[node].life == life, self.nodes[node].isUp else { return }
+    guard self.nodes[node].life == life, self.nodes[node].isUp, !self.nodes[node].isVolumeFailed
+    else { return }
     let pause = self.nodes[node].pausedUntil - self.scheduler.now
     guard pause <= 0 else {
       return self.scheduler.schedule(.disk(node: node, life: life), after: pause)
@@ -286,11 +362,12 @@ extension World {
     let outstanding = self.nodes[node].volume.outstanding
     let index = self.nodes[node].random.number(0..<outstanding)
     try self.nodes[node].volume.perform(index, at: self.now(node), wall: self.wall(node))
+    if self.nodes[node].volume.hasFailed { return try self.volumeFailed(node) }
     try self.afterDisk(node)
   }
 
   func volumeWoke(_ node: Int, _ life: Int, _ time: MonotonicInstant) throws(Shadow.Broken) {
-    guard self.nodes[node].life == life, self.nodes[node].isUp,
+    guard self.nodes[node].life == life, self.nodes[node].isUp, !self.nodes[node].isVolumeFailed,
       self.nodes[node].scheduledWake == time
     else { return }
     let pause = self.nodes[node].pausedUntil - self.scheduler.now
@@ -304,9 +381,16 @@ extension World {
   }
 
   /// Tells the replicas what became durable, and gives new disk work its time.
-  private func afterDisk(_ node: Int) throws(Shadow.Broken) {
+  func afterDisk(_ node: Int) throws(Shadow.Broken) {
     for (partition, number) in try self.nodes[node].volume.takeDurable() {
       try self.feed(node, partition, .durable(through: number))
+    }
+    for (partition, offset) in self.nodes[node].volume.takeLocalStarts() {
+      self.log("node \(node) partition \(partition) lets go of what is below \(offset)")
+      try self.feed(node, partition, .localStartMoved(offset))
+    }
+    for partition in self.nodes[node].volume.takeSnapshotsWanted() {
+      try self.feed(node, partition, .snapshotWanted)
     }
     for partition in self.nodes[node].replicas.indices
     where self.nodes[node].replicas[partition] == nil { try self.assign(node, partition) }
@@ -334,13 +418,12 @@ extension World {
   func feed(
     _ node: Int, _ partition: Int, _ event: PartitionReplica.Event
   ) throws(Shadow.Broken) {
-    guard self.nodes[node].replicas[partition] != nil else { return }
+    guard let replica = self.nodes[node].replicas[partition] else { return }
     var effects: [ReplicationEffect] = []
-    let before = ReplicaStanding(self.nodes[node].replicas[partition]!, event)
-    self.nodes[node].replicas[partition]!.handle(event, at: self.now(node), into: &effects)
+    let before = ReplicaStanding(&replica.core, event)
+    replica.core.handle(event, at: self.now(node), into: &effects)
     let step = StepReader(
-      before: before, after: ReplicaStanding(self.nodes[node].replicas[partition]!, event),
-      event: event, effects: effects)
+      before: before, after: ReplicaStanding(&replica.core, event), event: event, effects: effects)
     // A mutation may well leave the tables.
     if self.options.mutation == nil {
       try step.read(into: &self.counters)
@@ -349,7 +432,12 @@ extension World {
     }
     // What an effect says of the high watermark must stand before replies are judged.
     for effect in effects { try self.perform(effect, node, partition) }
+    if let at = self.nodes[node].renewal[partition] {
+      self.nodes[node].renewal[partition] = nil
+      return try self.renew(node, partition, at: at)
+    }
     try self.push(node, partition)
+    try self.applyLogStart(node, partition)
     self.scheduleDisk(node)
   }
 
@@ -365,6 +453,16 @@ extension World {
       try self.file(
         .append(SimVolume.Batch(summary: summary, values: values)), node, partition, number)
     case .truncate(let number, let end, let epochs):
+      guard
+        end
+          >= Swift.min(
+            self.nodes[node].toldUploaded[partition], self.nodes[node].volume.current[partition].end
+          )
+      else {
+        throw Shadow.Broken(
+          rule: "a replica cuts what is uploaded",
+          detail: "node \(node) partition \(partition) to \(end)")
+      }
       self.log("node \(node) partition \(partition) cuts to \(end)")
       try self.file(.truncate(to: end, epochs: epochs), node, partition, number)
       self.nodes[node].checked[partition] = Swift.min(
@@ -396,8 +494,7 @@ extension World {
     case .position(let position):
       self.sendToLeader(.position(partition, position), node, partition)
     case .startAfresh(let at):
-      throw Shadow.Broken(
-        rule: "a replica must start afresh", detail: "node \(node) partition \(partition) at \(at)")
+      self.nodes[node].renewal[partition] = at
     case .propose(let proposal):
       self.sendToMetadata(node, .propose(node: node, partition: partition, proposal))
     case .refuseLeadership(let epoch):
@@ -405,7 +502,7 @@ extension World {
     }
   }
 
-  private func file(
+  func file(
     _ write: SimVolume.Write, _ node: Int, _ partition: Int, _ number: WriteNumber?
   ) throws(Shadow.Broken) {
     try self.nodes[node].volume.file(
@@ -414,7 +511,7 @@ extension World {
   }
 
   private func sendToLeader(_ message: Message, _ node: Int, _ partition: Int) {
-    guard let leader = self.nodes[node].replicas[partition]?.follower?.leader else { return }
+    guard let leader = self.nodes[node].replicas[partition]?.core.follower?.leader else { return }
     self.send(message, from: .node(node), to: .node(World.node(leader)))
   }
 
@@ -430,32 +527,44 @@ extension World {
   }
 
   private func push(_ node: Int, _ partition: Int) throws(Shadow.Broken) {
-    guard let leader = self.nodes[node].replicas[partition]?.leader else { return }
-    for at in self.nodes[node].pushers[partition].indices {
+    let sender = self.nodes[node]
+    guard !sender.pushers[partition].isEmpty, let replica = sender.replicas[partition],
+      let (epoch, localStart, end, highWatermark) = replica.core.pushing
+    else { return }
+    var gone: [OpenNumber] = []
+    for at in sender.pushers[partition].indices {
       while true {
-        let pusher = self.nodes[node].pushers[partition][at]
-        guard pusher.next < leader.log.end,
-          pusher.next - pusher.acknowledged < self.nodes[node].window,
-          let batch = try self.nodes[node].volume.batch(partition, at: pusher.next)
-        else { break }
-        self.nodes[node].pushers[partition][at].next = batch.summary.endOffset
+        let pusher = sender.pushers[partition][at]
+        guard pusher.next < end, pusher.next - pusher.acknowledged < sender.window,
+          let batch = try sender.volume.batch(partition, at: pusher.next)
+        else {
+          // What it lacks is gone here: it hears no more of this open, and asks again.
+          if pusher.next < localStart { gone.append(pusher.number) }
+          break
+        }
+        sender.pushers[partition][at].next = batch.summary.endOffset
         let push = Push(
-          leaderEpoch: leader.epoch, number: pusher.number, batch: batch.summary,
-          highWatermark: leader.highWatermark)
+          leaderEpoch: epoch, number: pusher.number, batch: batch.summary,
+          highWatermark: highWatermark)
         self.send(
           .push(partition, push, batch.values), from: .node(node), to: .node(pusher.node))
       }
+    }
+    if !gone.isEmpty { sender.pushers[partition].removeAll { gone.contains($0.number) } }
+    if !gone.isEmpty {
+      self.nodes[node].pushers[partition].removeAll { gone.contains($0.number) }
     }
   }
 
   private func sendHeartbeats(_ node: Int, _ partition: Int) {
     guard self.nodes[node].quietUntil <= self.scheduler.now,
-      let leader = self.nodes[node].replicas[partition]?.leader
+      let replica = self.nodes[node].replicas[partition]
     else { return }
     for pusher in self.nodes[node].pushers[partition] {
-      self.send(
-        .heartbeat(partition, leader.heartbeat(pusher.number, pushedThrough: pusher.next)),
-        from: .node(node), to: .node(pusher.node))
+      guard let heartbeat = replica.core.heartbeat(pusher.number, pushedThrough: pusher.next) else {
+        return
+      }
+      self.send(.heartbeat(partition, heartbeat), from: .node(node), to: .node(pusher.node))
     }
   }
 }

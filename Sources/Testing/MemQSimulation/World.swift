@@ -18,6 +18,9 @@ final class World {
     case restart(Int)
     case fault(Fault)
     case endCut(Address, Address)
+    case uploaded(Int, Offset)
+    case diskHasRoom(Int)
+    case restartFailed(Int, life: Int)
   }
 
   static let millisecond: Int64 = 1_000_000
@@ -37,6 +40,8 @@ final class World {
   var trace: Trace
   var counters = Counters()
   var isHealed = false
+  /// The only node whose disk may be damaged: others hold what it loses.
+  var damagedNode: Int?
   /// What each node was told last.
   var lastImages: [ClusterView?]
   /// Who led which partition's epochs, in the order they were seen: one leader each.
@@ -46,6 +51,8 @@ final class World {
   struct Shape {
     var nodes: Int
     var partitions: [(factor: Int, minISR: Int)]
+    /// Partitions whose topic lets a replica lead that may lack committed records.
+    var mayLose: [Bool]
     var clientCount: Int { self.partitions.count * 2 }
 
     init(seed: UInt64) {
@@ -56,6 +63,8 @@ final class World {
         let factor = Swift.min(nodes, random.pick([1, 2, 3, 3, 3, 3]))
         return (factor, factor == 1 ? 1 : random.pick([1, 2, 2, 2]))
       }
+      var apart = Randomness(seed: seed, stream: 6)
+      self.mayLose = self.partitions.map { _ in apart.chance(120) }
     }
   }
 
@@ -64,7 +73,9 @@ final class World {
     let plan = FaultPlan(
       seed: seed, nodes: Shape(seed: seed).nodes,
       until: Int64(options.faultSeconds) * 1_000 * Self.millisecond)
-    return plan.faults.filter { options.faults?.contains($0.number) ?? true }
+    return plan.faults.filter {
+      (options.faults?.contains($0.number) ?? true) && !options.without.contains($0.kind)
+    }
   }
 
   /// The producers of a run.
@@ -95,7 +106,7 @@ final class World {
     }
     self.lastImages = Array(repeating: nil, count: shape.nodes)
     self.leaders = Array(repeating: [], count: count)
-    self.shadow = Shadow(partitions: count)
+    self.shadow = Shadow(mayLose: shape.mayLose)
     for fault in Self.faults(seed, options) {
       self.scheduler.schedule(.fault(fault), after: fault.at)
     }
@@ -168,6 +179,9 @@ final class World {
     case .restart(let node): try self.start(node)
     case .fault(let fault): try self.inject(fault)
     case .endCut(let from, let to): self.network.setCut(from, to, false)
+    case .uploaded(let partition, let offset): self.uploaded(partition, through: offset)
+    case .diskHasRoom(let node): try self.setRoom(node, nil)
+    case .restartFailed(let node, let life): self.restartFailed(node, life)
     }
     try self.checkElectable()
   }

@@ -27,6 +27,7 @@ extension Mutation: ExpressibleByArgument {
 }
 
 extension Disturbance: ExpressibleByArgument {}
+extension Fault.Kind: ExpressibleByArgument {}
 
 /// Numbers with commas between, or "none".
 struct NumberList: ExpressibleByArgument {
@@ -67,6 +68,9 @@ struct RunOptions: ParsableArguments {
   @Option(help: "What the network refrains from; may stand several times.")
   var calm: [Disturbance] = []
 
+  @Option(help: "A kind of fault that doesn't happen; may stand several times.")
+  var without: [Fault.Kind] = []
+
   var simulation: SimulationOptions {
     var options = SimulationOptions()
     options.mutation = self.mutation
@@ -74,6 +78,7 @@ struct RunOptions: ParsableArguments {
     options.faults = self.faults?.numbers
     options.clients = self.clients?.numbers
     options.calm = self.calm
+    options.without = self.without
     return options
   }
 

@@ -125,6 +125,7 @@ struct Shrink: ParsableCommand {
     words.append("--faults \(NumberList.text(shrinker.faults.map(\.number)))")
     if let clients = options.clients { words.append("--clients \(NumberList.text(clients))") }
     for disturbance in options.calm { words.append("--calm \(disturbance.rawValue)") }
+    for kind in options.without { words.append("--without \(kind.rawValue)") }
     return words.joined(separator: " ")
   }
 }

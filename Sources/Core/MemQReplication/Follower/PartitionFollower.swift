@@ -129,7 +129,7 @@ public struct PartitionFollower: Sendable {
   private mutating func adopt(
     _ history: LogHistory?, into effects: inout [ReplicationEffect]
   ) -> Bool {
-    guard self.log.needsHistory else { return true }
+    guard self.needsHistory else { return true }
     guard let history else { return false }
     do {
       let number = try self.log.adopt(history, limits: self.configuration.producers)
@@ -161,7 +161,9 @@ public struct PartitionFollower: Sendable {
       return self.enter(.waiting, at: now)
     }
     // Nor can the producers be told of a cut below what the leader's snapshot covers.
-    let final = Swift.max(self.log.uploadedOffset, self.log.start)
+    let final =
+      self.weaknesses.contains(.cutUploaded)
+      ? self.log.start : Swift.max(self.log.uploadedOffset, self.log.start)
     guard end >= final || end == self.log.end,
       self.keepSnapshotAt == nil || end == self.log.end
     else {
@@ -283,7 +285,11 @@ public struct PartitionFollower: Sendable {
       .open(
         OpenRequest(
           follower: self.member, leaderEpoch: self.epoch, number: self.number, end: self.log.end,
-          lastEpoch: self.log.epochs.lastEpoch, needsHistory: self.log.needsHistory)))
+          lastEpoch: self.log.epochs.lastEpoch, needsHistory: self.needsHistory)))
+  }
+
+  private var needsHistory: Bool {
+    self.log.needsHistory && !self.weaknesses.contains(.joinWithoutHistory)
   }
 
   private mutating func enter(_ phase: Phase, at now: MonotonicInstant) {

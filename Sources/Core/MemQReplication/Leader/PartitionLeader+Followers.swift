@@ -30,7 +30,7 @@ extension PartitionLeader {
     effects.append(.stopPushing(request.follower.id))
     let result = self.compare(request)
     if case .accepted(let from) = result {
-      self.noteLoss(of: at, opensAt: from)
+      self.noteLoss(of: at, opensAt: from, knowsHistory: !request.needsHistory)
       self.followers[at].opened(
         request.number, at: from, leaderEnd: self.log.end, needsHistory: request.needsHistory,
         now: now)
@@ -80,9 +80,10 @@ extension PartitionLeader {
     return .accepted(from: request.end)
   }
 
-  /// An in-sync replica that opens below the high watermark lost what it had promised: out at once.
-  private mutating func noteLoss(of at: Int, opensAt position: Offset) {
-    guard position < self.highWatermark, self.isr.committed.contains(self.followers[at].member.id)
+  /// An in-sync replica that opens below the high watermark, or asks what came before its log, lost what it had promised: out at once.
+  private mutating func noteLoss(of at: Int, opensAt position: Offset, knowsHistory: Bool) {
+    guard position < self.highWatermark || !knowsHistory,
+      self.isr.committed.contains(self.followers[at].member.id)
     else { return }
     self.followers[at].lostCommitted = true
   }

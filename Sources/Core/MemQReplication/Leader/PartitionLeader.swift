@@ -58,6 +58,7 @@ public struct PartitionLeader: Sendable {
     self.epochStart = log.end
     self.log = log
     self.log.forgetProducersAboveEnd()
+    self.log.limitHighWatermark()
     self.minISR = assignment.minISR
     self.isr = ISRTracker(assignment.isr, assignment.partitionEpoch, at: now)
     self.followers = assignment.replicas.filter { $0.id != member.id }.map {

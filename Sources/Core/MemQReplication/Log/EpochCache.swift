@@ -58,9 +58,10 @@ public struct EpochCache: Hashable, Sendable {
     }
   }
 
-  /// The log now begins at `start`: the epoch that holds it becomes the first.
+  /// The log now begins at `start`. The epoch of the record before it stays, as the first: a log that ends there, or goes on from there
+  /// in another epoch, is compared by it.
   public mutating func trim(to start: Offset) {
-    guard let first = self.entries.lastIndex(where: { $0.start <= start }) else { return }
+    guard let first = self.entries.lastIndex(where: { $0.start < start }) else { return }
     self.entries.removeFirst(first)
     self.entries[0].start = start
   }

@@ -140,8 +140,15 @@ public struct ReplicaLog: Sendable {
     if self.producers.snapshotOffset > self.end { self.producers.truncate(to: self.end) }
   }
 
+  /// Elected uncleanly, a replica may know records as committed that it has not made durable, and that now nobody has. A member of
+  /// the ISR, or an eligible one, knows none such.
+  mutating func limitHighWatermark() {
+    self.highWatermark = Swift.max(
+      self.start, Swift.min(self.highWatermark, self.durableEnd))
+  }
+
   /// True while what came before the log's start is unknown here.
-  var needsHistory: Bool { self.start > .zero && !self.producers.hasSnapshot }
+  package var needsHistory: Bool { self.start > .zero && !self.producers.hasSnapshot }
 
   /// What a replica whose log ends at `end` must know of the records it doesn't hold. The logs agree below.
   func history(below end: Offset) -> LogHistory {
