@@ -37,6 +37,8 @@ final class FakeServer: Sendable {
   struct State {
     var partitions: [Partition]
     var produceRequests = 0
+    /// What produce requests were given, in milliseconds.
+    var timeouts: [Int32] = []
     var epoch: Int32 = 0
     var largestBatch = 0
     var messageBytesMax = Limits.recordBatchBytesDefault
@@ -154,6 +156,7 @@ final class FakeServer: Sendable {
     response.partition = request.header.partition
     let number = self.state.withLock { state in
       state.produceRequests += 1
+      state.timeouts.append(request.header.timeoutMs)
       return state.produceRequests
     }
     let fault = self.fault(number)

@@ -183,5 +183,8 @@ import Testing
       }
       #expect(error.code == .notEnoughReplicas && error.message.contains("too few"))
     }
+    // Each attempt ended before that time was over: an answer at its very end would still have been heard.
+    let timeouts = server.state.withLock(\.timeouts)
+    #expect(timeouts.count > 1 && timeouts.allSatisfy { $0 > 0 && $0 <= 4_000 })
   }
 }

@@ -100,9 +100,67 @@ import Testing
     #expect(try self.epochsAboveTruncate(.ignoresColdCuts).contains(LeaderEpoch(1)))
   }
 
+  @Test func `a younger cold segment that is gone gives no truncated records of an older one back`()
+    throws
+  {
+    var rig = Rig()
+    try self.carryTwice(&rig, [])
+    rig.volume.kill()
+    var disk = rig.volume.disk
+    let cold = try disk.slots.compactMap { slot in
+      try SegmentInspector.header(slot, from: &disk).flatMap { $0.kind == .cold ? $0 : nil }
+    }
+    #expect(cold.count > 1)
+    let young = try #require(cold.max { $0.sequence < $1.sequence })
+    let identity = rig.volume.identity
+    var files = FilesWithout(disk: disk, missing: young.slot)
+    #expect(throws: MemQError.self) {
+      try VolumeRecovery.run(identity, from: &files, salvage: .isolate)
+    }
+    let found = try VolumeRecovery.run(identity, from: &files, salvage: .acceptLoss)
+    // Of the tiered one nothing below what is uploaded is missed, and nothing is left here: what the older segment has of it was
+    // released, or truncated. Of the other that one has the first 130.
+    #expect(found.partitions.map(\.damagedFrom) == [nil, Offset(80), Offset(130)])
+    #expect(
+      found.partitions[1].localStart == Offset(120) && found.partitions[2].localStart == .zero)
+  }
+
+  /// A disk one of whose files is gone.
+  private struct FilesWithout: SegmentSource {
+    var disk: CrashableDisk
+    let missing: SegmentSlot
+    var slots: [SegmentSlot] { self.disk.slots.filter { $0 != self.missing } }
+
+    mutating func read(
+      _ slot: SegmentSlot, at position: Int64, into bytes: UnsafeMutableRawBufferPointer
+    ) throws(MemQError) {
+      try self.disk.read(slot, at: position, into: bytes)
+    }
+  }
+
   /// The epochs of what is at or above a truncate after a restart, where a younger cold segment begins some way above it.
   private func epochsAboveTruncate(_ mutations: LogMutations) throws -> Set<LeaderEpoch> {
     var rig = Rig()
+    try self.carryTwice(&rig, mutations)
+    rig.volume.kill()
+    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
+    rig.volume.drain(at: rig.time, wall: rig.wall)
+    rig.retain()
+    let state = rig.volume.core!.state(of: rig.id(1))!
+    var offset = state.localStart
+    var epochs: Set<LeaderEpoch> = []
+    while offset < Offset(120) {
+      let batches = try rig.volume.read(rig.id(1), from: offset, below: Offset(120), maxBytes: 1)
+      let batch = try #require(batches.first)
+      if batch.summary.baseOffset >= Offset(50) { epochs.insert(batch.summary.leaderEpoch) }
+      offset = batch.summary.endOffset
+    }
+    return epochs
+  }
+
+  /// Leaves an older cold segment with records that were truncated since, and a younger one with what was written after that and is not
+  /// uploaded; what freed the originals is not retired yet.
+  private func carryTwice(_ rig: inout Rig, _ mutations: LogMutations) throws {
     rig.volume.configuration.mutations = mutations
     _ = try rig.volume.open(at: rig.time, wall: rig.wall)
     rig.volume.drain(at: rig.time, wall: rig.wall)
@@ -129,20 +187,6 @@ import Testing
     let carried = rig.volume.core!.stats.counters.segmentsCarried
     rig.stopAt = carried
     try rig.fill { $0.isStopped }
-    rig.volume.kill()
-    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
-    rig.volume.drain(at: rig.time, wall: rig.wall)
-    rig.retain()
-    let state = rig.volume.core!.state(of: rig.id(1))!
-    var offset = state.localStart
-    var epochs: Set<LeaderEpoch> = []
-    while offset < Offset(120) {
-      let batches = try rig.volume.read(rig.id(1), from: offset, below: Offset(120), maxBytes: 1)
-      let batch = try #require(batches.first)
-      if batch.summary.baseOffset >= Offset(50) { epochs.insert(batch.summary.leaderEpoch) }
-      offset = batch.summary.endOffset
-    }
-    return epochs
   }
 
   @Test func `carried producers below the log start are known after a restart`() throws {

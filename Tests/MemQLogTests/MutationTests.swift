@@ -40,6 +40,20 @@ import Testing
       self.isNoticed(within: 400) { $0.volume.configuration.mutations = .carriesOverTruncates })
   }
 
+  @Test func `a restart that goes by the cold end alone`() {
+    let noticed = (UInt64(1)...20).first { seed in
+      do {
+        try VolumeModel.checkRewritten(seed: seed) {
+          $0.volume.configuration.mutations = .ignoresColdCuts
+        }
+        return false
+      } catch {
+        return true
+      }
+    }
+    #expect(noticed != nil)
+  }
+
   /// A model with damage below what was durable, opened: what it is found to be.
   private func damaged(seed: UInt64, _ mutations: LogMutations) throws -> ModelViolation? {
     var model = VolumeModel(seed: seed, segmentBytes: 64 << 10, slotsMax: 12)

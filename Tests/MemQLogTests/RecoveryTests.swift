@@ -73,6 +73,34 @@ struct Fixture {
 }
 
 @Suite struct RecoveryTests {
+  @Test func `two segments in a row that were begun and given up leave the volume as it was`()
+    throws
+  {
+    var fixture = try Fixture()
+    for _ in 0..<5 {
+      try fixture.append()
+      fixture.drain()
+    }
+    fixture.idle()
+    let (end, active) = (fixture.logEnd, try fixture.activeSlot)
+    fixture.volume.kill()
+    let free = fixture.volume.disk.slots.filter { $0 != active }
+    try #require(free.count >= 2)
+    let identity = fixture.volume.identity
+    for (index, slot) in free.prefix(2).enumerated() {
+      let header = SegmentHeader(
+        kind: .hot, slot: slot, cluster: identity.cluster, volume: identity.volume,
+        sequence: SegmentSequence(end.segment.rawValue + 1 + UInt64(index)),
+        segmentBytes: identity.segmentBytes, previousEnd: end, previousChecksum: 0,
+        openCount: 2 + UInt64(index), writeTime: fixture.wall)
+      var block = [UInt8](repeating: 0, count: LogFormat.blockBytes)
+      block.withUnsafeMutableBytes { _ = header.encode(into: $0) }
+      fixture.volume.disk.write(block, to: slot, at: 0)
+    }
+    let recovered = try fixture.recover()
+    #expect(recovered.end == end && recovered.partitions.map(\.end) == [fixture.end])
+  }
+
   @Test func `damage below the durable mark is corruption with its place`() throws {
     var fixture = try Fixture()
     for _ in 0..<5 {

@@ -64,4 +64,33 @@ extension VolumeModel {
     change(&model)
     try model.run(rounds: 4, steps: 600, rests: true)
   }
+
+  /// Runs in which what was carried of a tiered partition is truncated and written anew, part of that uploaded, and the rest carried, while
+  /// other partitions keep the older cold segments.
+  static func checkRewritten(
+    seed: UInt64, change: (inout VolumeModel) -> Void = { _ in }
+  ) throws {
+    var model = VolumeModel(
+      seed: seed, segmentBytes: 64 << 10, partitionCount: 3, slotsMax: 12 + Int(seed % 5))
+    model.bodyBytesMax = 3_000
+    model.truncatesDeep = true
+    change(&model)
+    try model.open()
+    for _ in 0..<3 {
+      for _ in 0..<Int.random(in: 1...40, using: &model.generator) { try model.step() }
+      for _ in 0..<Int.random(in: 5...20, using: &model.generator) { model.append(1) }
+      // These have no tier: they keep the cold segments.
+      model.bodyBytesMin = model.bodyBytesMax
+      for _ in 0..<Int.random(in: 1...10, using: &model.generator) { model.append(2) }
+      model.bodyBytesMin = 0
+      model.drain()
+      for _ in 0..<2 {
+        model.fill { $0.core!.stats.counters.segmentsCarried }
+        model.rewrite(1)
+      }
+      model.fill { $0.core!.stats.counters.segmentsCarried }
+      if model.generator.oneIn(3) { try model.closeAndOpen() } else { try model.kill() }
+      for index in model.partitions.indices { try model.check(index) }
+    }
+  }
 }

@@ -57,6 +57,8 @@ struct VolumeModel {
   var truncatesDeep = false
   /// The most bytes of a batch's records.
   var bodyBytesMax = 20_000
+  /// The least.
+  var bodyBytesMin = 0
 
   init(seed: UInt64, segmentBytes: Int64 = 128 << 10, partitionCount: Int = 4, slotsMax: Int = 64) {
     self.generator = SeededGenerator(seed: seed)
@@ -208,16 +210,32 @@ struct VolumeModel {
       batches.append((self.partitions[partition].id, batch))
     }
     let request = self.request(partition)
+    let reserved = self.reservation(for: batches.map(\.batch.bytes.count))
     do throws(MemQError) {
-      try self.volume.append(batches, request: request, at: self.time, wall: self.wall)
+      try self.volume.append(
+        batches, request: request, reserved: reserved.places, at: self.time, wall: self.wall)
       self.appends += 1
     } catch {
       // Refused as a whole: nothing changed.
-      precondition(error.isRetriable)
+      precondition(error.isRetriable && (error.code != .volumeFull || !reserved.isWhole))
+      self.volume.release(reserved.places)
       return self.refusals += 1
     }
     self.partitions[partition].versions += versions
     self.partitions[partition].requests += repeatElement(nil, count: count - 1) + [request]
+  }
+
+  /// Every other time places are reserved first, as a leader does it; for as many of the batches as there are places.
+  private mutating func reservation(
+    for byteCounts: [Int]
+  ) -> (places: RoomReservation, isWhole: Bool) {
+    var places = RoomReservation()
+    guard self.nextRequest.isMultiple(of: 2) else { return (places, false) }
+    for byteCount in byteCounts {
+      guard let place = self.volume.reserve(byteCount) else { return (places, false) }
+      places += place
+    }
+    return (places, true)
   }
 
   private mutating func batch(
@@ -236,13 +254,19 @@ struct VolumeModel {
       producerEpoch: hasProducer ? ProducerEpoch(0) : .none,
       baseSequence: hasProducer ? Int32(truncatingIfNeeded: base.rawValue) : -1,
       maxTimestamp: self.wall, appendTime: self.wall)
-    return SyntheticBatch(summary, bodyBytes: bytes, using: &self.generator)
+    return SyntheticBatch(
+      summary, bodyBytes: max(bytes, self.bodyBytesMin), using: &self.generator)
   }
 
   mutating func truncate(_ partition: Int) {
     let version = self.partitions[partition].now
     guard version.exists, !version.batches.isEmpty else { return }
-    let keep = Int.random(in: 0..<version.batches.count, using: &self.generator)
+    self.truncate(
+      partition, keeping: Int.random(in: 0..<version.batches.count, using: &self.generator))
+  }
+
+  private mutating func truncate(_ partition: Int, keeping keep: Int) {
+    let version = self.partitions[partition].now
     let end = version.batches[keep].summary.baseOffset
     guard end >= version.logStart, end >= self.partitions[partition].uploaded,
       end >= self.partitions[partition].snapshotted
@@ -255,6 +279,43 @@ struct VolumeModel {
     }
     self.partitions[partition].epoch = self.partitions[partition].epoch.next
     self.send(.truncate(request, self.partitions[partition].id, to: end, epochs: nil))
+  }
+
+  /// Cuts what has an object tier to little more than what is uploaded, and writes less anew than was cut, in two segments at least. The
+  /// first of them is uploaded: a cleaner carries what follows alone.
+  mutating func rewrite(_ partition: Int) {
+    let (version, uploaded) = (self.partitions[partition].now, self.partitions[partition].uploaded)
+    guard version.exists,
+      let first = version.batches.firstIndex(where: { $0.summary.baseOffset >= uploaded })
+    else { return }
+    let least = min(first + Int.random(in: 0...2, using: &self.generator), version.batches.count)
+    let cut = version.batches.count - least
+    guard cut > 8 else { return }
+    self.truncate(partition, keeping: least)
+    self.noteCompletions()
+    for _ in 0..<Int.random(in: 1...(cut / 6), using: &self.generator) { self.append(partition) }
+    self.drain()
+    let begun = self.partitions[partition].now.end
+    self.fill { UInt64($0.segmentsRolled) }
+    for _ in 0..<Int.random(in: 1...4, using: &self.generator) { self.append(partition) }
+    self.drain()
+    guard self.partitions[partition].versions.map(\.end).min()! >= begun else { return }
+    self.partitions[partition].uploaded = max(begun, self.partitions[partition].uploaded)
+    self.send(.setUploadedOffset(self.partitions[partition].id, begun))
+    self.send(.setHighWatermark(self.partitions[partition].id, begun))
+  }
+
+  /// Appends to the first partition, which is uploaded at once, until the number rises: segments roll, and the cleaner finds work.
+  mutating func fill(until number: (SimulatedVolume) -> UInt64) {
+    let before = number(self.volume)
+    self.bodyBytesMin = self.bodyBytesMax
+    defer { self.bodyBytesMin = 0 }
+    for _ in 0..<200 where number(self.volume) == before {
+      self.append(0)
+      self.drain()
+      self.upload(0)
+      self.pass(.milliseconds(500))
+    }
   }
 
   mutating func startEpoch(_ partition: Int) {

@@ -63,6 +63,11 @@ import Testing
     try VolumeModel.checkDeep(seed: seed)
   }
 
+  @Test(arguments: 401...416 as ClosedRange<UInt64>)
+  func `what was carried, truncated and written anew reads as it was written`(seed: UInt64) throws {
+    try VolumeModel.checkRewritten(seed: seed)
+  }
+
   @Test(arguments: 201...216 as ClosedRange<UInt64>)
   func `a failed write or sync is final and acknowledges nothing`(seed: UInt64) throws {
     var model = VolumeModel(seed: seed)

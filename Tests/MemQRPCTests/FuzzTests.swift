@@ -16,6 +16,21 @@ import Testing
     }
   }
 
+  @Test(arguments: PlantedFault.allCases)
+  func `a volume's recovery or reads gone wrong are noticed within a hundred seeds`(
+    fault: PlantedFault
+  ) {
+    let noticed = (UInt64(1)...100).first { seed in
+      do {
+        try FuzzTarget.runVolume(seed: seed, with: fault)
+        return false
+      } catch {
+        return error is FuzzFailure
+      }
+    }
+    #expect(noticed != nil)
+  }
+
   @Test func `recorded traffic holds what is worth mutating`() throws {
     var types: Set<UInt8> = []
     var answers = 0

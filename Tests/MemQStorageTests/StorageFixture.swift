@@ -62,7 +62,9 @@ enum Example {
 
 extension Volume {
   /// Appends and waits for durability.
-  func appendDurably(_ batches: [(TopicPartition, SyntheticBatch)]) async throws {
+  func appendDurably(
+    _ batches: [(TopicPartition, SyntheticBatch)], reserved: RoomReservation = RoomReservation()
+  ) async throws {
     let appends = batches.map { partition, batch in
       // The stamp is the log's work: what comes in has none.
       var bytes = batch.bytes
@@ -72,7 +74,7 @@ extension Volume {
     }
     let result: Result<Void, MemQError> = await withCheckedContinuation { continuation in
       do throws(MemQError) {
-        try self.append(appends) { continuation.resume(returning: $0) }
+        try self.append(appends, reserved: reserved) { continuation.resume(returning: $0) }
       } catch {
         continuation.resume(returning: .failure(error))
       }

@@ -209,6 +209,42 @@ private final class Damaged: Sendable {
     await volume.close()
   }
 
+  @Test(arguments: ["payload", "frame header", "group header", "whole block", "first segment"])
+  func `a damaged checkpoint of the last segment is made up from the log before it`(
+    _ kind: String
+  ) async throws {
+    let isFirst = kind == "first segment"
+    let made = try await Damaged(
+      batches: isFirst ? 9 : 60, segmentBytes: isFirst ? 4 << 20 : 64 << 10, closes: false)
+    let before = try made.verify()
+    #expect(before.isWhole)
+    let tail = try #require(before.segments.last)
+    switch kind {
+    case "payload": try made.flip(tail.slot, at: 4_096 + 80 + 80 + 20)
+    case "frame header": try made.flip(tail.slot, at: 4_096 + 80 + 20)
+    case "group header": try made.flip(tail.slot, at: 4_096 + 30)
+    default: try made.write([UInt8](repeating: 0x55, count: 4_096), tail.slot, at: 4_096)
+    }
+    let found = try made.verify()
+    #expect(!found.isWhole && !found.losesRecords)
+    #expect(found.damages.allSatisfy { $0.slot == tail.slot && $0.lost.isEmpty })
+    #expect(found.partitions.map(\.end) == before.partitions.map(\.end))
+    // The second time from a checkpoint that is whole.
+    for round in 0..<2 {
+      let volume = try await Volume.open(made.configuration, logger: Example.logger)
+      #expect(volume.damagedPartitions.isEmpty)
+      for partition in Damaged.partitions {
+        #expect(volume.state(of: partition)?.end == made.end(partition))
+        #expect(try await made.readable(volume, partition) == made.end(partition))
+        let batch = Example.batch(at: made.end(partition), bodyBytes: 100 + round)
+        try await volume.appendDurably([(partition, batch)])
+        made.appended[partition]!.append(batch)
+      }
+      if round == 0 { await volume.abandon() } else { await volume.close() }
+    }
+    #expect(try !made.verify().losesRecords)
+  }
+
   @Test func `a partition whose beginning is lost is damaged from there, not gone`() async throws {
     // All in the tail, however many marks a slow machine adds: no checkpoint says what is lost.
     let made = try await Damaged(batches: 9, segmentBytes: 4 << 20, closes: false)
@@ -659,8 +695,14 @@ private final class Carried: Sendable {
         .dropFirst(4).first
     ).header.baseOffset
     try await made.carryAnew(from: cut)
-    let young = try #require(try made.verify().segments.last { $0.kind == .cold })
+    let clean = try made.verify()
+    let young = try #require(clean.segments.last { $0.kind == .cold })
     #expect(young.sequence > older.sequence)
+    // The younger one holds copies of what the older one had, and may have taken its place.
+    let others = try clean.segments.filter { $0.kind == .cold && $0.sequence < young.sequence }
+      .flatMap { try made.frames($0.sequence) }
+      .filter { $0.header.partition == Carried.kept && $0.header.endOffset <= cut }
+    let whole = others.map(\.header.endOffset).max() ?? .zero
     let number = String(young.slot.rawValue)
     let name = "segment-" + String(repeating: "0", count: 8 - number.count) + number
     #expect(unlink(made.configuration.path + "/" + name) == 0)
@@ -672,11 +714,10 @@ private final class Carried: Sendable {
     var configuration = made.configuration
     configuration.acceptsLoss = true
     let volume = try await Volume.open(configuration, logger: Example.logger)
-    // What the older segment has above the truncate is dead; below, the younger one may have had all of it.
+    // What the older segment has above the truncate is dead; below, it is all there is.
     #expect(volume.damagedPartitions.map(\.partition) == [Carried.kept])
-    let from = try #require(volume.damagedPartitions.first?.from)
-    #expect(from <= cut)
-    #expect(try await made.readable(volume) == from)
+    #expect(volume.damagedPartitions.first?.from == whole)
+    #expect(try await made.readable(volume) == whole)
     await volume.close()
   }
 }

@@ -157,6 +157,48 @@ import Testing
     await volume.close()
   }
 
+  @Test func `a reserved place is there, whoever fills the volume meanwhile`() async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    var configuration = Example.configuration(folder)
+    configuration.capacityBytes = 6 << 20
+    let volume = try await Volume.open(configuration, logger: Example.logger)
+    let (first, other) = (Example.partition(0), Example.partition(1))
+    for partition in [first, other] { try await volume.openDurably(partition) }
+    let batch = Example.batch(at: .zero, bodyBytes: 20_000)
+    let place = try #require(volume.reserve(batch.bytes.count))
+    let unused = try #require(volume.reserve(20_000))
+    var end = Offset.zero
+    func fill() async throws {
+      let deadline = ContinuousClock.now + .seconds(60)
+      var code: ErrorCode?
+      while code != .volumeFull, ContinuousClock.now < deadline {
+        let next = Example.batch(at: end, bodyBytes: 5_000)
+        code = await self.code { try await volume.appendDurably([(other, next)]) }
+        if code == nil { end = next.summary.endOffset }
+      }
+      #expect(code == .volumeFull)
+    }
+    try await fill()
+    #expect(volume.reserve(batch.bytes.count) == nil)
+    // It never says that it is full, and takes it once the next segment is there.
+    let deadline = ContinuousClock.now + .seconds(60)
+    var code: ErrorCode? = .resourceExhausted
+    while code == .resourceExhausted, ContinuousClock.now < deadline {
+      code = await self.code {
+        try await volume.appendDurably([(first, batch)], reserved: place)
+      }
+    }
+    #expect(code == nil)
+    #expect(try await volume.readAll(first, from: .zero) == [batch.bytes])
+    // What is given back is there for others.
+    volume.release(unused)
+    let before = end
+    try await fill()
+    #expect(end > before)
+    await volume.close()
+  }
+
   @Test func `a first open without room says what it needs and what there is`() async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }

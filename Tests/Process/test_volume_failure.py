@@ -67,6 +67,63 @@ def test_a_failed_volume_costs_its_replicas_alone_and_an_empty_one_takes_its_pla
         check_all_there(cluster, "events", producer)
 
 
+def test_a_volume_without_one_of_its_segment_files_is_fenced_and_filled_anew_from_the_others(folder):
+    cluster = Cluster(folder, volumes=2)
+    victim = NODES[0]
+    with cluster.start():
+        # Nothing leaves the disks, so that every segment is needed; six partitions of each node stand on two volumes.
+        cluster.create("events", 6, "--set", "object.tier=false")
+        value = b"v" * 10_000
+
+        def produce(first, count):
+            cluster.cli("produce", "events", stdin=b"".join(b"%d-%s\n" % (n, value) for n in range(first, first + count)))
+
+        made = 0
+        while len(list((folder / victim / "volume-0").glob("segment-*"))) < 4 and made < 60_000:
+            produce(made, 2_000)
+            made += 2_000
+        node, volumes = states(cluster, victim)
+        cluster.processes[victim].terminate()
+        assert cluster.processes[victim].wait(60) == 0
+        headers = {path: path.read_bytes()[:56] for path in (folder / victim / "volume-0").glob("segment-*")}
+        # Hot ones, by their sequence: the oldest is sealed and needed.
+        hot = {int.from_bytes(h[48:56], "big"): path for path, h in headers.items() if h[:4] == b"MQSG" and h[5] == 0}
+        assert len(hot) >= 3
+        hot[min(hot)].unlink()
+        text = memq("log", "verify", "--data", folder / victim / "volume-0", status=5).stdout.decode()
+        assert f"REFUSED segment {min(hot)} position 0" in text and "a segment is missing" in text, text
+
+        cluster.start_one(victim)
+        wait_until("the cluster knows", lambda: "failed" in states(cluster, victim)[1].values(), 30)
+        log = (folder / f"{victim}.log").read_text()
+        assert f"segment {min(hot)} position 0" in log and "a segment is missing" in log
+
+        def is_fenced():
+            rows = cluster.partitions("events")
+            out = [row for row in rows if node not in row["isr"]]
+            return len(out) == 3 and all(row["leader"] not in (None, node) for row in out)
+
+        wait_until("its replicas are fenced, those on the other volume are not", is_fenced, 60)
+        produce(made, 1_000)
+        made += 1_000
+
+        # As docs/operations/damaged-disks.md has it: the others are whole, so the volume begins anew.
+        cluster.processes[victim].terminate()
+        assert cluster.processes[victim].wait(60) == 0
+        (folder / victim / "volume-0").rename(folder / "damaged")
+        cluster.start_one(victim)
+        wait_until("all replicas are in sync", lambda: cluster.in_sync("events"))
+        assert set(states(cluster, victim)[1]) != set(volumes)
+        # It holds all there is: it serves without one of the others, which must be led from it or from the third.
+        other = next(name for name in NODES if name != victim)
+        cluster.kill_one(other)
+        produce(made, 1_000)
+        made += 1_000
+        wait_until("all are led", lambda: all(row["leader"] is not None for row in cluster.partitions("events")))
+        assert any(row["leader"] == node for row in cluster.partitions("events"))
+        assert sorted(int(v.split(b"-")[0]) for v in cluster.values("events")) == list(range(made))
+
+
 def flip(data, topic, number):
     """Changes a byte in the number-th batch of the topic's partition 0 in the data folder of a node that runs."""
     out = memq("log", "dump", "--live", "--data", data, "--partition", f"{topic}/0", "-o", "json").stdout

@@ -63,6 +63,8 @@ public struct RecoveredVolume: Sendable {
   var logs: [PartitionLog] = []
   var segments: [LiveSegment] = []
   var cold: [LiveSegment] = []
+  /// Segments that the log needs and whose files are gone, where that was accepted.
+  var missing: [Checkpoint.Segment] = []
   var freeSlots: [SegmentSlot] = []
   var slotCount: UInt32 = 0
   var nextLog = LogID(1)

@@ -16,6 +16,17 @@ struct RecoveryState {
 
   func index(of log: LogID) -> Int? { self.indexOf[log] }
 
+  /// Whether a batch was truncated since, as the log's epochs tell: a leader writes an offset once, so another epoch there is another batch.
+  func isDead(_ batch: FrameHeader) -> Bool {
+    guard batch.type.carriesRecords, let index = self.indexOf[batch.log] else { return false }
+    let log = self.logs[index].laid
+    if batch.baseOffset >= log.end { return true }
+    guard let epoch = log.epochs.last(where: { $0.start <= batch.baseOffset })?.epoch else {
+      return false
+    }
+    return epoch != batch.leaderEpoch
+  }
+
   func tailSummaries(of log: LogID) -> [BatchSummary] { self.summaries[log] ?? [] }
 
   mutating func withLogs(_ body: (inout [PartitionLog]) -> Void) { body(&self.logs) }
@@ -70,7 +81,7 @@ struct RecoveryState {
     }
   }
 
-  private mutating func load(_ checkpoint: Checkpoint, isHead: Bool) {
+  mutating func load(_ checkpoint: Checkpoint, isHead: Bool) {
     // Where a close's checkpoint follows frames of the same segment, it says the same as they do.
     if isHead { self.summaries = [:] }
     self.nextLog = checkpoint.nextLog

@@ -168,7 +168,7 @@ extension VolumeCore {
     // A cold segment that is on its way to be retired is simply no longer named.
     let freeing = self.freeing.map(\.segment).filter { $0.state == .freed }
     return Checkpoint.payloads(
-      nextLog: self.nextLog, segments: freeing + segments + cold, draft.bodies)
+      nextLog: self.nextLog, segments: freeing + self.missing + segments + cold, draft.bodies)
   }
 
   /// The active segment's index, and a trailer that says where it is.

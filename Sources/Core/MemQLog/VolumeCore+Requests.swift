@@ -2,22 +2,52 @@
 
 public import MemQModel
 
+/// Places set aside in a volume for batches that are about to be appended.
+public struct RoomReservation: Hashable, Sendable {
+  var cost = 0
+
+  /// None.
+  public init() {}
+
+  public static func += (left: inout RoomReservation, right: RoomReservation) {
+    left.cost += right.cost
+  }
+}
+
 extension VolumeCore {
+  /// Sets a place aside for a batch of `byteCount`, so that who is to decide on it knows that it will be taken, whoever else appends
+  /// meanwhile. `append` uses it up, or `release` gives it back. Nil: it would not be admitted now.
+  public mutating func reserve(_ byteCount: Int) -> RoomReservation? {
+    guard self.hasRoom(for: byteCount) else { return nil }
+    var reservation = RoomReservation()
+    reservation.cost = PendingFrame.overhead + byteCount
+    self.reservedCost += reservation.cost
+    return reservation
+  }
+
+  public mutating func release(_ reservation: RoomReservation) {
+    self.reservedCost -= reservation.cost
+    precondition(self.reservedCost >= 0, "a reservation is given back twice")
+  }
+
   /// Accepts batches, all or none; `.complete(request, …)` follows once they are durable.
   ///
   /// Precondition: each batch's base offset is its partition's end, batches of one partition in order.
+  /// - Parameter reserved: what `reserve` gave for them, or for some of them; used up when they are taken. With all of them reserved
+  ///   `.volumeFull` is not thrown.
   /// - Throws: `.volumeFailed`, `.shuttingDown`, `.partitionNotFound`, `.recordBatchTooLarge`; retriable: `.resourceExhausted`
   ///   (too much waits for the disk), `.volumeFull`.
   public mutating func append(
-    _ batches: [BatchAppend], request: RequestID, at now: MonotonicInstant, wall: Timestamp,
-    into effects: inout [Effect]
+    _ batches: [BatchAppend], request: RequestID, reserved: RoomReservation = RoomReservation(),
+    at now: MonotonicInstant, wall: Timestamp, into effects: inout [Effect]
   ) throws(MemQError) {
     precondition(!batches.isEmpty)
     var cost = 0
     for batch in batches {
       cost += try self.admittedCost(batch)
     }
-    try self.admit(cost)
+    try self.admit(cost, reserved)
+    self.release(reserved)
     for (index, batch) in batches.enumerated() {
       let at = self.byName[batch.partition]!
       precondition(
@@ -61,20 +91,27 @@ extension VolumeCore {
     }
   }
 
-  private func admit(_ cost: Int) throws(MemQError) {
-    guard self.pendingBytes == 0 || self.pendingBytes + cost <= self.configuration.pendingBytesMax
+  private func admit(_ cost: Int, _ reserved: RoomReservation) throws(MemQError) {
+    let isReserved = cost <= reserved.cost
+    // What others have reserved is theirs.
+    let others = isReserved ? 0 : self.reservedCost - reserved.cost
+    guard
+      self.pendingBytes == 0
+        || self.pendingBytes + others + cost <= self.configuration.pendingBytesMax
     else {
       throw MemQError(
         .resourceExhausted, "too many bytes wait for the disk",
         subject: "volume \(self.identity.volume)", limit: Int64(self.configuration.pendingBytesMax),
-        actual: Int64(self.pendingBytes + cost))
+        actual: Int64(self.pendingBytes + others + cost))
     }
-    guard self.pending.cost + cost <= self.userRoom else { throw self.volumeFull(needed: cost) }
-    guard self.pending.cost + cost <= self.placedRoom else {
+    guard isReserved || self.pending.cost + others + cost <= self.userRoom else {
+      throw self.volumeFull(needed: others + cost)
+    }
+    guard self.pending.cost + others + cost <= self.placedRoom else {
       throw MemQError(
         .resourceExhausted, "the next segment is being made",
         subject: "volume \(self.identity.volume)",
-        limit: Int64(self.placedRoom), actual: Int64(self.pending.cost + cost))
+        limit: Int64(self.placedRoom), actual: Int64(self.pending.cost + others + cost))
     }
   }
 

@@ -53,6 +53,8 @@ public struct VolumeCore: Sendable {
     case setUploadedOffset(TopicPartition, Offset)
     case setProducerSnapshot(TopicPartition, [UInt8], at: Offset)
     case setLocalRetention(TopicPartition, LocalRetention)
+    /// Everything that missing segments cost was cut: the log no longer needs them.
+    case forgetMissingSegments
 
     // Disk results.
 
@@ -178,6 +180,8 @@ public struct VolumeCore: Sendable {
   var producersEnds: [(log: LogReference, end: Offset)] = []
   /// Segments of carried batches, by sequence; apart from the order of the hot ones.
   var cold: [LiveSegment]
+  /// Those whose files are gone: checkpoints go on naming them, so that a repair that is interrupted begins anew.
+  var missing: [Checkpoint.Segment]
   var carry: CarryUnderWay?
   /// When the cleaner looks again.
   var cleanAt = MonotonicInstant.zero
@@ -204,6 +208,8 @@ public struct VolumeCore: Sendable {
 
   // Groups.
   var pending = FrameQueue()
+  /// Costs of batches that have a place reserved and are not here yet.
+  var reservedCost = 0
   var inFlight: [GroupInFlight] = []
   var isWriting = false
   var syncing: GroupNumber?
@@ -244,6 +250,7 @@ public struct VolumeCore: Sendable {
     self.nextLog = recovered.nextLog
     self.segments = recovered.segments
     self.cold = recovered.cold
+    self.missing = recovered.missing
     self.nextSequence = recovered.nextSequence
     self.checkpointSegment = recovered.checkpointSegment
     self.logEnd = recovered.end
@@ -329,6 +336,8 @@ public struct VolumeCore: Sendable {
       guard self.readEnded(slot) else { return }
     case .carried(let result):
       self.carried(result, &effects)
+    case .forgetMissingSegments:
+      self.missing = []
     case .tick:
       break
     }
@@ -338,8 +347,8 @@ public struct VolumeCore: Sendable {
   /// Whether an append of up to an eighth of what may wait would be admitted now.
   public var hasRoom: Bool {
     self.failure == nil && self.closeRequest == nil
-      && self.pendingBytes <= self.configuration.pendingBytesMax / 8 * 7
-      && self.pending.cost < self.userRoom && self.pending.cost < self.placedRoom
+      && self.pendingBytes + self.reservedCost <= self.configuration.pendingBytesMax / 8 * 7
+      && self.owedCost < self.userRoom && self.owedCost < self.placedRoom
   }
 
   /// Whether a batch of `byteCount` would be admitted now.
@@ -349,14 +358,17 @@ public struct VolumeCore: Sendable {
 
   /// Whether such a batch has a place beside what waits for the disk.
   public func hasSpace(for byteCount: Int) -> Bool {
-    let cost = self.pending.cost + PendingFrame.overhead + byteCount
+    let cost = self.owedCost + PendingFrame.overhead + byteCount
     return cost <= self.userRoom && cost <= self.placedRoom
   }
 
   /// Whether such a batch is refused until something is reclaimed: what is left is the reserve.
   public func isFull(for byteCount: Int) -> Bool {
-    self.pending.cost + PendingFrame.overhead + byteCount > self.userRoom
+    self.owedCost + PendingFrame.overhead + byteCount > self.userRoom
   }
+
+  /// What has no place yet and will want one.
+  var owedCost: Int { self.pending.cost + self.reservedCost }
 
   /// The log takes groups, or can't for want of room: opening it is done.
   public var isStarted: Bool {

@@ -77,7 +77,7 @@ extension Recovery {
       guard self.salvage != .refuse else {
         throw .corrupt(LogPlace(segment.sequence, damage.position), damage.what)
       }
-      index = try self.salvageIndex(found, segment) { lost.append($0) }
+      index = try self.salvageIndex(found, segment, lost: { lost.append($0) })
     }
     return index.entries.map {
       ($0.log, SegmentSpan.cold($0.span.runs, segment: segment.sequence))

@@ -116,8 +116,12 @@ extension Recovery {
   }
 
   /// Replays a tail that is damaged below its mark: whatever still holds counts, and who lost something is noted.
+  ///
+  /// - Parameters:
+  ///   - limit: where it ends, of a segment that is not the last.
+  ///   - headEnd: where its damaged head ends; nil: it is whole, or nobody knows.
   mutating func salvageTail(
-    _ tail: Found, mark: LogPlace
+    _ tail: Found, limit: Int64? = nil, mark: LogPlace, headEnd: Int64?
   ) throws(MemQError) -> (end: SegmentSalvage, index: SegmentIndexer) {
     var index = SegmentIndexer(segment: tail.sequence, runBytesMax: self.runBytesMax)
     var (state, notes) = (self.state, self.notes)
@@ -154,7 +158,7 @@ extension Recovery {
       }
     }
     let end = try SegmentSalvage.run(
-      tail.header, tail.checksum, limit: nil, mark: mark, from: &self.source
+      tail.header, tail.checksum, limit: limit, mark: mark, from: &self.source
     ) { (piece, bytes) throws(MemQError) in
       switch piece {
       case .group(let group, let frames):
@@ -188,7 +192,10 @@ extension Recovery {
         let error = MemQError.corrupt(
           LogPlace(tail.sequence, stretch.range.lowerBound), stretch.what)
         notes.note(error)
-        guard case .unknown = stretch.kind else { return }
+        // A head is the checkpoint alone, which was made up for.
+        guard case .unknown = stretch.kind, stretch.range.upperBound > headEnd ?? 0 else {
+          return
+        }
         lastUnknown = error
         confirmed = []
       }
@@ -204,14 +211,18 @@ extension Recovery {
 
   /// The index of a sealed segment whose footer and frames are both damaged.
   ///
-  /// - Parameter lost: called with each stretch where frames may be gone.
+  /// - Parameters:
+  ///   - isDead: frames to pass over: the log says something else of their offsets.
+  ///   - lost: called with each stretch where frames may be gone.
   mutating func salvageIndex(
-    _ found: Found, _ segment: Checkpoint.Segment, lost: (LostFrames) -> Void = { _ in }
+    _ found: Found, _ segment: Checkpoint.Segment,
+    isDead: (FrameHeader) -> Bool = { _ in false }, lost: (LostFrames) -> Void = { _ in }
   ) throws(MemQError) -> SegmentIndexer {
     let isCold = segment.state == .cold
     var last: (log: LogID, end: Offset)?
     var stretch: LostFrames?
     func add(_ frame: WalkedFrame, _ bytes: UnsafeRawBufferPointer, _ notes: inout SalvageNotes) {
+      guard !isDead(frame.header) else { return }
       // A cold segment has what was carried, with gaps: those of the log are told once all are known.
       guard isCold else { return index.add(frame, bytes, in: segment.sequence, &notes) }
       index.add(frame, bytes.part(frame.payload))

@@ -6,7 +6,8 @@ public import MemQModel
 ///
 /// 1. Every file's header block says which life it is in; a file whose header does not hold is probed for groups.
 /// 2. The tail is the youngest segment whose head (checkpoint) holds. A younger one without a whole head never became
-///    durable, unless a durable mark says it did: that is corruption.
+///    durable, unless a durable mark or a younger segment's header says it did: that is corruption, and the log is replayed from the
+///    checkpoint before, as long as its segment is there.
 /// 3. The tail is replayed up to the first group that does not hold. Below the highest durable mark of any group header
 ///    in it that is corruption; at or above, a torn tail: cut there, everything after it discarded, valid or not.
 /// 4. The checkpoint and the frames after it name the segments before the tail. Their footers give the index; a segment
@@ -75,6 +76,12 @@ struct Recovery<Source: SegmentSource> {
   /// were freed too and may only hold a snapshot.
   var retiredThrough = SegmentSequence.none
   var salvage = SalvageMode.refuse
+  /// The youngest hot segment whose file is gone though the log needs it: it may have held truncates of what older ones hold.
+  private var missingThrough = SegmentSequence.none
+  /// Where the log begins instead of at the tail's checkpoint, which is damaged.
+  var base: Base?
+  /// What a younger segment's header states as the tail's durable end.
+  private var statedEnd = LogPlace.start
   var notes = SalvageNotes()
   var result = RecoveredVolume()
   var state = RecoveryState()
@@ -157,11 +164,22 @@ struct Recovery<Source: SegmentSource> {
     var wanted: SegmentSequence?
     for candidate in self.found.reversed() {
       if let wanted, candidate.sequence != wanted {
+        // One that was begun, and given up at an opening before.
+        if candidate.sequence > wanted { continue }
         throw .corrupt(LogPlace(wanted, 0), "the last durable segment is missing or damaged")
       }
-      if try self.hasHead(candidate) { return candidate }
+      do throws(MemQError) {
+        if try self.hasHead(candidate, isOwed: wanted != nil) { return candidate }
+      } catch {
+        guard self.salvage != .refuse, error.code == .logCorrupt else { throw error }
+        self.base = try self.base(of: candidate)
+        guard self.base != nil else { throw error }
+        self.notes.note(error)
+        return candidate
+      }
       self.result.discardedGroups = true
       wanted = candidate.header.previousEnd.segment
+      self.statedEnd = candidate.header.previousEnd
       if wanted == SegmentSequence.none { return nil }
     }
     if let wanted {
@@ -171,22 +189,31 @@ struct Recovery<Source: SegmentSource> {
   }
 
   /// Whether the segment's first group, its checkpoint, holds.
-  private mutating func hasHead(_ segment: Found) throws(MemQError) -> Bool {
-    var hasHead = false
+  ///
+  /// - Parameter isOwed: a younger segment's header states that this one is durable.
+  private mutating func hasHead(_ segment: Found, isOwed: Bool) throws(MemQError) -> Bool {
+    if try self.hasWholeHead(segment) { return true }
     let first = LogFormat.firstGroupPosition
-    _ = try SegmentScan.run(
-      segment.header, segment.checksum, limit: first + 1, probes: false, from: &self.source
-    ) { (group, _, _, _) throws(MemQError) in
-      hasHead = group.kind == .head
-    }
-    if hasHead { return true }
     let scan = try SegmentScan.run(
       segment.header, segment.checksum, probes: true, from: &self.source
     ) { (_, _, _, _) throws(MemQError) in }
-    guard scan.mark <= LogPlace(segment.sequence, first) else {
-      throw .corrupt(LogPlace(segment.sequence, first), "a segment's checkpoint is damaged")
+    guard !isOwed, scan.mark <= LogPlace(segment.sequence, first) else {
+      throw .corrupt(
+        LogPlace(segment.sequence, first),
+        "a segment's checkpoint is damaged, and the segment before it is gone")
     }
     return false
+  }
+
+  mutating func hasWholeHead(_ segment: Found) throws(MemQError) -> Bool {
+    var hasHead = false
+    _ = try SegmentScan.run(
+      segment.header, segment.checksum, limit: LogFormat.firstGroupPosition + 1, probes: false,
+      from: &self.source
+    ) { (group, _, _, _) throws(MemQError) in
+      hasHead = group.kind == .head
+    }
+    return hasHead
   }
 
   // MARK: - The tail
@@ -195,6 +222,7 @@ struct Recovery<Source: SegmentSource> {
     _ tail: Found
   ) throws(MemQError) -> (scan: SegmentScan, index: SegmentIndexer) {
     var index = SegmentIndexer(segment: tail.sequence, runBytesMax: self.runBytesMax)
+    let headEnd = try self.replayBase(of: tail)
     var state = self.state
     let scan = try SegmentScan.run(
       tail.header, tail.checksum, probes: true, from: &self.source
@@ -202,13 +230,14 @@ struct Recovery<Source: SegmentSource> {
       try state.apply(group, frames, bytes)
       for frame in frames { index.add(frame, bytes.part(frame.payload)) }
     }
-    if let damage = scan.damage, scan.mark > LogPlace(tail.sequence, scan.end),
+    let mark = max(scan.mark, self.statedEnd)
+    if let damage = scan.damage, mark > LogPlace(tail.sequence, scan.end),
       !self.mutations.contains(.ignoresDurableMark)
     {
       guard self.salvage != .refuse else {
         throw .corrupt(LogPlace(tail.sequence, damage.position), damage.what)
       }
-      let (salvaged, index) = try self.salvageTail(tail, mark: scan.mark)
+      let (salvaged, index) = try self.salvageTail(tail, mark: mark, headEnd: headEnd)
       // No group is the last one: the tail is sealed here.
       var end = scan
       (end.end, end.checksum, end.lastGroup) = (salvaged.end, salvaged.checksum, nil)
@@ -221,7 +250,7 @@ struct Recovery<Source: SegmentSource> {
   private mutating func finishTail(_ tail: Found, _ scan: SegmentScan) {
     self.result.end = LogPlace(tail.sequence, scan.end)
     self.result.endChecksum = scan.checksum
-    self.result.checkpointSegment = tail.sequence
+    self.result.checkpointSegment = self.base.flatMap(\.checkpointSegment) ?? tail.sequence
     self.result.discardedGroups = self.result.discardedGroups || scan.hasLaterGroup
     self.result.cleanShutdown =
       scan.lastGroup?.kind == .close && scan.lastGroup?.openCount == self.identity.openCount
@@ -263,6 +292,12 @@ struct Recovery<Source: SegmentSource> {
       if !isOver, self.salvage == .acceptLoss {
         self.notes.note(.corrupt(LogPlace(segment.sequence, 0), "a segment is missing"))
         self.notes.isSealedUnknown = true
+        self.result.missing.append(segment)
+        // A file of that name would look like the segment's next life.
+        self.result.slotCount = max(self.result.slotCount, segment.slot.rawValue + 1)
+        if segment.state != .cold {
+          self.missingThrough = max(self.missingThrough, segment.sequence)
+        }
         continue
       }
       guard isOver else {
@@ -305,6 +340,13 @@ struct Recovery<Source: SegmentSource> {
 
   private mutating func loadIndex(_ segment: Checkpoint.Segment) throws(MemQError) {
     let found = try Self.file(of: segment, in: self.found)
+    if segment.sequence < self.missingThrough {
+      self.result.segmentsReadThrough += 1
+      let state = self.state
+      let index = try self.salvageIndex(found, segment, isDead: { state.isDead($0) })
+      return self.merge(
+        index.entries, segment.slot, segment.sequence, end: segment.end, footer: nil)
+    }
     if let (footer, place) = try SealedSegment.footer(
       of: found.header, end: segment.end, from: &self.source)
     {

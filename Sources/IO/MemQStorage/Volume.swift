@@ -84,6 +84,16 @@ public final class Volume: Sendable {
     self.engine.monitor.withLock { $0.core.hasRoom(for: byteCount) }
   }
 
+  /// Sets a place aside for a batch of `byteCount`: `append` then takes it, however full others make the volume meanwhile. Nil: it would
+  /// not be taken now. What no append uses up is given back with `release`.
+  public func reserve(_ byteCount: Int) -> RoomReservation? {
+    self.engine.monitor.withLock { $0.core.reserve(byteCount) }
+  }
+
+  public func release(_ reservation: RoomReservation) {
+    self.engine.monitor.withLock { $0.core.release(reservation) }
+  }
+
   /// Whether there is a place for a batch of `byteCount`, now or once what waits is written; false: not before something is reclaimed.
   public func hasSpace(for byteCount: Int) -> Bool {
     self.engine.monitor.withLock { $0.core.hasSpace(for: byteCount) }
@@ -106,10 +116,11 @@ public final class Volume: Sendable {
   /// Precondition: each base offset is its partition's end, batches of one partition in order, and each batch was validated
   /// (`RecordBatchHeader.validate`): what does not hold would read as damage later.
   /// - Throws: `.volumeFailed`, `.logCorrupt` where the open found the partition damaged, `.shuttingDown`, `.partitionNotFound`,
-  ///   `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable: `.resourceExhausted` (too much waits for the disk), `.volumeFull`.
-  ///   Nothing was taken then, and `completion` is not called.
+  ///   `.recordBatchInvalid`, `.recordBatchTooLarge`; retriable: `.resourceExhausted` (too much waits for the disk), and without a
+  ///   reservation for all of them `.volumeFull`. Nothing was taken then, the reservation stands, and `completion` is not called.
   public func append(
-    _ appends: [Append], completion: @escaping Completion
+    _ appends: [Append], reserved: RoomReservation = RoomReservation(),
+    completion: @escaping Completion
   ) throws(MemQError) {
     var batches: [StoredBatch] = []
     var requests: [VolumeCore.BatchAppend] = []
@@ -134,7 +145,9 @@ public final class Volume: Sendable {
         state.payloads[PayloadID(request, index)] = batch
       }
       do throws(MemQError) {
-        try state.core.append(requests, request: request, at: now, wall: wall, into: &state.effects)
+        try state.core.append(
+          requests, request: request, reserved: reserved, at: now, wall: wall,
+          into: &state.effects)
       } catch {
         for index in batches.indices { state.payloads[PayloadID(request, index)] = nil }
         throw error

@@ -191,6 +191,8 @@ public final class VolumeCheck: Sendable {
       try result.get()
       done.append("\(partition) ends at offset \(end) now")
     }
+    // From here on an open needs them no longer.
+    volume.engine.send(.forgetMissingSegments)
     return done
   }
 }

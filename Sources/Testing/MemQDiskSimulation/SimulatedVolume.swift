@@ -103,10 +103,19 @@ public struct SimulatedVolume: Sendable {
     return recovered.partitions
   }
 
+  /// As `VolumeCore.reserve`; nil where the volume is not open, too.
+  public mutating func reserve(_ byteCount: Int) -> RoomReservation? {
+    self.core?.reserve(byteCount)
+  }
+
+  public mutating func release(_ reservation: RoomReservation) {
+    self.core?.release(reservation)
+  }
+
   /// - Throws: as `VolumeCore.append`.
   public mutating func append(
     _ batches: [(partition: TopicPartition, batch: SyntheticBatch)], request: RequestID,
-    at now: MonotonicInstant, wall: Timestamp
+    reserved: RoomReservation = RoomReservation(), at now: MonotonicInstant, wall: Timestamp
   ) throws(MemQError) {
     guard self.core != nil else { throw MemQError(.unavailable, "the volume is not open") }
     let appends = batches.map {
@@ -119,7 +128,8 @@ public struct SimulatedVolume: Sendable {
       self.payloads[PayloadID(request, index)] = entry.batch.bytes
     }
     do throws(MemQError) {
-      try self.core!.append(appends, request: request, at: now, wall: wall, into: &effects)
+      try self.core!.append(
+        appends, request: request, reserved: reserved, at: now, wall: wall, into: &effects)
     } catch {
       for index in batches.indices { self.payloads[PayloadID(request, index)] = nil }
       throw error

@@ -1,5 +1,6 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
+import MemQLog
 import MemQTestSupport
 
 /// What can be fuzzed. Each run is made from its seed alone.
@@ -40,6 +41,14 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     }
   }
 
+  /// Runs one seed of `.volume` with a fault planted, which some seeds must notice.
+  ///
+  /// - Throws: ``FuzzFailure`` when they do.
+  public static func runVolume(seed: UInt64, with fault: PlantedFault) throws {
+    var random = SeededGenerator(seed: seed)
+    try VolumeFuzz.run(&random, planted: fault)
+  }
+
   /// The types of the frames that the traffic of a seed begins with, before it is mutated.
   public static func recordedFrameTypes(
     seed: UInt64
@@ -48,6 +57,18 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     let traffic = try Traffic.record(&random)
     return (traffic.fromClient.map(\.type), traffic.fromServer.map(\.type))
   }
+}
+
+/// Faults of a volume's recovery and reads, planted to show that the fuzzer sees such ones.
+public enum PlantedFault: CaseIterable, Sendable {
+  /// Damage below what was durable counts as the end of the log.
+  case cutsDurableDamage
+  /// The open names no damaged partition.
+  case forgetsDamage
+  /// Reads hand batches out without a look at their bytes.
+  case trustsPayloads
+
+  var mutations: LogMutations { self == .cutsDurableDamage ? .ignoresDurableMark : [] }
 }
 
 /// An invariant that did not hold.

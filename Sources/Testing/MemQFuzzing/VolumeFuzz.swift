@@ -113,7 +113,9 @@ struct ImageFiles: SegmentSource {
 /// Recovery of a volume whose files were changed: it never crashes, never hands out a batch that was not appended, and never
 /// passes over what one damaged block costs.
 enum VolumeFuzz {
-  static func run(_ random: inout SeededGenerator) throws {
+  static func run(
+    _ random: inout SeededGenerator, planted fault: PlantedFault? = nil
+  ) throws {
     let image = try LogImage(
       &random, segmentBytes: random.oneIn(2) ? 64 << 10 : 128 << 10, steps: 5 + random.below(80))
     var files = ImageFiles(image.volume.disk)
@@ -128,15 +130,20 @@ enum VolumeFuzz {
       var source = files
       let recovered: RecoveredVolume
       do throws(MemQError) {
-        recovered = try VolumeRecovery.run(identity, from: &source, salvage: mode)
+        recovered = try VolumeRecovery.run(
+          identity, from: &source, runBytesMax: LogConfiguration().runBytesMax, salvage: mode,
+          mutations: fault?.mutations ?? [])
       } catch {
         try require(error.code == .logCorrupt, "recovery failed with \(error)")
+        try require(!isOneBlock || mode == .refuse, "one block costs the volume: \(error)")
         continue
       }
       let core = VolumeCore(identity, LogConfiguration(), recovered: recovered)
-      for partition in recovered.partitions {
+      for var partition in recovered.partitions {
+        if fault == .forgetsDamage { (partition.damage, partition.damagedFrom) = (nil, nil) }
         try self.read(
-          partition, core, image, &source, isComplete: isOneBlock && mode != .acceptLoss)
+          partition, core, image, &source, isComplete: isOneBlock && mode != .acceptLoss,
+          trustsPayloads: fault == .trustsPayloads)
       }
       guard isOneBlock, mode == .isolate else { continue }
       for (partition, end) in image.ends where end > .zero {
@@ -180,7 +187,7 @@ enum VolumeFuzz {
 
   private static func read(
     _ partition: RecoveredPartition, _ core: VolumeCore, _ image: LogImage,
-    _ source: inout ImageFiles, isComplete: Bool
+    _ source: inout ImageFiles, isComplete: Bool, trustsPayloads: Bool
   ) throws {
     let name = partition.partition
     let limit = partition.damagedFrom ?? partition.end
@@ -193,7 +200,8 @@ enum VolumeFuzz {
     while from < limit {
       let batches: [(FrameHeader, [UInt8])]
       do throws(MemQError) {
-        batches = try self.batches(name, from, limit, core, &source)
+        batches = try self.batches(
+          name, from, limit, core, &source, trustsPayloads: trustsPayloads)
       } catch {
         // Named damage, found by a read.
         try require(error.code == .logCorrupt, "a read failed with \(error)")
@@ -214,7 +222,7 @@ enum VolumeFuzz {
 
   private static func batches(
     _ partition: TopicPartition, _ from: Offset, _ below: Offset, _ core: VolumeCore,
-    _ source: inout ImageFiles
+    _ source: inout ImageFiles, trustsPayloads: Bool
   ) throws(MemQError) -> [(FrameHeader, [UInt8])] {
     let volume = core.identity.volume
     let plan = try core.locate(partition, from: from, below: below, maxBytes: 30_000)
@@ -237,6 +245,10 @@ enum VolumeFuzz {
     let seal = HeaderSeal(volume: volume, segment: runs.segment)
     for run in runs.runs {
       let bytes = try self.bytes(runs.slot, run.position, run.byteCount, &source)
+      if trustsPayloads {
+        batches += Self.unverified(bytes, run.position, runs, seal)
+        continue
+      }
       let (frames, damage) = bytes.withUnsafeBytes {
         FrameWalk.wholeBatches(
           in: $0, run: run, log: runs.log, seal: seal, from: runs.from, below: runs.below)
@@ -245,6 +257,29 @@ enum VolumeFuzz {
       if let damage {
         guard batches.isEmpty else { return batches }
         throw damage
+      }
+    }
+    return batches
+  }
+
+  /// What a reader would hand out that goes by the frames' headers alone.
+  private static func unverified(
+    _ bytes: [UInt8], _ position: Int64, _ runs: SegmentRuns, _ seal: HeaderSeal
+  ) -> [(FrameHeader, [UInt8])] {
+    var batches: [(FrameHeader, [UInt8])] = []
+    var offset = 0
+    while offset + FrameHeader.byteCount <= bytes.count {
+      let header = bytes.withUnsafeBytes {
+        FrameHeader.decode(
+          UnsafeRawBufferPointer(rebasing: $0[offset..<(offset + FrameHeader.byteCount)]),
+          at: position + Int64(offset), seal: seal)?.header
+      }
+      guard let header else { return batches }
+      let payload = offset + FrameHeader.byteCount
+      offset = payload + header.payloadBytes
+      guard offset <= bytes.count else { return batches }
+      if header.endOffset > runs.from, header.endOffset <= runs.below {
+        batches.append((header, Array(bytes[payload..<offset])))
       }
     }
     return batches

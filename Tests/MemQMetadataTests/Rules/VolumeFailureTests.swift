@@ -77,6 +77,27 @@ import Testing
     #expect(!new.inSync.contains(old.node))
   }
 
+  @Test func `what a lost volume was to keep goes to the one that has room for it`() throws {
+    var cluster = try PureCluster()
+    let gib: Int64 = 1 << 30
+    for node in 1...2 as ClosedRange<UInt64> {
+      try cluster.join(
+        .replication, uuid: node, volumes: [10 * node, 10 * node + 1], capacityBytes: 6 * gib)
+    }
+    // Both volumes of each node are full with it.
+    let topic = try cluster.makeTopic(
+      "t", partitions: 12, replicas: 2,
+      settings: ["object.tier": "false", "retention.bytes": "\(gib)"])
+    let lost = VolumeID(test: 20)
+    let before = (0..<12).map { cluster.partition(topic, $0).replicas }
+    try cluster.fail(lost, of: NodeID(2))
+    try cluster.join(.replication, uuid: 2, volumes: [21, 99], capacityBytes: 6 * gib)
+    for (index, old) in before.enumerated() {
+      let expected = old.map { $0.volume == lost ? ReplicaID($0.node, VolumeID(test: 99)) : $0 }
+      #expect(cluster.partition(topic, Int32(index)).replicas == expected)
+    }
+  }
+
   @Test func `of a node all of whose volumes failed nothing is asked`() throws {
     var cluster = try PureCluster()
     try cluster.joinReplicas(2)

@@ -71,11 +71,14 @@ struct PureCluster {
   /// Registers a node as the service does, and states it ready.
   @discardableResult
   mutating func join(
-    _ service: ServiceKind, uuid: UInt64, rack: String = "", volumes: [UInt64] = []
+    _ service: ServiceKind, uuid: UInt64, rack: String = "", volumes: [UInt64] = [],
+    capacityBytes: Int64 = 0
   ) throws(MemQError) -> NodeImage {
     let registration = NodeRegistration(
       uuid: NodeUUID(test: uuid), service: service, address: "host\(uuid):1", rack: rack,
-      volumes: volumes.map { VolumeImage(VolumeID(test: $0)) })
+      volumes: volumes.map {
+        VolumeImage(VolumeID(test: $0), capacityBytes: capacityBytes)
+      })
     try self.run { $0.fencePredecessors(of: registration) }
     try self.run { $0.reconcile() }
     let node = try self.run { (state) throws(MemQError) in try state.register(registration) }

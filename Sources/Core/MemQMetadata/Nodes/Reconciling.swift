@@ -37,10 +37,12 @@ extension MetadataState {
   /// is whole of it can be read. Asked again it changes nothing more.
   public func reconcile() -> Plan<ReconcileSummary> {
     var summary = ReconcileSummary()
+    // What replicas that begin anew on another volume add to it. Made when the first one does.
+    var claims: VolumeClaims?
     var changes: [(old: Versioned<PartitionImage>, new: PartitionImage)] = []
     for partition in self.partitions.values {
       guard let topic = self.topics[partition.value.id.topic]?.value,
-        let next = self.reconciled(partition.value, topic.settings)
+        let next = self.reconciled(partition.value, topic.settings, &claims)
       else { continue }
       changes.append((partition, next))
       if next.leader != partition.value.leader { summary.elected.append(next) }
@@ -90,7 +92,7 @@ extension MetadataState {
 
   /// Nil: nothing to change.
   private func reconciled(
-    _ partition: PartitionImage, _ settings: TopicSettings
+    _ partition: PartitionImage, _ settings: TopicSettings, _ claims: inout VolumeClaims?
   ) -> PartitionImage? {
     var next = partition
     let sound = partition.inSync.filter {
@@ -111,7 +113,7 @@ extension MetadataState {
     }
     let isCompleted = next.completeReassignment(minInSync: settings.minInSyncReplicas)
     self.elect(&next, settings)
-    self.replaceLostVolumes(&next)
+    self.replaceLostVolumes(&next, settings.claimBytes, &claims)
     guard next != partition else { return nil }
     if next.leader != partition.leader || isCompleted,
       !self.weaknesses.contains(.keepLeaderEpoch)
@@ -125,15 +127,30 @@ extension MetadataState {
   /// A node that lives without the volume its replica stood on gets a new, empty replica in its place. Not while the lost one is in
   /// sync or eligible: it may hold what no other does, and its disk may come back. Nor on account of a volume that the node still
   /// names: one that failed may be whole after a restart.
-  private func replaceLostVolumes(_ partition: inout PartitionImage) {
+  ///
+  /// What is to keep bytes on the volume goes where most of them are unclaimed, wherever that is: without a replica more would be at
+  /// stake than room.
+  private func replaceLostVolumes(
+    _ partition: inout PartitionImage, _ claim: Int64, _ claims: inout VolumeClaims?
+  ) {
     for replica in partition.replicas {
       guard !partition.inSync.contains(replica.node), !partition.eligible.contains(replica.node),
         let node = self.nodes[replica.node]?.value, node.state == .ready,
         node.volume(replica.volume) == nil
       else { continue }
-      let volumes = node.placeableVolumes
+      let volumes = node.placeableVolumes.map(\.id)
       guard !volumes.isEmpty else { continue }
-      let volume = volumes[Int(partition.id.partition.rawValue) % volumes.count].id
+      let turn = Int(partition.id.partition.rawValue) % volumes.count
+      var volume = volumes[turn]
+      if claim > 0 {
+        var known = claims ?? VolumeClaims(self)
+        for other in volumes[turn...] + volumes[..<turn]
+        where known.room(other) > known.room(volume) {
+          volume = other
+        }
+        known.add(claim, to: volume)
+        claims = known
+      }
       partition.replace(replica, with: ReplicaID(replica.node, volume))
     }
   }

@@ -86,6 +86,13 @@ struct PartitionLane {
     return self.batches[self.outstanding - 1]
   }
 
+  /// Whether the next batch to send was refused before, so that nothing of it stands, and is older than `cutoff`.
+  func isTooLateToRepeat(createdBefore cutoff: NIODeadline) -> Bool {
+    guard self.hasWaiting else { return false }
+    let next = self.batches[self.outstanding]
+    return next.attempts > 0 && !next.mayStand && next.lastError != nil && next.createdAt < cutoff
+  }
+
   /// Takes the batch sent as `request` out without an answer: with `acks` none there is none.
   mutating func forget(request: UInt64) -> ProduceBatch? {
     guard let at = self.index(of: request) else { return nil }

@@ -116,7 +116,7 @@ final class ProduceEngine: @unchecked Sendable {
     var wakeAt = NIODeadline.distantFuture
     for index in self.inTurn(active) {
       self.pump(lane: index, now)
-      if let at = self.lanes[index].wakeAt, self.lanes[index].hasWaiting {
+      if let at = self.lanes[index].wakeAt, at > now, self.lanes[index].hasWaiting {
         wakeAt = min(wakeAt, at)
       }
       if let at = self.accumulator.lingersUntil(index), at > now { wakeAt = min(wakeAt, at) }
@@ -135,6 +135,7 @@ final class ProduceEngine: @unchecked Sendable {
 
   private func pump(lane index: Int, _ now: NIODeadline) {
     self.fetchEpochIfWanted(index)
+    let repeatable = now - TimeAmount(self.configuration.deliveryTimeout - self.answerTime * 2)
     while self.hasRoom, self.openIfNeeded(now), self.lanes[index].hasRoom(now) {
       if !self.lanes[index].hasWaiting {
         guard let batch = self.accumulator.take(index, now) else { return }
@@ -145,6 +146,8 @@ final class ProduceEngine: @unchecked Sendable {
         self.lanes[index].add(batch)
         self.busy.insert(index)
       }
+      // Refused, and too late for another attempt to be answered in time: that stays what is known of it.
+      if self.lanes[index].isTooLateToRepeat(createdBefore: repeatable) { return }
       guard let batch = self.lanes[index].send(request: self.nextRequest, at: now) else { return }
       self.send(batch, index)
     }
@@ -172,11 +175,20 @@ final class ProduceEngine: @unchecked Sendable {
     }
   }
 
-  /// What a request may take: no longer than its records are waited for, or nobody would hear what became of it. Milliseconds.
+  /// What a request may take: less than its records are waited for, so that the server's answer, which may come at the very end of that
+  /// time, still says what became of them. Milliseconds.
   private func timeout(of batch: ProduceBatch) -> Int32 {
-    let left = batch.createdAt + TimeAmount(self.configuration.deliveryTimeout) - .now()
-    let limit = self.configuration.requestTimeout.milliseconds
-    return Int32(clamping: Swift.max(1, Swift.min(limit, left.nanoseconds / 1_000_000)))
+    let left =
+      (batch.createdAt + TimeAmount(self.configuration.deliveryTimeout) - .now())
+      .nanoseconds / 1_000_000
+    let answered = Swift.max(left - self.answerTime.milliseconds, left / 2)
+    return Int32(
+      clamping: Swift.max(1, Swift.min(self.configuration.requestTimeout.milliseconds, answered)))
+  }
+
+  /// How long before the end of a delivery's time the server has to answer. Short beside it, and yet more than a busy machine's pauses.
+  private var answerTime: Duration {
+    Swift.min(.seconds(1), self.configuration.deliveryTimeout / 5)
   }
 
   // MARK: The stream

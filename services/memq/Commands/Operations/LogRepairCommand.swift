@@ -245,7 +245,12 @@ struct VolumeReport: Sendable {
     if self.isVolumeFileDamaged {
       text += "  DAMAGED file volume: memq log repair writes it anew from the segments\n"
     }
-    if let refusal = self.found.refusal { text += "  REFUSED \(refusal)\n" }
+    if let refusal = self.found.refusal {
+      text += "  REFUSED \(refusal)\n"
+      text +=
+        "    other replicas of its partitions are the repair: move this folder away and start the server; where there are none,\n"
+        + "    memq log repair --accept-loss goes on without a missing segment, and says what that cost\n"
+    }
     for damage in self.found.damages.prefix(Self.linesMax) {
       text +=
         "  DAMAGED \(Self.file(damage.slot)) bytes \(damage.positions.lowerBound)..<\(damage.positions.upperBound) (segment \(damage.segment)): \(damage.what)\n"

@@ -309,6 +309,7 @@ final class PartitionShard: @unchecked Sendable {
     }
     if owner.lane.failure == nil && !owner.lane.admit(append) { return }
     owner.decide(append)
+    owner.lane.decided()
   }
 
   /// A parked append whose turn has come.

@@ -2,6 +2,7 @@
 
 import DequeModule
 import Logging
+import MemQLog
 import MemQModel
 import MemQRecords
 import MemQReplication
@@ -10,17 +11,18 @@ import MemQSystem
 
 /// One shard's way to one volume: everything for the volume passes here in order.
 ///
-/// Appends gather while the shard works through its mailbox and leave together. Where the volume has no room, what was
-/// decided stays here, and what was not yet decided parks in front of the rules; both go on when writes complete.
+/// Appends gather while the shard works through its mailbox and leave together. A produced batch has its place in the volume
+/// reserved before it is decided on; where there is none it parks in front of the rules, or is refused. What else the volume has no
+/// room for (a leader's pushes, state) stays here; all go on when writes complete.
 final class VolumeLane {
   /// Appends leave at this many bytes at the latest, so that one call never asks for more than the volume ever takes.
   private static let gatherBytesMax = 4 << 20
 
   let volume: Volume
   private unowned let shard: PartitionShard
-  private var gathered: [Volume.Append] = []
-  private var gatheredBytes = 0
-  private var numbers: [(partition: TopicPartition, number: WriteNumber)] = []
+  private var gathered = Batches()
+  /// The place of the batch that is being decided on.
+  private var promised: RoomReservation?
   /// Decided on and not taken by the volume, oldest first; nothing else passes before.
   private var held: Deque<Held> = []
   private var parked: Deque<InboundAppend> = []
@@ -28,8 +30,31 @@ final class VolumeLane {
   /// The largest batch the volume takes.
   let batchBytesMax: Int
 
+  private struct Batches {
+    var appends: [Volume.Append] = []
+    var numbers: [(partition: TopicPartition, number: WriteNumber)] = []
+    var byteCount = 0
+    /// Those whose place is reserved, and these places.
+    var promised: [Bool] = []
+    var reserved = RoomReservation()
+
+    /// Those with a place, then the others.
+    func parts() -> [Batches] {
+      guard self.promised.contains(true), self.promised.contains(false) else { return [self] }
+      var parts = [Batches(), Batches()]
+      for (index, isPromised) in self.promised.enumerated() {
+        let part = isPromised ? 0 : 1
+        parts[part].appends.append(self.appends[index])
+        parts[part].numbers.append(self.numbers[index])
+        parts[part].promised.append(isPromised)
+      }
+      parts[0].reserved = self.reserved
+      return parts
+    }
+  }
+
   private enum Held {
-    case appends([Volume.Append], [(partition: TopicPartition, number: WriteNumber)])
+    case appends(Batches)
     /// False: the volume has no room for it, it waits.
     case call(() -> Bool)
   }
@@ -42,10 +67,13 @@ final class VolumeLane {
 
   var parkedCount: Int { self.parked.count }
 
-  /// True: the batch may be decided on now; else it was parked, or refused because the volume is full.
+  /// True: the batch may be decided on now, and then `decided` is called; else it was parked, or refused because the volume is full.
   func admit(_ append: InboundAppend) -> Bool {
-    let bytes = self.gatheredBytes + append.header.batchLength
-    if self.parked.isEmpty && self.held.isEmpty && self.volume.hasRoom(for: bytes) { return true }
+    let bytes = append.header.batchLength
+    if self.parked.isEmpty, self.held.isEmpty, let place = self.volume.reserve(bytes) {
+      self.promised = place
+      return true
+    }
     if self.volume.isFull(for: bytes) {
       self.shard.refuse(append, self.full)
     } else if append.parkedUntil <= self.shard.clock.monotonic {
@@ -54,6 +82,13 @@ final class VolumeLane {
       self.parked.append(append)
     }
     return false
+  }
+
+  /// The batch that was admitted was decided on: whatever it was, nobody else uses its place.
+  func decided() {
+    guard let place = self.promised else { return }
+    self.promised = nil
+    self.volume.release(place)
   }
 
   /// Why a batch that nobody decided on waits no longer.
@@ -79,10 +114,13 @@ final class VolumeLane {
   }
 
   func append(_ append: Volume.Append, byteCount: Int, number: WriteNumber) {
-    self.gathered.append(append)
-    self.numbers.append((append.partition, number))
-    self.gatheredBytes += byteCount
-    if self.gatheredBytes >= Self.gatherBytesMax { self.flush() }
+    self.gathered.appends.append(append)
+    self.gathered.numbers.append((append.partition, number))
+    self.gathered.promised.append(self.promised != nil)
+    self.gathered.byteCount += byteCount
+    if let place = self.promised { self.gathered.reserved += place }
+    self.promised = nil
+    if self.gathered.byteCount >= Self.gatherBytesMax { self.flush() }
   }
 
   /// Runs `body` after everything before it has gone to the volume.
@@ -101,21 +139,23 @@ final class VolumeLane {
 
   /// Gives what gathered to the volume.
   func flush() {
-    guard !self.gathered.isEmpty else { return }
-    let (appends, numbers) = (self.gathered, self.numbers)
-    (self.gathered, self.numbers, self.gatheredBytes) = ([], [], 0)
-    if !self.held.isEmpty || !self.give(appends, numbers) {
-      self.held.append(.appends(appends, numbers))
+    guard !self.gathered.appends.isEmpty else { return }
+    let batches = self.gathered
+    self.gathered = Batches()
+    if self.held.isEmpty, self.give(batches) { return }
+    // What has its place never waits for what has none.
+    let parts = batches.parts()
+    for part in parts where parts.count == 1 || !self.held.isEmpty || !self.give(part) {
+      self.held.append(.appends(part))
     }
   }
 
-  private func give(
-    _ appends: [Volume.Append], _ numbers: [(partition: TopicPartition, number: WriteNumber)]
-  ) -> Bool {
+  private func give(_ batches: Batches) -> Bool {
     let mailbox = self.shard.mailbox!
     let id = self.volume.id
+    let numbers = batches.numbers
     do throws(MemQError) {
-      try self.volume.append(appends) { result in
+      try self.volume.append(batches.appends, reserved: batches.reserved) { result in
         switch result {
         case .success: mailbox.post(.durable(numbers))
         case .failure(let error): mailbox.post(.refused(id, error))
@@ -137,21 +177,22 @@ final class VolumeLane {
     while let next = self.held.first {
       switch next {
       case .call(let body): guard body() else { return }
-      case .appends(let appends, let numbers):
-        guard self.give(appends, numbers) else { return }
+      case .appends(let batches): guard self.give(batches) else { return }
       }
       self.held.removeFirst()
     }
     while let next = self.parked.first {
       let bytes = next.header.batchLength
-      let isFull = self.volume.isFull(for: bytes)
-      guard isFull || self.volume.hasRoom(for: bytes) else { return }
-      self.parked.removeFirst()
-      if isFull {
+      guard let place = self.volume.reserve(bytes) else {
+        guard self.volume.isFull(for: bytes) else { return }
+        self.parked.removeFirst()
         self.shard.refuse(next, self.full)
         continue
       }
+      self.parked.removeFirst()
+      self.promised = place
       self.shard.decide(next)
+      self.decided()
       self.flush()
       guard self.held.isEmpty else { return }
     }
@@ -169,7 +210,7 @@ final class VolumeLane {
     self.failure = error
     let held = self.held
     self.held = []
-    (self.gathered, self.numbers, self.gatheredBytes) = ([], [], 0)
+    self.gathered = Batches()
     let parked = self.parked
     self.parked = []
     for append in parked { self.shard.refuse(append, error) }
