@@ -78,22 +78,30 @@ def test_a_volume_without_one_of_its_segment_files_is_fenced_and_filled_anew_fro
         def produce(first, count):
             cluster.cli("produce", "events", stdin=b"".join(b"%d-%s\n" % (n, value) for n in range(first, first + count)))
 
+        def hot_segments():
+            """By their sequence; all but the last are sealed."""
+            headers = {}
+            for path in (folder / victim / "volume-0").glob("segment-*"):
+                with open(path, "rb") as file:
+                    headers[path] = file.read(56)
+            return {int.from_bytes(h[48:56], "big"): path for path, h in headers.items() if h[:4] == b"MQSG" and h[5] == 0}
+
         made = 0
-        while len(list((folder / victim / "volume-0").glob("segment-*"))) < 4 and made < 60_000:
+        while len(hot_segments()) < 3:
+            assert made < 60_000, "segments of 16 MiB are full after less"
             produce(made, 2_000)
             made += 2_000
         node, volumes = states(cluster, victim)
         cluster.processes[victim].terminate()
         assert cluster.processes[victim].wait(60) == 0
-        headers = {path: path.read_bytes()[:56] for path in (folder / victim / "volume-0").glob("segment-*")}
-        # Hot ones, by their sequence: the oldest is sealed and needed.
-        hot = {int.from_bytes(h[48:56], "big"): path for path, h in headers.items() if h[:4] == b"MQSG" and h[5] == 0}
-        assert len(hot) >= 3
+        hot = hot_segments()
         hot[min(hot)].unlink()
         text = memq("log", "verify", "--data", folder / victim / "volume-0", status=5).stdout.decode()
         assert f"REFUSED segment {min(hot)} position 0" in text and "a segment is missing" in text, text
 
         cluster.start_one(victim)
+        pid = cluster.processes[victim].pid
+        wait_until("the node is back", lambda: any(n["pid"] == pid for n in cluster.json("cluster", "nodes")))
         wait_until("the cluster knows", lambda: "failed" in states(cluster, victim)[1].values(), 30)
         log = (folder / f"{victim}.log").read_text()
         assert f"segment {min(hot)} position 0" in log and "a segment is missing" in log
