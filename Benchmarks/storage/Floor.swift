@@ -65,6 +65,12 @@ enum Floor {
     return rate * 1024 / 1e6
   }
 
+  /// Waits until the file system has done what was asked of it before.
+  static func settle() {
+    sync()
+    Clock.sleep(until: Clock.nanoseconds + 200_000_000)
+  }
+
   static func shell(_ command: String) -> Int32 {
     var pid = pid_t()
     let words = ["/bin/sh", "-c", command]

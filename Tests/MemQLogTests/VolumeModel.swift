@@ -70,6 +70,8 @@ struct VolumeModel {
     configuration.carryGroupBytes = 16 << 10
     // A segment's end takes several steps, or one.
     if seed % 2 == 0 { configuration.rollSlice = 2 }
+    // Two syncs at a time whenever something waits, or as long ones alone make it.
+    if seed % 3 != 0 { configuration.syncsOverlapAbove = .zero }
     let identity = VolumeIdentity(
       cluster: ClusterID(UniqueID(high: 1, low: 2)), volume: VolumeID(UniqueID(high: 3, low: 4)),
       segmentBytes: segmentBytes)

@@ -146,6 +146,13 @@ final class FaultyDisk: VolumeDisk {
     var syncs = 0
     /// Syncs wait until it is false.
     var holdsSyncs = false
+    /// What a sync takes at least.
+    var syncTakes: Duration = .zero
+    /// Open files whose syncs are under way.
+    var syncing: [(slot: SegmentSlot, file: ObjectIdentifier)] = []
+    /// Syncs that began beside one of the same segment file, and those of them by the very same open file.
+    var syncsBeside = 0
+    var syncsShared = 0
   }
 
   let folder: FolderDisk
@@ -170,7 +177,7 @@ final class FaultyDisk: VolumeDisk {
   func slots() throws(FileError) -> [SegmentSlot] { try self.folder.slots() }
 
   func file(_ slot: SegmentSlot) throws(FileError) -> any SegmentFile {
-    FaultyFile(file: try self.folder.file(slot), faults: self.faults)
+    FaultyFile(slot: slot, file: try self.folder.file(slot), faults: self.faults)
   }
 
   func allocate(_ slot: SegmentSlot, byteCount: Int64) throws(FileError) {
@@ -190,10 +197,12 @@ final class FaultyDisk: VolumeDisk {
 }
 
 final class FaultyFile: SegmentFile {
+  let slot: SegmentSlot
   let file: any SegmentFile
   let faults: Monitor<FaultyDisk.Faults>
 
-  init(file: any SegmentFile, faults: Monitor<FaultyDisk.Faults>) {
+  init(slot: SegmentSlot, file: any SegmentFile, faults: Monitor<FaultyDisk.Faults>) {
+    self.slot = slot
     self.file = file
     self.faults = faults
   }
@@ -223,6 +232,20 @@ final class FaultyFile: SegmentFile {
       return .done(true)
     }
     guard !fails else { throw FileError(.sync, path: "segment", number: EIO) }
+    let id = ObjectIdentifier(self)
+    let takes = self.faults.withLock { faults in
+      if faults.syncing.contains(where: { $0.slot == self.slot }) { faults.syncsBeside += 1 }
+      if faults.syncing.contains(where: { $0.file == id }) { faults.syncsShared += 1 }
+      faults.syncing.append((self.slot, id))
+      return faults.syncTakes
+    }
+    defer {
+      self.faults.withLock { (faults: inout FaultyDisk.Faults) -> Void in
+        let index = faults.syncing.firstIndex { $0.file == id }!
+        faults.syncing.remove(at: index)
+      }
+    }
+    if takes > .zero { usleep(UInt32(takes / .microseconds(1))) }
     try self.file.syncData()
   }
 

@@ -493,7 +493,11 @@ private final class Carried: Sendable {
     self.appended.removeAll { $0.summary.endOffset > cut }
     var (end, keptEnd) = (try #require(volume.state(of: Self.tiered)?.end), cut)
     let before = volume.stats.log.counters.segmentsCarried
-    for number in 0..<2_000 where volume.stats.log.counters.segmentsCarried == before {
+    // As long as the cleaner takes: a slow machine may refuse any number of appends until then.
+    let deadline = ContinuousClock.now + .seconds(60)
+    var number = 0
+    while volume.stats.log.counters.segmentsCarried == before, ContinuousClock.now < deadline {
+      defer { number += 1 }
       let batch = Example.batch(at: end, bodyBytes: 16_000)
       var appends = [(Self.tiered, batch)]
       let other = Example.batch(at: keptEnd, bodyBytes: 6_000, epoch: 2)

@@ -55,6 +55,43 @@ import Testing
       await self.code { _ = try await Volume.open(same, logger: Example.logger) } == .wrongCluster)
   }
 
+  /// The kernel tells each open file of a failed write-back once.
+  @Test func `two syncs at a time go by open files of their own`() async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    disk.set { $0.syncTakes = .milliseconds(2) }
+    let deadline = ContinuousClock.now + .seconds(60)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for index in 0..<8 {
+        group.addTask {
+          let partition = Example.partition(Int32(index))
+          try await volume.openDurably(partition)
+          var end = Offset.zero
+          // Over several segments, of 1 MiB each.
+          while volume.stats.log.segmentsUsed < 4 || disk.faults.withLock({ $0.syncsBeside }) < 8,
+            ContinuousClock.now < deadline
+          {
+            try await volume.appendDurably([
+              (partition, Example.batch(at: end, bodyBytes: 20_000))
+            ])
+            end = end + 3
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    #expect(disk.faults.withLock { $0.syncsBeside } >= 8)
+    #expect(disk.faults.withLock { $0.syncsShared } == 0)
+    let ends = (0..<8).map { volume.state(of: Example.partition($0))?.end }
+    await volume.abandon()
+    let again = try await Volume.open(configuration, logger: Example.logger)
+    #expect((0..<8).map { again.state(of: Example.partition($0))?.end } == ends)
+    await again.close()
+  }
+
   @Test func `the first failed sync is final though the next would work`() async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }

@@ -140,6 +140,8 @@ public struct LogConfiguration: Sendable {
   public var partitionsMax = 100_000
   /// Partitions of one slice of the work at a segment's end, about 100 us of one core; half of it where the index goes to the footer.
   package var rollSlice = 512
+  /// Two syncs run at a time where one takes at least this long.
+  package var syncsOverlapAbove: Duration = .microseconds(500)
   package var mutations: LogMutations = []
 
   public init() {}

@@ -2,39 +2,11 @@
 
 import MemQModel
 
-/// How long syncs take, and so when to write while one is under way: the next sync can then begin the moment it ends, with nearly
-/// all that came meanwhile.
-struct SyncPace: Sendable {
-  /// A shorter sync is over before an early write would have helped.
-  private static let shortest: Duration = .microseconds(500)
-
-  private var takes: Duration = .zero
-  private var begunAt = MonotonicInstant.zero
-  /// Then what waits is written: after half of the time, then of what is left of it, down to a sixteenth of the whole.
-  private(set) var writeAt: MonotonicInstant?
-
-  mutating func begin(at now: MonotonicInstant) {
-    self.begunAt = now
-    self.writeAt = self.takes < Self.shortest ? nil : now + self.takes / 2
-  }
-
-  mutating func writes(at now: MonotonicInstant) {
-    guard self.writeAt != nil else { return }
-    let half = (self.begunAt + self.takes - now) / 2
-    self.writeAt = half < self.takes / 16 ? nil : now + half
-  }
-
-  /// The last few syncs count.
-  mutating func end(at now: MonotonicInstant) {
-    let took = now - self.begunAt
-    self.takes = self.takes == .zero ? took : (self.takes * 3 + took) / 4
-    self.writeAt = nil
-  }
-}
-
 extension VolumeCore {
   /// Groups that are not durable.
-  static let groupsInFlightMax = 8
+  static let groupsInFlightMax = 12
+  /// Syncs under way at a time.
+  public static let syncsMax = 2
   /// What is written before a sync that could begin at once: a tenth of a millisecond or so of an SSD's bandwidth.
   private static let topUpBytesMax = 256 << 10
 
@@ -54,8 +26,11 @@ extension VolumeCore {
           self.phase = .sealing
           return self.startWrite(at: now, wall: wall, &effects)
         }
-        if self.syncing != nil { self.pace.writes(at: now) }
-        self.isSyncHeld = self.mayTopUp
+        if self.isSyncDue(at: now) {
+          (self.isSyncHeld, self.isToppedUp) = (true, true)
+        } else {
+          self.pace.writes(at: now)
+        }
         effects.append(.write(group))
       } else if self.inFlight.isEmpty {
         self.startIdleWrite(at: now, wall: wall, &effects)
@@ -75,17 +50,18 @@ extension VolumeCore {
     }
   }
 
-  /// A group may start when nothing is under way; early, while a sync is, when much waits or the sync will soon end; and right before a
-  /// sync: behind a segment's head whatever waits, as that needs a sync anyway, otherwise when it is little.
+  /// A group may start when nothing is under way; early, while syncs are, when much waits or the next will soon begin; and right before a
+  /// sync: behind a segment's head whatever waits, as that needs a sync anyway, otherwise when it is little, or all there is.
   private func mayStartGroup(at now: MonotonicInstant) -> Bool {
     guard !self.inFlight.isEmpty else { return true }
     guard self.inFlight.count < Self.groupsInFlightMax else { return false }
-    guard self.syncing == nil else {
+    guard self.isSyncDue(at: now) else {
       return self.pace.writeAt.map { $0 <= now } ?? false
         || (self.inFlight.count == 1 && self.pending.cost >= self.configuration.earlyWriteBytes)
     }
-    return self.mayTopUp
-      && (self.phase == .opening || self.pending.cost <= Self.topUpBytesMax)
+    guard !self.isToppedUp else { return false }
+    return self.phase == .opening || self.pending.cost <= Self.topUpBytesMax
+      || self.nextSynced == nil
   }
 
   private mutating func startIdleWrite(
@@ -105,13 +81,34 @@ extension VolumeCore {
     }
   }
 
+  /// Whether a sync may begin: none is under way, or one, and half of its time is over. Then two take turns, each with what came in
+  /// half of that time; groups that others wait for, at a segment's end, have none to wait for themselves.
+  private func isSyncDue(at now: MonotonicInstant) -> Bool {
+    guard !self.syncs.isEmpty else { return true }
+    guard self.syncs.count < Self.syncsMax, let at = self.pace.besideAt else { return false }
+    return at <= now || self.phase == .sealWritten || self.phase == .opening
+  }
+
+  /// The last group that the next sync would make durable; nil: none.
+  private var nextSynced: GroupInFlight? {
+    guard let last = self.inFlight.last(where: \.isWritten) else { return nil }
+    if let covered = self.syncs.last, last.number <= covered { return nil }
+    return last
+  }
+
   mutating func startSync(at now: MonotonicInstant, _ effects: inout [Effect]) {
-    self.mayTopUp = false
-    guard self.syncing == nil, !self.isSyncHeld, let last = self.inFlight.last(where: \.isWritten)
-    else { return }
-    self.syncing = last.number
-    self.pace.begin(at: now)
+    guard !self.isSyncHeld, self.isSyncDue(at: now), let last = self.nextSynced else { return }
+    self.isToppedUp = false
+    self.pace.begin(last.number, at: now, floor: self.configuration.syncsOverlapAbove)
+    self.syncs.append(last.number)
     effects.append(.sync(last.slot, last.number))
+  }
+
+  /// When a second sync may begin, where something waits for it.
+  private var besideDueAt: MonotonicInstant? {
+    guard self.syncs.count == 1, !self.isWriting, !self.pending.isEmpty || self.nextSynced != nil
+    else { return nil }
+    return self.pace.besideAt
   }
 
   mutating func written(_ group: GroupNumber) {
@@ -119,15 +116,21 @@ extension VolumeCore {
     self.inFlight[index].isWritten = true
     self.isWriting = false
     self.isSyncHeld = false
-    self.mayTopUp = self.inFlight[index].kind == .head
+    // Nothing was written behind a head yet.
+    if self.inFlight[index].kind == .head { self.isToppedUp = false }
   }
 
+  /// A sync has ended. It began after all groups up to this one were written, to the same file as they all are, for a segment's head
+  /// is written once nothing else is in flight. So it made them all durable, also where the sync before is still under way; that one
+  /// then has nothing left to tell. Where that one fails, this one did: each has an open file of its own, by which the kernel
+  /// tells it of every write-back that failed.
   mutating func synced(_ group: GroupNumber, at now: MonotonicInstant, _ effects: inout [Effect]) {
     guard self.failure == nil else { return }
-    precondition(self.syncing == group)
-    self.syncing = nil
-    self.pace.end(at: now)
-    self.mayTopUp = true
+    guard let index = self.syncs.firstIndex(of: group) else {
+      preconditionFailure("a sync ended that nobody began")
+    }
+    self.syncs.remove(at: index)
+    self.pace.end(group, at: now)
     while let first = self.inFlight.first, first.number <= group {
       self.inFlight.removeFirst()
       self.inFlightCost -= first.cost
@@ -192,6 +195,7 @@ extension VolumeCore {
       if due > now { consider(due) }
     }
     consider(self.rollingWorkAt(now))
+    consider(self.besideDueAt)
     consider(self.allocationRetryAt)
     if let due = self.segments.first?.snapshotsDueAt, due > now { consider(due) }
     if let due = self.segments.last?.snapshotsDueAt, due > now { consider(due) }

@@ -11,7 +11,7 @@ public import MemQModel
 /// failed at the end. A segment's end is always durable before the next one begins.
 ///
 /// Invariants: a request completes only after an fdatasync that began after its group was written; at most one write and
-/// one sync run at a time; at most `groupsInFlightMax` groups are not durable. Source: docs/formats/volume.md.
+/// two syncs run at a time, both of one file; at most `groupsInFlightMax` groups are not durable. Source: docs/formats/volume.md.
 public struct VolumeCore: Sendable {
   /// One record batch for the log.
   public struct BatchAppend: Hashable, Sendable {
@@ -79,7 +79,8 @@ public struct VolumeCore: Sendable {
   public enum Effect: Sendable {
     /// One gathered write. Answer: `.written` or `.diskFailed`.
     case write(GroupWrite)
-    /// One fdatasync of the slot's file. Answer: `.synced(group)` or `.diskFailed`. May overlap a write.
+    /// One fdatasync of the slot's file. Answer: `.synced(group)` or `.diskFailed`. May overlap a write and one other sync, each by an
+    /// open file of its own: the kernel tells each open file of a failed write-back once.
     case sync(SegmentSlot, GroupNumber)
     /// In the order of durability.
     case complete(RequestID, Result<Void, MemQError>)
@@ -212,10 +213,11 @@ public struct VolumeCore: Sendable {
   var reservedCost = 0
   var inFlight: [GroupInFlight] = []
   var isWriting = false
-  var syncing: GroupNumber?
+  /// Under way, by the last group that each makes durable: rising.
+  var syncs: [GroupNumber] = []
   var pace = SyncPace()
-  /// What waits may be written before the next sync begins.
-  var mayTopUp = false
+  /// What waited was written for the next sync, which could have begun: no more is.
+  var isToppedUp = false
   /// The next sync begins once the write that is under way has ended.
   var isSyncHeld = false
   var nextGroup: GroupNumber

@@ -133,6 +133,9 @@ final class SegmentFiles: Sendable {
   private struct State {
     var files: [SegmentSlot: any SegmentFile] = [:]
     var order: [SegmentSlot] = []
+    /// The open files of the lanes but the first, which is that of writes.
+    var lanes: [any SegmentFile] = []
+    var laneSlot: SegmentSlot?
   }
 
   /// 256 of the usual limit of 1,024 descriptors.
@@ -158,6 +161,24 @@ final class SegmentFiles: Sendable {
       if state.order.count > Self.openMax { state.files[state.order.removeFirst()] = nil }
       return file
     }
+  }
+
+  /// Opens the files that the slot's syncs go by, where they are not.
+  func openLanes(_ slot: SegmentSlot) throws(FileError) {
+    guard self.state.withLock({ $0.laneSlot }) != slot else { return }
+    var lanes: [any SegmentFile] = []
+    for _ in 1..<SyncLanes.count { lanes.append(try self.disk.file(slot)) }
+    self.state.withLock { [lanes] state in (state.lanes, state.laneSlot) = (lanes, slot) }
+  }
+
+  /// The open file of a lane of the slot that was written last.
+  func file(_ slot: SegmentSlot, lane: Int) throws(FileError) -> any SegmentFile {
+    let file = self.state.withLock {
+      lane > 0 && $0.laneSlot == slot ? $0.lanes[lane - 1] : nil
+    }
+    // The log has gone on to the next segment: another sync has made everything here durable.
+    guard let file else { return try self.file(slot) }
+    return file
   }
 
   func closeAll() { self.state.withLock { $0 = State() } }

@@ -15,11 +15,27 @@ struct DiskMeasures {
   var syncMax: Duration = .zero
 }
 
+/// Which of the open files that syncs go by are in use.
+struct SyncLanes {
+  static let count = VolumeCore.syncsMax
+  private var isTaken = [Bool](repeating: false, count: Self.count)
+
+  mutating func take() -> Int {
+    guard let lane = self.isTaken.firstIndex(of: false) else {
+      preconditionFailure("more syncs than lanes")
+    }
+    self.isTaken[lane] = true
+    return lane
+  }
+
+  mutating func give(_ lane: Int) { self.isTaken[lane] = false }
+}
+
 extension VolumeEngine {
   func perform(_ job: DiskJob) {
     switch job {
     case .write(let group, let batches): self.write(group, batches)
-    case .sync(let slot, let group): self.sync(slot, group)
+    case .sync(let slot, let group, let lane): self.sync(slot, group, lane)
     case .allocate(let slot): self.allocate(slot)
     case .retire(let slot, let block): self.retire(slot, block)
     }
@@ -28,6 +44,8 @@ extension VolumeEngine {
   private func write(_ group: GroupWrite, _ batches: [StoredBatch]) {
     do throws(FileError) {
       let file = try self.files.file(group.slot)
+      // Open before what they are to tell of.
+      try self.files.openLanes(group.slot)
       try GatheredWrite.run(group, batches, into: file)
       self.metrics.written(group.byteCount)
       self.updateThenTake {
@@ -38,18 +56,19 @@ extension VolumeEngine {
     }
   }
 
-  private func sync(_ slot: SegmentSlot, _ group: GroupNumber) {
+  private func sync(_ slot: SegmentSlot, _ group: GroupNumber, _ lane: Int) {
     let start = self.clock.monotonic
     self.reading.syncsUnderWay.wrappingAdd(1, ordering: .relaxed)
     defer { self.reading.syncsUnderWay.wrappingSubtract(1, ordering: .relaxed) }
     do throws(FileError) {
-      try self.files.file(slot).syncData()
+      try self.files.file(slot, lane: lane).syncData()
     } catch {
       return self.fail(error)
     }
     let took = self.clock.monotonic - start
     self.metrics.synced(took)
     self.updateThenTake { state, now, wall in
+      state.lanes.give(lane)
       state.measures.syncs += 1
       state.measures.syncTotal += took
       state.measures.syncMax = max(state.measures.syncMax, took)

@@ -12,8 +12,8 @@ import MemQSystem
 /// One lock owns the core and everything filed from it. Threads take disk work first, then answers; answers leave in
 /// order, one thread at a time. Nothing here decides: see `VolumeCore`.
 final class VolumeEngine: Sendable {
-  /// A group write, a sync, an allocation and answers can all be under way at once.
-  private static let threadCount = 4
+  /// A group write, two syncs, an allocation and answers can all be under way at once.
+  private static let threadCount = 5
   /// Idle marks tick every few milliseconds; the core's own looks at a full disk are a second apart.
   private static let roomInterval: Duration = .milliseconds(500)
 
@@ -28,6 +28,8 @@ final class VolumeEngine: Sendable {
     var jobs: Deque<DiskJob> = []
     var deliveries: [Delivery] = []
     var isDelivering = false
+    /// Of the syncs under way, whose open files are their own: the kernel tells each open file of a failed write-back once.
+    var lanes = SyncLanes()
     var wakeAt: MonotonicInstant?
     /// Threads end once nothing is left to do, or at once when `isAbandoned`.
     var isStopped = false
@@ -54,7 +56,7 @@ final class VolumeEngine: Sendable {
 
   enum DiskJob {
     case write(GroupWrite, [StoredBatch])
-    case sync(SegmentSlot, GroupNumber)
+    case sync(SegmentSlot, GroupNumber, lane: Int)
     case allocate(SegmentSlot)
     case retire(SegmentSlot, [UInt8])
   }
@@ -183,7 +185,7 @@ final class VolumeEngine: Sendable {
         batches.append(state.payloads.removeValue(forKey: id)!)
       }
       state.jobs.append(.write(group, batches))
-    case .sync(let slot, let group): state.jobs.append(.sync(slot, group))
+    case .sync(let slot, let group): state.jobs.append(.sync(slot, group, lane: state.lanes.take()))
     case .allocate(let slot): state.jobs.append(.allocate(slot))
     case .retire(let slot, let block): state.jobs.append(.retire(slot, block))
     case .carry(let plan): self.cleaner.carry(plan)
