@@ -175,6 +175,27 @@ import Testing
     #expect(model.volume.core?.room(of: id, for: 1_000) == .open)
   }
 
+  @Test func `retention by age counts run by run in the segment that is being written`() throws {
+    var fixture = try Fixture()
+    var ends: [Offset] = []
+    let began = fixture.wall
+    for _ in 0..<4 {
+      try fixture.append()
+      fixture.drain()
+      ends.append(fixture.end)
+      fixture.wall = Timestamp(milliseconds: fixture.wall.milliseconds + 1_000)
+    }
+    let core = try #require(fixture.volume.core)
+    #expect(core.stats.segmentsUsed == 1)
+    func start(since seconds: Int64) -> Offset? {
+      let since = Timestamp(milliseconds: began.milliseconds + seconds * 1_000)
+      return core.retentionStart(Fixture.partition, bytes: nil, appendedSince: since)
+    }
+    #expect(start(since: 0) == nil && start(since: 2) == ends[1] && start(since: 9) == ends[3])
+    // By size it stays with whole segments.
+    #expect(core.retentionStart(Fixture.partition, bytes: 1, appendedSince: nil) == nil)
+  }
+
   @Test func `a copy that begins above 0 is no reason to delete what is below`() throws {
     var fixture = try Fixture()
     let partition = TopicPartition(

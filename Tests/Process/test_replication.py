@@ -364,6 +364,32 @@ def test_replicas_move_between_nodes_and_volumes_under_load(folder):
         assert len(held["isr"]) == 3
 
 
+def test_a_topic_deleted_while_a_node_was_down_leaves_that_node_too(folder):
+    with Cluster(folder).start() as cluster:
+        cluster.create("events", 2, "--set", "object.tier=false")
+        cluster.create("stays")
+        cluster.cli("produce", "events", stdin=b"1\n2\n3\n")
+        cluster.cli("produce", "stays", stdin=b"1\n")
+        victim = cluster.nodes[2]
+
+        def held():
+            """Partitions that the victim's volume has, by its frames: opened and not dropped."""
+            frames = cluster.json("log", "dump", "--live", "--data", cluster.folder / victim)
+            opened = {f["partition"] for f in frames if f["type"] == "partitionOpen"}
+            return opened - {f["partition"] for f in frames if f["type"] == "partitionDrop"}
+
+        assert len(held()) == 3
+        cluster.kill_one(victim)
+        cluster.cli("topic", "delete", "events")
+        # Nothing is left of it in metadata when the node is back.
+        wait_until(
+            "the topic is cleared away", lambda: "A deleted topic is cleared away" in (folder / "metadata.log").read_text()
+        )
+        cluster.start_one(victim)
+        wait_until("its copies are dropped", lambda: len(held()) == 1)
+        wait_until("the other topic is whole", lambda: cluster.in_sync("stays"))
+
+
 def test_what_moved_away_while_a_node_was_down_is_dropped_and_nothing_is_read_from_another_volume(folder):
     with Cluster(folder, nodes=4, volumes=2).start() as cluster:
         cluster.create("events")

@@ -146,8 +146,9 @@ extension VolumeCore {
     return nil
   }
 
-  /// The lowest offset that retention by size and age keeps, whole segments at a time: the log start to set. Never above
-  /// the end of what has its place. Nil: nothing goes. Where this volume's copy begins says nothing of that: what is below may
+  /// The lowest offset that retention by size and age keeps, whole segments at a time, and by age also run by run in the
+  /// segment that is being written, as a quiet volume may not fill that for weeks: the log start to set. Never above the end
+  /// of what has its place. Nil: nothing goes. Where this volume's copy begins says nothing of that: what is below may
   /// stand in the object tier.
   public func retentionStart(
     _ partition: TopicPartition, bytes: Int64?, appendedSince: Timestamp?
@@ -155,7 +156,12 @@ extension VolumeCore {
     guard let index = self.byName[partition], let log = self.logs[index] else { return nil }
     var start: Offset?
     var remaining = log.localBytes
-    for span in log.spans where span.hasRecords && span.segment != self.active?.sequence {
+    for span in log.spans where span.hasRecords {
+      guard span.segment != self.active?.sequence else {
+        let old = appendedSince.map { since in span.runs.prefix { $0.maxAppendTime < since } }
+        start = old?.last?.endOffset ?? start
+        break
+      }
       let isOver = bytes.map { remaining - span.byteCount >= $0 } ?? false
       let isOld = appendedSince.map { span.maxAppendTime < $0 } ?? false
       guard isOver || isOld else { break }

@@ -113,6 +113,9 @@ import Testing
     while try cluster.run({ $0.clearPartitions(of: id) }) {}
     try cluster.run { $0.closeGrave(id) }
     #expect(cluster.state.partitions.isEmpty && cluster.state.graves.isEmpty)
+    // A node that was away asks for it.
+    let tombstone: Versioned<GraveRecord>? = try cluster.find(.tombstone(id))
+    #expect(tombstone?.value.id == id)
     #expect(cluster.state.uploadGroups.values.allSatisfy { $0.value.positions.isEmpty })
     try cluster.makeTopic("half", partitions: 250)
   }

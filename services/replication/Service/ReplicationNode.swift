@@ -28,8 +28,6 @@ public final class ReplicationNode: Sendable {
     /// What each partition's shard was told last.
     var desired: [TopicPartition: DesiredPartition] = [:]
     var volumeProblems: [VolumeID: String] = [:]
-    /// Found on the volumes and not in the image.
-    var strays = 0
     /// Found on the volumes, and not yet looked for in an image.
     var unplaced: Set<TopicPartition> = []
   }
@@ -111,7 +109,6 @@ public final class ReplicationNode: Sendable {
       metadata: ["volumes": "\(volumes.count)", "partitions": "\(recovered.count)"])
     self.state.withLock { $0.unplaced = Set(recovered.map(\.partition.partition)) }
     self.cluster.onImage { [weak self] image in self?.apply(image) }
-    self.noteStrays(recovered.map(\.partition.partition))
     self.cluster.setState(.ready)
   }
 
@@ -277,19 +274,15 @@ public final class ReplicationNode: Sendable {
       defer { state.unplaced = [] }
       return state.unplaced
     }
-    for id in unplaced where desired[id] == nil && image.partitions[id] != nil {
-      self.shard(of: id)?.mailbox.post(.run { $0.dropStray(id) })
+    var strays: [TopicPartition] = []
+    for id in unplaced where desired[id] == nil {
+      if image.partitions[id] != nil {
+        self.shard(of: id)?.mailbox.post(.run { $0.dropStray(id) })
+      } else {
+        strays.append(id)
+      }
     }
-  }
-
-  private func noteStrays(_ recovered: [TopicPartition]) {
-    let known = self.cluster.image.partitions
-    let strays = recovered.filter { known[$0] == nil }.count
-    self.state.withLock { $0.strays = strays }
-    guard strays > 0 else { return }
-    self.logger.warning(
-      "The volumes hold partitions that the cluster doesn't know; they are kept",
-      metadata: ["partitions": "\(strays)"])
+    if !strays.isEmpty { self.settle(strays) }
   }
 
   // MARK: - Shards
@@ -300,6 +293,8 @@ public final class ReplicationNode: Sendable {
       &+ UInt64(bitPattern: Int64(partition.partition.rawValue)) &* 0x9E37_79B9_7F4A_7C15
     return Int((mixed ^ mixed >> 32) % UInt64(count))
   }
+
+  var isDraining: Bool { self.state.withLock { $0.isDraining } }
 
   func shard(of partition: TopicPartition) -> PartitionShard? {
     self.state.withLock { state in

@@ -141,7 +141,7 @@ public struct TopicNameRecord: StoredRecord, Hashable {
   public init(from reader: inout ByteReader) throws(MemQError) { self.id = try reader.id() }
 }
 
-/// A deleted topic of which partitions, offsets or files may be left.
+/// A deleted topic of which partitions, offsets or files may be left; as a tombstone, one of which only a node's disk may hold any.
 public struct GraveRecord: StoredRecord, Hashable {
   public static let kind: UInt8 = 6
   public var id: TopicID

@@ -47,6 +47,10 @@ extension StoreKey {
 
   // MARK: Not held in memory
 
+  /// Deleted topics of which nothing is left here: nodes that were away ask for them.
+  public static let tombstones = StoreKey("z/")
+  public static func tombstone(_ id: TopicID) -> StoreKey { StoreKey("z/") { $0.id(id) } }
+
   /// Objects of an upload group, in the order of their commits.
   public static func objects(_ group: Int32) -> StoreKey { StoreKey("o/") { $0.integer(group) } }
   public static func object(_ group: Int32, _ sequence: Int64) -> StoreKey {

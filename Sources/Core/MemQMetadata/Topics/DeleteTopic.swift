@@ -62,12 +62,14 @@ extension MetadataState {
     return Plan([transaction], outcome: !partitions.isEmpty)
   }
 
-  /// The last step: nothing is left of the topic.
+  /// The last step: nothing is left of the topic here. A node that was away may still hold records of it, and drops what it
+  /// holds only by the tombstone: that a topic is unknown alone proves nothing.
   public func closeGrave(_ topic: TopicID) -> Plan<Void> {
     guard let grave = self.graves[topic] else { return Plan(outcome: ()) }
     var transaction = Transaction()
     transaction.require(.revision(.grave(topic), grave.revision))
     transaction.delete(.grave(topic))
+    transaction.put(.tombstone(topic), grave.value)
     return Plan([transaction], outcome: ())
   }
 }

@@ -71,6 +71,8 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "AlterTopic", kind: .unary)
   public static let deleteTopic = Method<Memq_V1_DeleteTopicRequest, Memq_V1_DeleteTopicResponse>(
     service: "memq.v1.MetadataService", name: "DeleteTopic", kind: .unary)
+  public static let findDeletedTopics = Method<Memq_V1_FindDeletedTopicsRequest, Memq_V1_FindDeletedTopicsResponse>(
+    service: "memq.v1.MetadataService", name: "FindDeletedTopics", kind: .unary, safety: .noSideEffects)
   public static let describeCluster = Method<Memq_V1_DescribeClusterRequest, Memq_V1_DescribeClusterResponse>(
     service: "memq.v1.MetadataService", name: "DescribeCluster", kind: .unary, safety: .noSideEffects)
   public static let alterPartition = Method<Memq_V1_AlterPartitionRequest, Memq_V1_AlterPartitionResponse>(

@@ -14,6 +14,10 @@ struct Housekeeper: Sendable {
   private static let uploadsPerRound = 1_000
   /// Object ids looked at in one round for bars that forbid nothing any more.
   private static let objectIDsPerRound = 1_000
+  /// Deleted topics looked at in one round.
+  private static let tombstonesPerRound = 1_000
+  /// A node that was away for longer keeps what it holds of topics deleted meanwhile.
+  private static let tombstoneAge = Duration.seconds(90 * 86_400)
 
   private let instance: MetadataInstance
   private let runner: CommandRunner
@@ -30,6 +34,7 @@ struct Housekeeper: Sendable {
       try await self.sweepForsaken()
       try await self.sweepFinished()
       try await self.sweepBars()
+      try await self.sweepTombstones()
     } catch {
       guard error.code != .cancelled, !Task.isCancelled else { return }
       self.instance.logger.warning("Housekeeping broke off", metadata: ["error": "\(error)"])
@@ -99,6 +104,21 @@ struct Housekeeper: Sendable {
       let found = files
       try await self.runner.run("clear-files") { $0.clearFiles(found, at: now) }
     }
+  }
+
+  private func sweepTombstones() async throws(MemQError) {
+    let oldest = self.instance.clock.wall.milliseconds - Self.tombstoneAge.milliseconds
+    let range = KeyRange(prefix: .tombstones)
+    let rest = self.instance.uploads.tombstoneSweep.map { range.after($0) } ?? range
+    let page = try await self.instance.store.range(rest, limit: Self.tombstonesPerRound)
+    var due: [StoreKey] = []
+    for entry in page.entries where try GraveRecord(entry).deletedAt.milliseconds < oldest {
+      due.append(entry.key)
+    }
+    self.instance.uploads.tombstoneSweep = page.hasMore ? page.entries.last?.key : nil
+    guard !due.isEmpty else { return }
+    let found = due
+    try await self.runner.run("clear-keys") { $0.clear(found) }
   }
 
   // MARK: Puts

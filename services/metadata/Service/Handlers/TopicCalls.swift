@@ -39,6 +39,11 @@ extension MetadataNode {
     router.handle(MetadataMethods.deleteTopic) { request, _ in
       .with { [id = try await self.deleteTopic(request.name)] in $0.topicID = id.wire }
     }
+    router.handle(MetadataMethods.findDeletedTopics) { request, _ in
+      .with { [deleted = try await self.deletedTopics(among: request)] in
+        $0.deleted = deleted.map(\.wire)
+      }
+    }
     router.handle(MetadataMethods.alterPartition) { request, _ in
       .with { [partition = try await self.alterPartition(request)] in
         $0.partition = partition.wire
@@ -102,6 +107,27 @@ extension MetadataNode {
         $0.effectiveSettings[setting.name] = setting.value
       }
     }
+  }
+
+  /// Of one request.
+  private static let topicIDsMax = 1_000
+
+  private func deletedTopics(
+    among request: Memq_V1_FindDeletedTopicsRequest
+  ) async throws(MemQError) -> [TopicID] {
+    let wires = request.topicIds
+    guard wires.count <= Self.topicIDsMax else {
+      throw MemQError(
+        .invalidArgument, "too many topics in one request", subject: "topic_ids",
+        limit: Int64(Self.topicIDsMax), actual: Int64(wires.count))
+    }
+    var ids: [TopicID] = []
+    for wire in wires { ids.append(try TopicID(wire: wire, "topic_ids")) }
+    let instance = try self.instance()
+    // Graves first: what becomes a tombstone meanwhile is found as one.
+    let graves = instance.cell.read { $0.graves.keys }
+    let tombstones = try await instance.store.get(ids.map { .tombstone($0) })
+    return zip(ids, tombstones).filter { $1 != nil || graves.contains($0) }.map(\.0)
   }
 
   private func alterTopic(

@@ -14,6 +14,7 @@ final class UploadCache: Sendable {
     var order: Deque<UploadID> = []
     var finishedSweep: StoreKey?
     var barSweep: StoreKey?
+    var tombstoneSweep: StoreKey?
   }
 
   /// A record takes about 1 KiB: 4 MiB.
@@ -31,6 +32,12 @@ final class UploadCache: Sendable {
   var barSweep: StoreKey? {
     get { self.state.withLock { $0.barSweep } }
     set { self.state.withLock { $0.barSweep = newValue } }
+  }
+
+  /// Where the sweep over deleted topics goes on; nil: at the beginning.
+  var tombstoneSweep: StoreKey? {
+    get { self.state.withLock { $0.tombstoneSweep } }
+    set { self.state.withLock { $0.tombstoneSweep = newValue } }
   }
 
   func find(_ id: UploadID) -> Versioned<UploadRecord>? { self.state.withLock { $0.entries[id] } }

@@ -130,6 +130,16 @@ struct ClusterProposals: MetadataProposals {
     }
   }
 
+  /// Which of these topics, at most 1,000, were deleted.
+  func deletedTopics(among topics: [TopicID]) async throws(MemQError) -> Set<TopicID> {
+    let request = Memq_V1_FindDeletedTopicsRequest.with { $0.topicIds = topics.map(\.wire) }
+    let answer = try await self.cluster.metadata.call(
+      MetadataMethods.findDeletedTopics, request, timeout: self.timeout)
+    var deleted: Set<TopicID> = []
+    for id in answer.deleted { deleted.insert(try TopicID(wire: id, "deleted")) }
+    return deleted
+  }
+
   /// Refused by the rules, so certainly not applied; everything else may have been.
   private static func isDefinite(_ code: ErrorCode) -> Bool {
     switch code {
