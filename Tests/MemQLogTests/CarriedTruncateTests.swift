@@ -189,6 +189,26 @@ import Testing
     try rig.fill { $0.isStopped }
   }
 
+  @Test func `a cut below the high watermark lowers it, for a restart too`() throws {
+    var rig = Rig()
+    _ = try rig.volume.open(at: rig.time, wall: rig.wall)
+    rig.volume.drain(at: rig.time, wall: rig.wall)
+    rig.send(.openPartition(rig.next(), rig.id(0), logStart: .zero, epochs: []))
+    try rig.append(0, records: 10, epoch: 1, body: 100)
+    try rig.append(0, records: 10, epoch: 1, body: 100)
+    rig.send(.setHighWatermark(rig.id(0), Offset(20)))
+    rig.time = rig.time + .seconds(1)
+    rig.send(.tick)
+    rig.send(.truncate(rig.next(), rig.id(0), to: Offset(10), epochs: nil))
+    rig.ends[0] = Offset(10)
+    try rig.append(0, records: 10, epoch: 2, body: 100)
+    #expect(rig.volume.core?.state(of: rig.id(0))?.highWatermark == Offset(10))
+    rig.volume.kill()
+    let recovered = try rig.volume.open(at: rig.time, wall: rig.wall)
+    let partition = try #require(recovered.first { $0.partition == rig.id(0) })
+    #expect(partition.end == Offset(20) && partition.highWatermark == Offset(10))
+  }
+
   @Test func `carried producers below the log start are known after a restart`() throws {
     var rig = Rig()
     _ = try rig.volume.open(at: rig.time, wall: rig.wall)

@@ -27,7 +27,9 @@ import Testing
   /// A leader elected uncleanly told of records that it had not made durable (501).
   /// A log deleted through the start of its leader's epoch could not be compared, was given up, and led without its producers
   /// (2511252).
-  @Test(arguments: [108, 501, 100_325, 2_511_252]) func `a seed that broke a rule once passes`(
+  /// A volume gave back a watermark from before a cut below it (20002025).
+  @Test(arguments: [108, 501, 100_325, 2_511_252, 20_002_025])
+  func `a seed that broke a rule once passes`(
     seed: UInt64
   ) {
     if case .violated(let violation, _) = Simulation(

@@ -160,6 +160,7 @@ struct RecoveryState {
     case .truncate:
       var reader = ByteReader(Array(payload))
       self.logs[index].laid.truncate(to: header.baseOffset, epochs: try reader.epochs())
+      self.logs[index].highWatermark = min(self.logs[index].highWatermark, header.baseOffset)
       if header.baseOffset < self.logs[index].coldEnd {
         // One that was being carried says so itself, in the frame that names it.
         let youngest = self.segments.filter { $0.state == .cold }.map(\.sequence).max()

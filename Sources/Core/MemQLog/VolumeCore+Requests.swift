@@ -182,6 +182,8 @@ extension VolumeCore {
       precondition(end <= log.accepted.end && end >= log.accepted.logStart)
       let remaining = epochs ?? log.accepted.epochs(below: end)
       log.accepted.truncate(to: end, epochs: remaining)
+      // Below a watermark only an unclean election asks for a cut: what follows is not committed by what was.
+      log.highWatermark = min(log.highWatermark, end)
       return .truncate(end, remaining)
     }
   }

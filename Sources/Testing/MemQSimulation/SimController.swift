@@ -77,6 +77,8 @@ struct SimController {
   /// The lease key's revision while this instance holds it, as far as it knows.
   var lease: Revision?
   var leaseUntil: Int64 = 0
+  /// It holds the lease, and its state may be from before: nothing is decided on yet.
+  var isTakingOver = false
   var nodes = Liveness<NodeID>(at: .zero, tickGapMax: .milliseconds(500))
   var running: [Running] = []
   var lastCommand: UInt64 = 0
@@ -98,7 +100,9 @@ struct SimController {
     self.state.weaknesses = weaknesses
   }
 
-  func isController(at now: Int64) -> Bool { self.lease != nil && now < self.leaseUntil }
+  func isController(at now: Int64) -> Bool {
+    self.lease != nil && now < self.leaseUntil && !self.isTakingOver
+  }
 
   /// The process ends: all it knew is gone.
   mutating func crash() {

@@ -261,9 +261,19 @@ extension World {
     guard sentAt + SimStore.leaseNanoseconds > self.controllers[instance].leaseUntil else { return }
     self.controllers[instance].lease = revision
     self.controllers[instance].running = []
+    self.controllers[instance].isTakingOver = revision != nil
     guard revision != nil else { return }
-    self.log("metadata \(instance) is the controller")
     self.controllers[instance].leaseUntil = sentAt + SimStore.leaseNanoseconds
+    self.takeOver(instance)
+  }
+
+  /// Once its state has reached the lease: what the one before left undone is in it.
+  private func takeOver(_ instance: Int) {
+    guard self.controllers[instance].isTakingOver, let lease = self.controllers[instance].lease,
+      self.controllers[instance].applied >= lease
+    else { return }
+    self.controllers[instance].isTakingOver = false
+    self.log("metadata \(instance) is the controller")
     // Everybody known gets a full timeout to be heard.
     var nodes = Liveness<NodeID>(at: self.metadataNow, tickGapMax: .milliseconds(500))
     for node in self.controllers[instance].state.nodes.values where node.value.state.isLive {
@@ -301,6 +311,7 @@ extension World {
 
   /// The state moved on: commands that waited for it go on, and nodes hear of it.
   private func applied(_ instance: Int) {
+    self.takeOver(instance)
     if let view = self.controllers[instance].view(
       nodes: self.nodes.count, partitions: self.shadow.count)
     {

@@ -58,7 +58,7 @@ public struct PartitionLeader: Sendable {
     self.epochStart = log.end
     self.log = log
     self.log.forgetProducersAboveEnd()
-    self.log.limitHighWatermark()
+    let isLimited = self.log.limitHighWatermark()
     self.minISR = assignment.minISR
     self.isr = ISRTracker(assignment.isr, assignment.partitionEpoch, at: now)
     self.followers = assignment.replicas.filter { $0.id != member.id }.map {
@@ -69,6 +69,7 @@ public struct PartitionLeader: Sendable {
     self.epochWrite = self.log.begin(self.epoch)
     effects.append(
       .startEpoch(self.epochWrite, EpochStart(epoch: self.epoch, start: self.epochStart)))
+    if isLimited { effects.append(.highWatermark(self.highWatermark)) }
     self.advanceHighWatermark(into: &effects)
     // The watermark may be at the end already: without this a log full of batches above its snapshot would take no more.
     self.takeSnapshotIfDue(into: &effects)

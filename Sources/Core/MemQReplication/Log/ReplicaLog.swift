@@ -141,10 +141,10 @@ public struct ReplicaLog: Sendable {
   }
 
   /// Elected uncleanly, a replica may know records as committed that it has not made durable, and that now nobody has. A member of
-  /// the ISR, or an eligible one, knows none such.
-  mutating func limitHighWatermark() {
-    self.highWatermark = Swift.max(
-      self.start, Swift.min(self.highWatermark, self.durableEnd))
+  /// the ISR, or an eligible one, knows none such. True: it did.
+  mutating func limitHighWatermark() -> Bool {
+    self.setHighWatermark(
+      Swift.max(self.start, Swift.min(self.highWatermark, self.durableEnd)))
   }
 
   /// True while what came before the log's start is unknown here.
