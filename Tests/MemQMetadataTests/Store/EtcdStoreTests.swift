@@ -281,16 +281,23 @@ import Testing
     let store = try await open("/test/own", "secret")
     let watch = try store.watch(.all, after: store.revision)
     _ = try await store.commit([Transaction([], [.put(StoreKey("a"), [1])])])
-    // Its tokens go with the process.
+    var seen = try await watch.next().changes.map(\.key)
+    let lease = try await store.grantLease(.seconds(60))
+    // Its tokens go with the process. Who only listens finds that out, too.
     etcd.kill9(0)
     try etcd.run(0)
-    _ = try await store.commit([Transaction([], [.put(StoreKey("b"), [2])])])
-    #expect(try await store.range(.all, limit: 9).entries.map(\.value) == [[1], [2]])
-    var seen: [StoreKey] = []
+    let other = try await open("/test/own", "secret")
+    _ = try await other.commit([Transaction([], [.put(StoreKey("b"), [2])])])
     while seen.count < 2 { seen += try await watch.next().changes.map(\.key) }
     #expect(seen == [StoreKey("a"), StoreKey("b")])
-    let lease = try await store.grantLease(.seconds(60))
+    etcd.kill9(0)
+    try etcd.run(0)
     try await store.renewLease(lease)
+    etcd.kill9(0)
+    try etcd.run(0)
+    _ = try await store.commit([Transaction([], [.put(StoreKey("c"), [3])])])
+    #expect(try await store.range(.all, limit: 9).entries.map(\.value) == [[1], [2], [3]])
+    await other.close()
     await store.close()
   }
 }

@@ -195,6 +195,14 @@ final class EtcdClient: Sendable {
     self.logger.warning("etcd does not answer; it is asked again", metadata: ["error": "\(error)"])
   }
 
+  /// A stream broke off. When the member did not know the token, which one that was restarted does not, it may say so in the stream or just
+  /// end it; and who only listens makes no call that would tell. So the next stream begins with a new token.
+  func streamFailed(_ index: Int, _ error: MemQError) {
+    guard error.code != .cancelled else { return }
+    self.state.withLock { $0.token = nil }
+    self.failed(index, error)
+  }
+
   // MARK: Whole operations
 
   /// Attempts of a call that may run twice, until one succeeds or is refused.

@@ -441,7 +441,7 @@ public final class EtcdStore: MetadataStore {
       }
     } catch {
       guard error.code != .leaseLost else { throw error }
-      self.client.failed(member, MemQError(.unavailable, error.message))
+      self.client.streamFailed(member, MemQError(.unavailable, error.message))
       throw MemQError(.unavailable, "etcd did not renew a lease: \(error)")
     }
   }

@@ -58,7 +58,7 @@ final class EtcdWatch: StoreWatch {
       state.failures += 1
       return (state.failures, state.member)
     }
-    self.client.failed(member, error)
+    self.client.streamFailed(member, error)
     self.logger.debug("A watch of etcd broke off", metadata: ["error": "\(error)"])
     let wait = min(self.backoff.lowerBound * (1 << min(failures, 8)), self.backoff.upperBound)
     let spread = Double(SystemEntropy().next() % 1_000) / 1_000 * 0.4 + 0.8
