@@ -126,6 +126,23 @@ import Testing
     try await consumer.close()
   }
 
+  @Test func `a member says what it reads with its first heartbeat and after each assignment`()
+    async throws
+  {
+    let server = FakeServer(partitions: 2)
+    let client = try await Self.filled(server, 10)
+    var configuration = Consumer.Configuration()
+    configuration.group = "g"
+    let consumer = try await client.consumer(FakeServer.topic, configuration: configuration)
+    // The group may know of more than a successor's join told it.
+    while server.state.withLock({ $0.reading.isEmpty }) { await Task.yield() }
+    // A partition was given and taken between two heartbeats: the same again, with another epoch.
+    server.assign([0, 1])
+    while server.state.withLock({ $0.reading.count < 2 }) { await Task.yield() }
+    #expect(server.state.withLock { $0.reading.allSatisfy { $0 == [0, 1] } })
+    try await consumer.close()
+  }
+
   @Test func `a member that the group gave up joins again and goes on`() async throws {
     let server = FakeServer()
     let client = try await Self.filled(server, 300)

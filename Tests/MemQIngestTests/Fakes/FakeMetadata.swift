@@ -20,6 +20,8 @@ final class FakeMetadata: Sendable {
     var files: [String: [Memq_V1_FileEntry]] = [:]
     var nextProducer = Int64(1) << 62
     var calls: [String: Int] = [:]
+    var beats: [Memq_V1_HeartbeatGroupRequest] = []
+    var isBeatCancelled = false
   }
 
   private let state = Mutex(State())
@@ -32,6 +34,10 @@ final class FakeMetadata: Sendable {
     self.removing.withLock { $0 = body }
   }
 
+  /// Heartbeats of group members, and notices of broken ones.
+  var beats: [Memq_V1_HeartbeatGroupRequest] { self.state.withLock { $0.beats } }
+  /// Whether a held one was cancelled.
+  var isBeatCancelled: Bool { self.state.withLock { $0.isBeatCancelled } }
   var uploads: [Memq_V1_UploadRecord] { self.state.withLock { Array($0.uploads.values) } }
   func calls(_ name: String) -> Int { self.state.withLock { $0.calls[name] ?? 0 } }
   func change(_ id: Data, _ body: (inout Memq_V1_UploadRecord) -> Void) {
@@ -42,6 +48,17 @@ final class FakeMetadata: Sendable {
   }
 
   func register(on router: inout RPCRouter) {
+    router.handle(MetadataMethods.heartbeatGroup) { request, _ in
+      self.state.withLock { $0.beats.append(request) }
+      if request.waitMaxMs > 0, !request.brokeOff {
+        try await withTaskCancellationHandler {
+          try await Task.sleep(for: .seconds(600))
+        } onCancel: {
+          self.state.withLock { $0.isBeatCancelled = true }
+        }
+      }
+      return Memq_V1_HeartbeatGroupResponse()
+    }
     router.handle(MetadataMethods.createUpload) { request, _ in
       self.state.withLock { state in
         state.calls["create", default: 0] += 1

@@ -12,12 +12,20 @@ private struct GroupWorld {
     var epoch: Int64
     var topics: [String]
     /// What it reads, and must stop reading when it is told so.
-    var reading: Set<TopicPartition> = []
+    var reading: Set<TopicPartition> = [] {
+      didSet { if self.reading != oldValue { self.version += 1 } }
+    }
     var leaving: Set<TopicPartition> = []
+    /// Rises with each epoch and with what it reads: then it must say what it reads.
+    var version = 1
+    /// What an answer has shown to have arrived.
+    var reported = 0
 
     /// Finds out what an answer changes.
-    mutating func hear(_ place: GroupPlace) {
+    mutating func hear(_ place: GroupPlace, to version: Int? = nil) {
       guard place.memberID == self.memberID, place.epoch >= self.epoch else { return }
+      self.reported = max(self.reported, version ?? 0)
+      if place.epoch > self.epoch { self.version += 1 }
       self.epoch = place.epoch
       self.leaving = self.reading.subtracting(place.assigned)
       self.reading.formUnion(place.assigned)
@@ -28,13 +36,14 @@ private struct GroupWorld {
     var client: Int
     var session: GroupSession
     var reading: [TopicPartition]?
+    var version: Int?
   }
 
   var cluster: PureCluster
   var random: SeededGenerator
   var clients: [Client?] = []
   var beats: [Beat] = []
-  var answers: [(client: Int, place: GroupPlace)] = []
+  var answers: [(client: Int, place: GroupPlace, version: Int?)] = []
   var joins: UInt64 = 0
   var counts: [String: Int] = ["a": 7, "b": 4]
 
@@ -51,26 +60,28 @@ private struct GroupWorld {
     GroupSession(group: "g", memberID: client.memberID, epoch: client.epoch)
   }
 
-  mutating func join(_ topics: [String]) throws {
+  /// Somebody who had the instance id before may still believe to be in the group.
+  mutating func join(_ topics: [String], instance: String = "") throws {
     self.joins += 1
     let nonce = UniqueID(high: 0, low: self.joins)
-    let place = try self.cluster.run { (state) throws(MemQError) in
-      try state.joinGroup(
-        GroupJoin(
-          group: "g", topics: topics, clientID: "c", sessionTimeout: .zero, nonce: nonce))
-    }
+    var join = GroupJoin(
+      group: "g", topics: topics, clientID: "c", sessionTimeout: .zero, nonce: nonce)
+    join.instanceID = instance
+    let request = join
+    let place = try self.cluster.run { (state) throws(MemQError) in try state.joinGroup(request) }
     var client = Client(memberID: place.memberID, epoch: place.epoch, topics: topics)
     client.hear(place)
     self.clients.append(client)
   }
 
-  /// The client's next heartbeat; it says what it reads when it likes.
-  mutating func send(_ index: Int, saysAll: Bool) {
+  /// The client's next heartbeat; it says what it reads when it must, and when it likes.
+  mutating func send(_ index: Int, asItLikes: Bool) {
     guard let client = self.clients[index] else { return }
+    let says = client.version != client.reported || (asItLikes && self.random.oneIn(2))
     self.beats.append(
       Beat(
         client: index, session: self.session(client),
-        reading: saysAll || self.random.oneIn(2) ? Array(client.reading) : nil))
+        reading: says ? Array(client.reading) : nil, version: says ? client.version : nil))
   }
 
   mutating func deliver(_ beat: Beat) throws {
@@ -78,7 +89,7 @@ private struct GroupWorld {
       let place = try self.cluster.run { (state) throws(MemQError) in
         try state.heartbeatGroup(beat.session, reading: beat.reading)
       }
-      self.answers.append((beat.client, place))
+      self.answers.append((beat.client, place, beat.version))
     } catch {
       #expect(error.code == .groupMemberUnknown)
     }
@@ -94,7 +105,9 @@ private struct GroupWorld {
     let alive = self.clients.indices.filter { self.clients[$0] != nil }
     switch self.random.below(20) {
     case 0 where alive.count < 7:
-      try self.join([["a"], ["b"], ["a", "b"], ["a", "b"]][self.random.below(4)])
+      try self.join(
+        [["a"], ["b"], ["a", "b"], ["a", "b"]][self.random.below(4)],
+        instance: ["", "", "i", "j"][self.random.below(4)])
     case 1:
       guard let index = alive.randomElement(using: &self.random) else { return }
       let session = self.session(self.clients[index]!)
@@ -114,7 +127,7 @@ private struct GroupWorld {
       try self.refresh()
     case 4...8:
       guard let index = alive.randomElement(using: &self.random) else { return }
-      self.send(index, saysAll: false)
+      self.send(index, asItLikes: true)
     case 9...13:
       guard let at = self.beats.indices.randomElement(using: &self.random) else { return }
       // Sometimes it comes a second time, much later.
@@ -123,7 +136,9 @@ private struct GroupWorld {
     case 14...17:
       guard let at = self.answers.indices.randomElement(using: &self.random) else { return }
       let answer = self.random.oneIn(4) ? self.answers[at] : self.answers.remove(at: at)
-      if !self.random.oneIn(8) { self.clients[answer.client]?.hear(answer.place) }
+      if !self.random.oneIn(8) {
+        self.clients[answer.client]?.hear(answer.place, to: answer.version)
+      }
     default:
       guard let index = alive.randomElement(using: &self.random) else { return }
       self.clients[index]!.reading.subtract(self.clients[index]!.leaving)
@@ -169,12 +184,10 @@ private struct GroupWorld {
       for index in self.clients.indices where self.clients[index] != nil {
         self.clients[index]!.reading.subtract(self.clients[index]!.leaving)
         self.clients[index]!.leaving = []
-        self.send(index, saysAll: true)
-        // Also the plain word of what it reads must do, whatever it said before.
-        self.beats[self.beats.count - 1].reading = Array(self.clients[index]!.reading)
+        self.send(index, asItLikes: false)
         try self.deliver(self.beats.removeLast())
         while let answer = self.answers.popLast() {
-          self.clients[answer.client]?.hear(answer.place)
+          self.clients[answer.client]?.hear(answer.place, to: answer.version)
         }
       }
       let isOver = self.clients.allSatisfy { $0?.leaving.isEmpty ?? true }

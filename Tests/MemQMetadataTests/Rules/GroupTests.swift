@@ -128,6 +128,45 @@ import Testing
     #expect(cluster.state.groups["g"]?.value.members.count == 1)
   }
 
+  @Test func `who takes a place over in the middle of a rebalance keeps nobody waiting`() throws {
+    var (cluster, _) = try cluster()
+    let other = try cluster.makeTopic("other", partitions: 3)
+    _ = try join(&cluster, nonce: 1) { $0.instanceID = "i" }
+    var second = try join(&cluster, nonce: 2)
+    #expect(try beat(&cluster, &second).assigned.isEmpty)
+    // What the one before still had to give back is free.
+    _ = try join(&cluster, nonce: 3) { $0.instanceID = "i" }
+    #expect(try beat(&cluster, &second).assigned.count == 100)
+    #expect(cluster.state.groups["g"]?.value.phase == .stable)
+    // So is what it does not read any more.
+    let third = try join(&cluster, nonce: 4, topics: ["other"]) { $0.instanceID = "i" }
+    #expect(try beat(&cluster, &second).assigned.count == 200)
+    let members = cluster.state.groups["g"]?.value.members
+    #expect(members?[third.memberID]?.assigned.map(\.topic) == Array(repeating: other.id, count: 3))
+    #expect(cluster.state.groups["g"]?.value.phase == .stable)
+  }
+
+  @Test func `a late heartbeat frees nothing that was taken and given back since`() throws {
+    var (cluster, _) = try cluster()
+    let topic = try cluster.makeTopic("one")
+    let id = TopicPartition(topic.id, PartitionIndex(0))
+    var first = try join(&cluster, nonce: 1, topics: ["one"])
+    let other = try join(&cluster, nonce: 2, topics: ["one"]) { $0.only = [id] }
+    #expect(try beat(&cluster, &first).assigned.isEmpty)
+    // It stops reading, and its word of that is delayed; then it gets the partition back, and reads on.
+    let late = first
+    try cluster.run { (state) throws(MemQError) in try state.leaveGroup(other) }
+    #expect(try beat(&cluster, &first).assigned == [id])
+    _ = try join(&cluster, nonce: 3, topics: ["one"]) { $0.only = [id] }
+    let group = cluster.state.groups["g"]?.value
+    try cluster.run { (state) throws(MemQError) in try state.heartbeatGroup(late, reading: []) }
+    #expect(cluster.state.groups["g"]?.value == group, "it is still read")
+    try commit(&cluster, first, topic, [(0, 1)])
+    #expect(try beat(&cluster, &first).assigned.isEmpty)
+    _ = try beat(&cluster, &first, reading: [])
+    #expect(cluster.state.groups["g"]?.value.phase == .stable)
+  }
+
   @Test func `a join that comes again changes nothing`() throws {
     var (cluster, _) = try cluster()
     let first = try join(&cluster, nonce: 1) { $0.memberID = "mine" }
@@ -197,6 +236,30 @@ import Testing
     #expect(plan.outcome.allSatisfy { $0[0]?.code == .groupMemberUnknown && $0[1] == nil })
     try cluster.run { _ in plan }
     #expect(try offsets(cluster, "g49") == [0: 49])
+  }
+
+  @Test
+  func `commits of many groups to topics of their own leave room for the controller's condition`()
+    throws
+  {
+    var (cluster, _) = try cluster()
+    var batch: [OffsetBatch] = []
+    for index in 0..<60 {
+      let topic = try cluster.makeTopic("own\(index)")
+      let commit = OffsetCommit(
+        partition: TopicPartition(topic.id, PartitionIndex(0)), offset: Offset(7), metadata: "")
+      let session = GroupSession(group: "g\(index)", memberID: "", epoch: -1)
+      batch.append(
+        OffsetBatch([OffsetCommitRequest(session: session, commits: [commit])], known: [:]))
+    }
+    let plan = cluster.state.commitOffsets(batch, at: .none)
+    #expect(plan.transactions.count == 2)
+    for var transaction in plan.transactions {
+      transaction.require(.exists(.controller))
+      try transaction.checkSize()
+    }
+    try cluster.run { _ in plan }
+    #expect(try offsets(cluster, "g59") == [0: 7])
   }
 
   @Test func `ten thousand offsets fit several transactions`() throws {

@@ -585,6 +585,29 @@ import Testing
     await metadata.stop()
   }
 
+  @Test func `who gives back in time is not taken out, however many come`() async throws {
+    let metadata = try await Self.groupMetadata(partitions: 60)
+    var first = try await Reader(metadata) { $0.rebalanceTimeoutMs = 10_000 }
+    var others: [Reader] = []
+    // What it reads, and since when, in half seconds, it is to give some of that back.
+    var reading = first.assigned
+    var asked: [Memq_V1_TopicPartition: Int] = [:]
+    for turn in 0..<60 {
+      if turn % 12 == 0 { others.append(try await Reader(metadata)) }
+      await pass(metadata, milliseconds: 500)
+      // Eight seconds for each.
+      reading.removeAll { partition in asked[partition].map { turn - $0 >= 16 } ?? false }
+      try await first.beat(reading: reading)
+      for index in others.indices { try await others[index].beat(reading: others[index].assigned) }
+      let kept = Set(first.assigned)
+      for partition in reading where !kept.contains(partition) && asked[partition] == nil {
+        asked[partition] = turn
+      }
+    }
+    #expect(others.count == 5 && asked.count > 40)
+    await metadata.stop()
+  }
+
   @Test func `a member whose connection broke makes room for the next one at once`() async throws {
     let metadata = try await Self.groupMetadata()
     var first = try await Reader(metadata)

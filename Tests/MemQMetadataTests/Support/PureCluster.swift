@@ -28,7 +28,12 @@ struct PureCluster {
     _ command: (MetadataState) throws(MemQError) -> Plan<Outcome>
   ) throws(MemQError) -> Outcome {
     let plan = try command(self.state)
-    for transaction in plan.transactions { try self.commit(transaction) }
+    for transaction in plan.transactions {
+      precondition(
+        transaction.conditions.count <= Transaction.plannedConditionsMax,
+        "no room for the controller's condition")
+      try self.commit(transaction)
+    }
     return plan.outcome
   }
 

@@ -138,6 +138,7 @@ final class MetadataInstance: Sendable {
     self.authority.decide(controller)
     self.metrics.isController.record(1)
     self.keep(Task { await self.judge(controller) })
+    self.keep(Task { await self.judge(controller.groups) })
     self.keep(Task { await self.clean(controller) })
   }
 
@@ -157,20 +158,30 @@ final class MetadataInstance: Sendable {
 
   // MARK: Background
 
-  /// Looks for silence, until cancelled.
+  /// Looks for silence of nodes, until cancelled.
   func judge(_ controller: Controller) async {
+    await self.judge(
+      afterPause: { await controller.giveEverybodyTime() }, tick: { await controller.tick() })
+  }
+
+  /// Looks after groups, until cancelled. That may take as many writes as there are groups: nodes are not kept waiting for them.
+  func judge(_ groups: GroupCoordinator) async {
+    await self.judge(afterPause: { await groups.begin() }, tick: { await groups.tick() })
+  }
+
+  /// - Parameter afterPause: nobody could be heard until now.
+  private func judge(afterPause: () async -> Void, tick: () async -> Void) async {
     var wasSuspended = false
-    while !Task.isCancelled {
+    while !Task.isCancelled, !self.authority.isRetired {
       try? await Task.sleep(for: self.configuration.tickInterval)
       guard !Task.isCancelled else { return }
       if self.authority.isSuspended {
         wasSuspended = true
         continue
       }
-      if wasSuspended { await controller.giveEverybodyTime() }
+      if wasSuspended { await afterPause() }
       wasSuspended = false
-      await controller.tick()
-      await controller.groups.tick()
+      await tick()
     }
   }
 

@@ -40,6 +40,8 @@ extension MetadataState {
         limit: Int64(GroupLimits.partitionsMax), actual: Int64(partitions))
     }
     group.retarget(topics)
+    // A successor reads nothing yet: what it is not to keep needs no giving back.
+    group.members[member.id]!.owned = group.members[member.id]!.kept
     group.settle(after: known?.value)
     let transaction = try self.replacing(known, with: group)
     return Plan([transaction], outcome: GroupPlace(group.members[member.id]!))
@@ -158,9 +160,12 @@ extension MetadataState {
     _ session: GroupSession, reading: [TopicPartition]?
   ) throws(MemQError) -> Plan<GroupPlace> {
     let (known, member) = try self.member(of: session)
-    guard let reading, member.isRevoking else { return Plan(outcome: GroupPlace(member)) }
+    // Of an earlier epoch it tells nothing of what is so now; the answer brings the epoch, and the next heartbeat says it anew.
+    guard let reading, member.isRevoking, session.epoch == member.epoch else {
+      return Plan(outcome: GroupPlace(member))
+    }
     var group = known.value
-    group.members[member.id]!.release(allBut: reading.sorted(), knowing: session.epoch)
+    group.members[member.id]!.release(allBut: reading.sorted())
     guard group.members[member.id]!.owned.count < member.owned.count else {
       return Plan(outcome: GroupPlace(member))
     }

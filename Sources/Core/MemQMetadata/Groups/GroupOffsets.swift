@@ -217,16 +217,24 @@ extension MetadataState {
     guard group.value.members.isEmpty else {
       throw MemQError(.groupNotEmpty, "the group has a live member", subject: name)
     }
-    var transactions: [Transaction] = []
-    var current = Transaction([.revision(.group(name), group.revision)])
-    for key in offsets {
-      current.delete(key)
-      if current.operations.count == clearingKeysPerTransaction {
-        transactions.append(current)
-        current = Transaction([.revision(.group(name), group.revision)])
-      }
+    return Plan(
+      Self.deletions(of: offsets, while: .revision(.group(name), group.revision))
+        + [Transaction([.revision(.group(name), group.revision)], [.delete(.group(name))])],
+      outcome: ())
+  }
+
+  /// Takes out offsets that a commit has left after the group's deletion had begun, so that no later group of that name goes on at them.
+  ///
+  /// - Parameter offsets: those found after the group's own key was gone: from then on there are none without a new group.
+  public func clearDeletedGroup(_ name: String, offsets: [StoreKey]) -> Plan<Void> {
+    guard self.groups[name] == nil else { return Plan(outcome: ()) }
+    return Plan(Self.deletions(of: offsets, while: .absent(.group(name))), outcome: ())
+  }
+
+  private static func deletions(of keys: [StoreKey], while condition: Condition) -> [Transaction] {
+    stride(from: 0, to: keys.count, by: clearingKeysPerTransaction).map { first in
+      Transaction(
+        [condition], keys[first...].prefix(clearingKeysPerTransaction).map { .delete($0) })
     }
-    current.delete(.group(name))
-    return Plan(transactions + [current], outcome: ())
   }
 }

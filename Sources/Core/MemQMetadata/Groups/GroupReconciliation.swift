@@ -13,25 +13,27 @@ public import MemQModel
 //   grows, comes or goes              | partitions are free at once
 //   join under an instance id in use  | the newcomer takes over target and `owned`; the one before is fenced
 //   heartbeat: "I read these"         | partitions outside the target that it does not name leave its `owned`, when it knew
-//                                     | that it had them: its epoch is not below the one that brought them
+//                                     | its assignment as it is: its epoch is the member's
 //   after each of them                | a partition of a target that nobody owns is given: it enters `owned` with a new epoch
 //   time to give back is over         | as silence
 //
 // A member's epoch rises whenever its assignment changes, and the answer that tells the epoch tells the whole assignment. So a
-// request that carries epoch e comes from a member that knew of all it was given up to e: a delayed or repeated heartbeat never
-// frees what came later, and a commit with an epoch below the one that brought the partition is refused (KIP-1251).
+// request that carries epoch e comes from a member that knew of all it was given up to e, and that begins to read nothing else before
+// it hears of a higher epoch. So a delayed or repeated heartbeat frees nothing that was given, or taken and given back, since; and a
+// commit with an epoch below the one that brought the partition is refused (KIP-1251).
 
 extension GroupRecord.Member {
   /// What it may read: what it has and is to keep.
-  public var assigned: [TopicPartition] {
-    var kept: [TopicPartition] = []
+  public var assigned: [TopicPartition] { self.kept.map(\.partition) }
+
+  /// What it has of its target.
+  var kept: [GroupRecord.Owned] {
+    var kept: [GroupRecord.Owned] = []
     kept.reserveCapacity(self.owned.count)
     var place = 0
     for owned in self.owned {
       while place < self.target.count, self.target[place] < owned.partition { place += 1 }
-      if place < self.target.count, self.target[place] == owned.partition {
-        kept.append(owned.partition)
-      }
+      if place < self.target.count, self.target[place] == owned.partition { kept.append(owned) }
     }
     return kept
   }
@@ -64,10 +66,8 @@ extension GroupRecord.Member {
 
   /// Takes out what has to go and is not named any more.
   ///
-  /// - Parameters:
-  ///   - reading: what the member reads, ascending.
-  ///   - epoch: what it knew.
-  mutating func release(allBut reading: [TopicPartition], knowing epoch: Int64) {
+  /// - Parameter reading: what the member reads, ascending, as it said knowing its present epoch.
+  mutating func release(allBut reading: [TopicPartition]) {
     let kept = self.assigned
     var (inReading, inKept) = (0, 0)
     self.owned = self.owned.filter { owned in
@@ -75,7 +75,7 @@ extension GroupRecord.Member {
       while inKept < kept.count, kept[inKept] < owned.partition { inKept += 1 }
       let isRead = inReading < reading.count && reading[inReading] == owned.partition
       let isKept = inKept < kept.count && kept[inKept] == owned.partition
-      return isRead || isKept || owned.since > epoch
+      return isRead || isKept
     }
   }
 }

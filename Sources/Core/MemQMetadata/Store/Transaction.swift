@@ -70,9 +70,12 @@ public struct Transaction: Hashable, Sendable {
     }
   }
 
+  /// Conditions of a transaction that a plan makes: one is left for the right to write, which is compared with each.
+  public static let plannedConditionsMax = Limits.transactionOperationsMax - 1
+
   /// Whether another one, of other keys, fits in.
   func hasRoom(for other: Transaction, bytesMax: Int) -> Bool {
-    self.conditions.count + other.conditions.count <= Limits.transactionOperationsMax
+    self.conditions.count + other.conditions.count <= Self.plannedConditionsMax
       && self.operations.count + other.operations.count <= Limits.transactionOperationsMax
       && self.byteCount + other.byteCount <= bytesMax
   }

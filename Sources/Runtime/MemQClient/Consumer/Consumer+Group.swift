@@ -53,6 +53,7 @@ extension Consumer {
   private func follow(_ place: GroupMembership.Place) {
     // An answer to an earlier call may come late.
     guard place.epoch >= self.membership!.epoch else { return }
+    if place.epoch > self.membership!.epoch { self.assignment.epochChanged() }
     self.membership!.epoch = place.epoch
     self.assignment.isWaiting = place.isWaiting
     if let assigned = place.assigned {
@@ -225,6 +226,7 @@ extension Consumer {
         let place = try await membership.join()
         guard !self.isClosed else { return await membership.leave() }
         self.membership = membership
+        self.assignment.epochChanged()
         self.assignment.isWaiting = place.isWaiting
         if !place.assigned.isEmpty { self.take(place.assigned) }
         return self.changed()

@@ -18,9 +18,9 @@ struct GroupAssignment {
   private(set) var held: SortedMap<PartitionIndex, Held> = [:]
   /// The group has more for this member, or the member none yet.
   var isWaiting: Bool
-  /// Rises with each change of what is held.
-  private(set) var version = 0
-  /// What the group was told.
+  /// Rises with each change of what is held, and with each epoch.
+  private(set) var version = 1
+  /// What the group was told. Nothing, first: it may know of more than this member got from a join.
   var reportedVersion = 0
   private var grants = 0
   /// Ends the heartbeat or pause under way.
@@ -79,6 +79,10 @@ struct GroupAssignment {
     self.held[partition] = nil
     self.version += 1
   }
+
+  /// The group has another epoch for this member: it waits for a word of what is read, even when that has not changed. A partition may
+  /// have been given and taken between two heartbeats.
+  mutating func epochChanged() { self.version += 1 }
 
   // MARK: Waiting
 

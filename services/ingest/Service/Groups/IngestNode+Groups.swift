@@ -14,6 +14,8 @@ extension IngestNode {
   private static let marksWait: Duration = .seconds(3)
   /// What a held heartbeat may take beyond its wait.
   private static let heartbeatSlack: Duration = .seconds(10)
+  /// A client that only cancelled its heartbeat has so long to send the next one.
+  private static let cancelledHeartbeatGrace: Duration = .seconds(1)
 
   func registerGroups(on router: inout RPCRouter) {
     router.handle(IngestMethods.joinGroup) { request, context in
@@ -25,9 +27,10 @@ extension IngestNode {
       return try await self.clusterView.metadata.call(
         MetadataMethods.joinGroup, join, timeout: min(context.remaining ?? longest, longest))
     }
+    router.intercept(HeartbeatEnd.interceptor)
     router.handle(IngestMethods.heartbeatGroup) { request, context in
       try GroupRules.check(name: request.group)
-      return try await self.heartbeat(request, within: context.remaining)
+      return try await self.heartbeat(request, context)
     }
     self.passOn(IngestMethods.leaveGroup, to: MetadataMethods.leaveGroup, on: &router) {
       request throws(MemQError) in try GroupRules.check(name: request.group)
@@ -66,8 +69,9 @@ extension IngestNode {
   /// Passes a heartbeat on, and waits with its client. When the client's connection breaks meanwhile, metadata hears of it: the
   /// member's partitions need not wait for its session to run out.
   private func heartbeat(
-    _ request: Memq_V1_HeartbeatGroupRequest, within remaining: Duration?
+    _ request: Memq_V1_HeartbeatGroupRequest, _ context: RPCContext
   ) async throws(MemQError) -> Memq_V1_HeartbeatGroupResponse {
+    let remaining = context.remaining
     var passed = request
     passed.brokeOff = false
     passed.waitMaxMs = min(max(passed.waitMaxMs, 0), GroupRules.heartbeatWaitMaxMilliseconds)
@@ -93,6 +97,11 @@ extension IngestNode {
       var notice = passed
       notice.brokeOff = true
       Task { [notice] in
+        // Clients cancel a held heartbeat when they have something to tell. Behind a proxy a dead one's calls are cancelled, too; one that
+        // lives has sent another heartbeat then, and the notice is void.
+        if context[HeartbeatEnd.self]?.isConnectionLost != true {
+          try? await Task.sleep(for: Self.cancelledHeartbeatGrace)
+        }
         // When it does not arrive, the session runs out.
         _ = try? await metadata.call(
           MetadataMethods.heartbeatGroup, notice, timeout: .seconds(5))

@@ -56,12 +56,12 @@ actor Controller {
     let wall = self.clock.wall
     try await self.runner.run("bury-orphans") { $0.buryOrphans(at: wall) }
     try await self.reconcile()
-    await self.giveEverybodyTime()
+    self.giveEverybodyTime()
+    await self.groups.begin()
   }
 
-  /// As nobody could be heard until now.
-  func giveEverybodyTime() async {
-    await self.groups.begin()
+  /// As no node could be heard until now.
+  func giveEverybodyTime() {
     let now = self.clock.monotonic
     let configuration = self.configuration
     let (live, fenced, held) = self.runner.cell.read { state in

@@ -17,6 +17,9 @@ final class Health: Sendable {
 
 /// The one task that writes the state in memory: applies what the store tells, in order, and feeds those who watch the image.
 struct Follower: Sendable {
+  /// Between attempts to load the state; each has the store's own retries behind it.
+  private static let reloadPause: Duration = .milliseconds(200)
+
   let cell: StateCell
   let feed: ImageFeed
   let store: any MetadataStore
@@ -58,20 +61,31 @@ struct Follower: Sendable {
     }
   }
 
+  /// Nil: it is over. A store that is away is waited for, as a watch waits.
   private func reload() async -> (any StoreWatch)? {
-    do throws(MemQError) {
-      let revision = try await MetadataInstance.load(self.store, into: self.cell)
-      self.feed.reset(to: revision)
-      self.authority.changed.raise()
-      return try self.store.watch(KeyRange(prefix: .memory), after: revision)
-    } catch {
-      self.end(error)
-      return nil
+    while true {
+      do throws(MemQError) {
+        let revision = try await MetadataInstance.load(self.store, into: self.cell)
+        self.feed.reset(to: revision)
+        self.authority.changed.raise()
+        return try self.store.watch(KeyRange(prefix: .memory), after: revision)
+      } catch {
+        guard !Task.isCancelled else { return nil }
+        guard error.isRetriable else {
+          self.end(error)
+          return nil
+        }
+        self.logger.warning(
+          "The state could not be loaded; it is tried again", metadata: ["error": "\(error)"])
+      }
+      try? await Task.sleep(for: Self.reloadPause)
     }
   }
 
+  /// What is in memory stays as it is for ever: nothing may be decided by it any more.
   private func end(_ error: MemQError) {
     self.health.broke(error)
+    self.authority.retire()
     self.cell.close()
     self.feed.close()
     self.logger.error("Metadata can't follow its store", metadata: ["error": "\(error)"])

@@ -23,6 +23,8 @@ final class Authority: Sendable {
     var role = Role.standby
     /// When the lease may have ended; nil: there is none.
     var until: MonotonicInstant?
+    /// It decides never again.
+    var isRetired = false
   }
 
   private let clock: any MemQClock
@@ -60,6 +62,8 @@ final class Authority: Sendable {
     return false
   }
 
+  var isRetired: Bool { self.state.withLock { $0.isRetired } }
+
   /// It has the key, but could not renew its lease in time.
   var isSuspended: Bool { self.now().isOver }
 
@@ -79,11 +83,17 @@ final class Authority: Sendable {
 
   /// The store is this instance's alone.
   func enterAlone() {
-    self.state.withLock { $0 = State(role: .entering(nil)) }
+    self.state.withLock { state in
+      guard !state.isRetired else { return }
+      state = State(role: .entering(nil))
+    }
   }
 
   func enter(_ fence: Condition, until: MonotonicInstant) {
-    self.state.withLock { $0 = State(role: .entering(fence), until: until) }
+    self.state.withLock { state in
+      guard !state.isRetired else { return }
+      state = State(role: .entering(fence), until: until)
+    }
   }
 
   /// Takes calls from now on.
@@ -101,6 +111,12 @@ final class Authority: Sendable {
   }
 
   func stepDown() {
-    self.state.withLock { $0 = State() }
+    self.state.withLock { $0 = State(isRetired: $0.isRetired) }
+  }
+
+  /// Steps down for good: the instance does not see any more what is so. Whoever holds the lease gives it back.
+  func retire() {
+    self.state.withLock { $0 = State(isRetired: true) }
+    self.changed.raise()
   }
 }

@@ -31,11 +31,11 @@ struct Election: Sendable {
   private var authority: Authority { self.instance.authority }
   private var store: any MetadataStore { self.instance.store }
 
-  /// Until cancelled.
+  /// Until cancelled, or this instance is of no use any more.
   func run() async {
-    while !Task.isCancelled {
+    while !Task.isCancelled, !self.authority.isRetired {
       await self.standBy()
-      guard !Task.isCancelled else { return }
+      guard !Task.isCancelled, !self.authority.isRetired else { return }
       do {
         try await self.stand()
       } catch {
@@ -51,7 +51,9 @@ struct Election: Sendable {
   /// Keeps this instance's row in the cluster, until there is no controller.
   private func standBy() async {
     let membership = Task { await StandbyMembership(self.instance, self.node, own: self.own).run() }
-    while !Task.isCancelled, self.instance.cell.read({ $0.controller }) != nil {
+    while !Task.isCancelled, !self.authority.isRetired,
+      self.instance.cell.read({ $0.controller }) != nil
+    {
       await self.authority.changed.wait(atMost: .seconds(1))
     }
     membership.cancel()
@@ -127,7 +129,9 @@ struct Election: Sendable {
 
   private func waitForLoss(of revision: Revision) async {
     await self.instance.cell.applied(revision)
-    while !Task.isCancelled, self.instance.cell.read({ $0.controller?.revision }) == revision {
+    while !Task.isCancelled, !self.authority.isStandby,
+      self.instance.cell.read({ $0.controller?.revision }) == revision
+    {
       await self.authority.changed.wait(atMost: .seconds(1))
     }
   }
@@ -151,6 +155,7 @@ struct Election: Sendable {
       "This metadata instance is the controller", metadata: ["revision": "\(revision)"])
     await withTaskGroup(of: Void.self) { tasks in
       tasks.addTask { await self.instance.judge(controller) }
+      tasks.addTask { await self.instance.judge(controller.groups) }
       tasks.addTask { await self.instance.clean(controller) }
       tasks.addTask { await self.forgetHistory() }
     }

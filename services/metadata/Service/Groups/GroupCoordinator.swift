@@ -37,6 +37,9 @@ actor GroupCoordinator {
   private var sessions: Liveness<GroupMemberKey>
   /// Members that have partitions to give back, since when.
   private var revocations: Liveness<GroupMemberKey>
+  /// What each of them had to give back when its time began. Others may have come in addition; they get a time of their own once one of
+  /// these is left no more. So each partition is waited for twice as long at most, and who gives back in time is never taken out.
+  private var awaited: [GroupMemberKey: Set<TopicPartition>] = [:]
   /// The latest heartbeat of each member.
   private var numbers: [GroupMemberKey: Int64] = [:]
   /// Members whose connection broke and that were not heard since.
@@ -176,7 +179,7 @@ actor GroupCoordinator {
 
   private func forget(_ key: GroupMemberKey) {
     self.sessions.forget(key)
-    self.revocations.forget(key)
+    self.returned(key)
     self.numbers[key] = nil
     self.brokenOff[key] = nil
   }
@@ -187,13 +190,26 @@ actor GroupCoordinator {
     let now = self.clock.monotonic
     for member in group?.members.values ?? [] {
       let key = GroupMemberKey(group: name, memberID: member.id)
-      if member.isRevoking {
-        self.revocations.expect(key, at: now, timeout: member.rebalanceTimeout)
-      } else {
-        self.revocations.forget(key)
+      guard member.isRevoking else {
+        self.returned(key)
+        continue
       }
+      let left = member.revoking
+      if self.revocations.isKnown(key), let awaited = self.awaited[key],
+        left.contains(where: { awaited.contains($0) })
+      {
+        continue
+      }
+      self.revocations.heard(key, at: now, timeout: member.rebalanceTimeout)
+      self.awaited[key] = Set(left)
     }
     self.wake(name)
+  }
+
+  /// The member has nothing to give back.
+  private func returned(_ key: GroupMemberKey) {
+    self.revocations.forget(key)
+    self.awaited[key] = nil
   }
 
   // MARK: Waiting

@@ -11,22 +11,29 @@ import MemQSystem
 actor OffsetWriter {
   /// Writes of this instance begin at least so far apart.
   private static let interval: Duration = .milliseconds(100)
-  /// Commits that wait.
+  /// Commits that wait, and what they take in memory; one is taken in any case.
   private static let waitingMax = 20_000
+  private static let waitingBytesMax = 64 << 20
   /// Commits of one write: bounds what is lost and asked again at a conflict.
   private static let perWriteMax = 2_000
   /// Offsets of one write, but at least one commit.
   private static let offsetsPerWriteMax = 20_000
 
   private struct Waiting {
+    var id: Int
     var request: OffsetCommitRequest
-    var continuation: CheckedContinuation<MemQError?, Never>
+    var bytes: Int
+    /// Nil: who waited for it is gone, and it is not written.
+    var continuation: CheckedContinuation<MemQError?, Never>?
   }
 
   private let runner: CommandRunner
   private let clock: any MemQClock
   private let metrics: MetadataMetrics
+  /// By id.
   private var waiting: [Waiting] = []
+  private var waitingBytes = 0
+  private var nextID = 0
   private var isWriting = false
   private var lastBegun: MonotonicInstant?
 
@@ -36,21 +43,49 @@ actor OffsetWriter {
     self.metrics = metrics
   }
 
-  /// - Throws: as `MetadataState.commitOffsets` refuses; `.resourceExhausted`.
+  /// A caller that is cancelled while its commit waits takes it along.
+  ///
+  /// - Throws: as `MetadataState.commitOffsets` refuses; `.resourceExhausted`, `.cancelled`.
   func commit(_ request: OffsetCommitRequest) async throws(MemQError) {
-    guard self.waiting.count < Self.waitingMax else {
+    let bytes = request.commits.reduce(0) { $0 + 64 + $1.metadata.utf8.count }
+    func check(_ actual: Int, _ limit: Int, _ what: String) throws(MemQError) {
+      guard !self.waiting.isEmpty, actual > limit else { return }
       throw MemQError(
-        .resourceExhausted, "too many commits wait to be written",
-        subject: request.session.group, limit: Int64(Self.waitingMax),
-        actual: Int64(self.waiting.count + 1))
+        .resourceExhausted, "too many \(what) wait to be written", subject: request.session.group,
+        limit: Int64(limit), actual: Int64(actual))
     }
-    let failure = await withCheckedContinuation { continuation in
-      self.waiting.append(Waiting(request: request, continuation: continuation))
-      guard !self.isWriting else { return }
-      self.isWriting = true
-      Task { await self.write() }
+    try check(self.waiting.count + 1, Self.waitingMax, "commits")
+    try check(self.waitingBytes + bytes, Self.waitingBytesMax, "bytes of commits")
+    let id = self.nextID
+    self.nextID += 1
+    let failure = await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        self.waiting.append(
+          Waiting(id: id, request: request, bytes: bytes, continuation: continuation))
+        self.waitingBytes += bytes
+        guard !self.isWriting else { return }
+        self.isWriting = true
+        Task { await self.write() }
+      }
+    } onCancel: {
+      Task { await self.giveUp(id) }
     }
     if let failure { throw failure }
+  }
+
+  /// One that is being written is not given up.
+  private func giveUp(_ id: Int) {
+    var (low, high) = (0, self.waiting.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if self.waiting[middle].id < id { low = middle + 1 } else { high = middle }
+    }
+    guard low < self.waiting.count, self.waiting[low].id == id else { return }
+    self.waitingBytes -= self.waiting[low].bytes
+    self.waiting[low].bytes = 0
+    self.waiting[low].request.commits = []
+    self.waiting[low].continuation.take()?.resume(
+      returning: MemQError(.cancelled, "who wanted the commit is gone"))
   }
 
   private func write() async {
@@ -61,9 +96,10 @@ actor OffsetWriter {
       }
       self.lastBegun = self.clock.monotonic
       let batch = self.take()
+      guard !batch.isEmpty else { continue }
       let refusals = await self.store(batch.map(\.request))
       for (waiting, refusal) in zip(batch, refusals) {
-        waiting.continuation.resume(returning: refusal)
+        waiting.continuation?.resume(returning: refusal)
       }
     }
     self.isWriting = false
@@ -76,8 +112,9 @@ actor OffsetWriter {
       guard count == 0 || offsets <= Self.offsetsPerWriteMax else { break }
       count += 1
     }
-    let batch = Array(self.waiting.prefix(count))
+    let batch = self.waiting.prefix(count).filter { $0.continuation != nil }
     self.waiting.removeFirst(count)
+    for taken in batch { self.waitingBytes -= taken.bytes }
     return batch
   }
 

@@ -196,20 +196,24 @@ extension MetadataNode {
 
   private func deleteGroup(_ name: String) async throws(MemQError) {
     let instance = try self.instance()
-    _ = try await instance.runner.run(
-      "delete-group",
-      reading: { (_: Int) throws(MemQError) in
-        var keys: [StoreKey] = []
-        var rest = KeyRange(prefix: .offsets(name))
-        while true {
-          let page = try await instance.store.range(rest, limit: 1_000)
-          keys += page.entries.map(\.key)
-          guard page.hasMore, let last = page.entries.last else { return keys }
-          rest = rest.after(last.key)
-        }
+    @Sendable func offsets(_: Int) async throws(MemQError) -> [StoreKey] {
+      var keys: [StoreKey] = []
+      var rest = KeyRange(prefix: .offsets(name))
+      while true {
+        let page = try await instance.store.range(rest, limit: 1_000)
+        keys += page.entries.map(\.key)
+        guard page.hasMore, let last = page.entries.last else { return keys }
+        rest = rest.after(last.key)
       }
-    ) { (state: MetadataState, keys: [StoreKey]) throws(MemQError) in
+    }
+    _ = try await instance.runner.run("delete-group", reading: offsets) {
+      (state: MetadataState, keys: [StoreKey]) throws(MemQError) in
       try state.deleteGroup(name, offsets: keys)
+    }
+    // A commit may have come between the reading and the deletion.
+    _ = try await instance.runner.run("delete-group", reading: offsets) {
+      (state: MetadataState, keys: [StoreKey]) throws(MemQError) in
+      state.clearDeletedGroup(name, offsets: keys)
     }
     self.logger.info("Group deleted", metadata: ["group": "\(name)"])
   }
