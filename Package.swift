@@ -307,7 +307,7 @@ let modules: [Module] = [
     "MemQReplicationServiceTests", .test, "Tests/MemQReplicationServiceTests", kind: .test,
     uses: [
       "MemQModel", "MemQRecords", "MemQMetadata", "MemQReplication", "MemQSystem", "MemQRPC",
-      "MemQAPI",
+      "MemQAPI", "MemQLog", "MemQStorage",
       "MemQRuntime", "MemQMetadataService", "MemQReplicationService",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(

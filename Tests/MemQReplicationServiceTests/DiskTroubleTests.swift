@@ -2,9 +2,12 @@
 
 import Glibc
 import MemQAPI
+import MemQLog
 import MemQMetadata
 import MemQModel
 import MemQReplicationService
+import MemQRuntime
+import MemQStorage
 import MemQSystem
 import Testing
 
@@ -101,6 +104,70 @@ import Testing
       try await cluster.restart()
       try await cluster.waitForLeader(of: sound)
       #expect(try await cluster.read(sound, from: 35).next == 36)
+    }
+  }
+
+  @Test
+  func `a partition lost with all that named it is damaged, not begun anew as if it were empty`()
+    async throws
+  {
+    try await self.withCluster { cluster in
+      let other = try await cluster.topic("other")
+      _ = try await cluster.append([try batch(["a"])], to: other)
+      let lost = try await cluster.topic("lost")
+      for number in 0..<5 { _ = try await cluster.append([try batch(["\(number)"])], to: lost) }
+      for number in 0..<3 { _ = try await cluster.append([try batch(["\(number)"])], to: other) }
+      try await cluster.crash { try Self.erase(lost, in: $0 + "/volume") }
+      func damaged() async throws {
+        try await cluster.waitForLeader(of: other)
+        #expect(try await cluster.read(other, from: 0).next == 4)
+        _ = try await cluster.session.waitForImage(timeout: .seconds(20)) {
+          $0.partitions[lost]?.damaged.first?.from == .zero
+        }
+        let deadline = ContinuousClock.now + .seconds(20)
+        var answer = Memq_V1_AppendResponse()
+        repeat {
+          answer = try await cluster.append([try batch(["again"])], to: lost)[0]
+        } while [.notLeader, .leaderNotAvailable].contains(self.code(answer))
+          && ContinuousClock.now < deadline
+        #expect(self.code(answer) == .logCorrupt)
+      }
+      try await damaged()
+      // Nor once the volume's tail is another one.
+      try await cluster.restart()
+      try await damaged()
+      // The operator gives it up.
+      await cluster.stop()
+      let path = "\(cluster.folder)/node/volume"
+      let check = try await TestCluster.blocking { try VolumeCheck(path: path) }
+      let found = try await TestCluster.blocking { try check.verify() }
+      #expect(found.losesRecords)
+      #expect(try await check.cut(found).count == 1)
+      try await cluster.startAgain()
+      try await cluster.waitForLeader(of: lost)
+      _ = try await cluster.session.waitForImage(timeout: .seconds(20)) {
+        $0.partitions[lost]?.damaged.isEmpty == true
+      }
+      let answer = try await cluster.append([try batch(["again"])], to: lost)[0]
+      #expect(self.code(answer) == nil && answer.baseOffset == 0)
+    }
+  }
+
+  /// Writes zeros over the blocks from the partition's first frame to its last one.
+  private static func erase(_ partition: TopicPartition, in folder: String) throws {
+    var places: [FrameDescription] = []
+    try VolumeDump(path: folder, requireStopped: false).forEachFrame(partition: partition) {
+      places.append($0)
+      return true
+    }
+    let positions = places.map(\.place.position)
+    guard let first = positions.min(), let last = positions.max(),
+      Set(places.map(\.place.segment)).count == 1
+    else { throw MemQError(.internalError, "the partition is not in one segment") }
+    let start = first / 4_096 * 4_096
+    let zeros = [UInt8](repeating: 0, count: Int(last / 4_096 * 4_096 + 4_096 - start))
+    try zeros.withUnsafeBytes {
+      try File(folder + "/segment-00000000", .readWrite).write($0, at: start)
     }
   }
 

@@ -87,13 +87,16 @@ final class TestCluster {
   func startAgain() async throws { try await self.start() }
 
   /// Starts again on what a crash at this moment would have left.
-  func crash() async throws {
+  ///
+  /// - Parameter damage: changes the node's folder before it starts.
+  func crash(damage: @escaping @Sendable (String) throws -> Void = { _ in }) async throws {
     let (live, image) = ("\(self.folder)/node", "\(self.folder)/image")
     try await Self.blocking { try Self.copy(live, to: image) }
     await self.stop()
     try await Self.blocking {
       try Self.remove(live)
       try Files.rename(image, to: live)
+      try damage(live)
     }
     try await self.start()
   }

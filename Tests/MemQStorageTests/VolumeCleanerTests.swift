@@ -89,13 +89,51 @@ import Testing
     let deadline = ContinuousClock.now + .seconds(60)
     while found.withLock({ $0 == nil }), ContinuousClock.now < deadline { await Task.yield() }
     let damaged = try #require(found.withLock { $0 })
-    #expect(damaged.partition == kept && damaged.from == .zero && !damaged.isPlaceKnown)
+    #expect(damaged.partition == kept && damaged.from == .zero && damaged.isPlaceKnown)
     #expect(volume.damagedPartitions.map(\.partition) == [kept])
     // Its segment stays, and all that follow it: nothing is thrown away that may be wanted for a repair.
     #expect(volume.stats.log.segmentsFree < 4)
     try await volume.durably { volume.dropPartition(kept, completion: $0) }
     while volume.stats.log.segmentsFree < 4, ContinuousClock.now < deadline { await Task.yield() }
     #expect(volume.stats.log.segmentsFree >= 4 && volume.damagedPartitions.isEmpty)
+    await volume.close()
+  }
+
+  @Test func `what the disk did not give once is carried once it gives it again`() async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    var configuration = Example.configuration(folder)
+    configuration.capacityBytes = 10 << 20
+    configuration.carryBytesPerSecond = 256 << 20
+    let disk = FaultyDisk(path: configuration.path)
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    let (tiered, kept) = (Example.partition(0), Example.partition(1))
+    try await volume.openDurably(tiered)
+    try await volume.openDurably(kept)
+    volume.setLocalRetention(tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+    let first = Example.batch(at: .zero, bodyBytes: 8_000)
+    try await volume.appendDurably([(kept, first)])
+    var end = Offset.zero
+    while !volume.isFull(for: 20_000) {
+      let batch = Example.batch(at: end, bodyBytes: 20_000)
+      do {
+        try await volume.appendDurably([(tiered, batch)])
+        end = batch.summary.endOffset
+      } catch let error as MemQError where error.isRetriable {
+        await Task.yield()
+      }
+    }
+    disk.set { $0.readsFail = true }
+    volume.setUploadedOffset(tiered, to: end)
+    let deadline = ContinuousClock.now + .seconds(60)
+    while volume.damagedPartitions.isEmpty, ContinuousClock.now < deadline { await Task.yield() }
+    let damaged = try #require(volume.damagedPartitions.first)
+    #expect(damaged.partition == kept && damaged.from == .zero && damaged.isPlaceKnown)
+    disk.set { $0.readsFail = false }
+    volume.forgetDamage(kept)
+    while volume.stats.log.segmentsFree < 4, ContinuousClock.now < deadline { await Task.yield() }
+    #expect(volume.stats.log.segmentsFree >= 4 && volume.damagedPartitions.isEmpty)
+    #expect(try await volume.readAll(kept, from: .zero) == [first.bytes])
     await volume.close()
   }
 

@@ -245,6 +245,69 @@ private final class Damaged: Sendable {
     #expect(try !made.verify().losesRecords)
   }
 
+  @Test func `a volume that may have lost whole partitions says so until that is settled`()
+    async throws
+  {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    let configuration = Example.configuration(folder)
+    var volume = try await Volume.open(configuration, logger: Example.logger)
+    let (other, lost) = (Example.partition(0), Example.partition(1))
+    func append(_ partition: TopicPartition) async throws {
+      let end = try #require(volume.state(of: partition)?.end)
+      try await volume.appendDurably([(partition, Example.batch(at: end))])
+    }
+    try await volume.openDurably(other)
+    try await append(other)
+    try await volume.openDurably(lost)
+    for _ in 0..<5 { try await append(lost) }
+    for _ in 0..<3 { try await append(other) }
+    await volume.abandon()
+    var positions: [Int64] = []
+    do {
+      let dump = try VolumeDump(path: configuration.path, requireStopped: true)
+      try dump.forEachFrame(partition: lost) { frame in
+        positions.append(frame.place.position)
+        return true
+      }
+    }
+    try #require(positions.count == 6)
+    let start = positions.min()! / 4_096 * 4_096
+    let zeros = [UInt8](repeating: 0, count: Int(positions.max()! / 4_096 * 4_096 + 4_096 - start))
+    let file = try File(configuration.path + "/segment-00000000", .readWrite)
+    try zeros.withUnsafeBytes { try file.write($0, at: start) }
+    func verified() throws -> VolumeVerification {
+      let check = try VolumeCheck(path: configuration.path)
+      defer { check.close() }
+      return try check.verify()
+    }
+    #expect(try verified().losesRecords)
+    // Until then at each open, whatever has become of the segment.
+    for _ in 0..<2 {
+      volume = try await Volume.open(configuration, logger: Example.logger)
+      #expect(volume.unnamedLosses == .partitions)
+      #expect(volume.recoveredPartitions().map(\.partition) == [other])
+      #expect(try await volume.readAll(other, from: .zero).count == 4)
+      await volume.close()
+      #expect(try verified().losesRecords)
+    }
+    volume = try await Volume.open(configuration, logger: Example.logger)
+    let missing = volume.noteMissing(lost, from: Offset(7))
+    #expect(missing.damagedFrom == Offset(7) && missing.end == Offset(7))
+    #expect(volume.damagedPartitions.map(\.partition) == [lost])
+    // There is nothing to drop, and then nothing damaged.
+    await #expect(throws: MemQError.self) {
+      try await volume.durably { volume.dropPartition(lost, completion: $0) }
+    }
+    #expect(volume.damagedPartitions.isEmpty)
+    try await volume.settleUnnamedPartitions()
+    await volume.close()
+    volume = try await Volume.open(configuration, logger: Example.logger)
+    #expect(volume.unnamedLosses.isEmpty)
+    await volume.close()
+    #expect(try !verified().losesRecords)
+  }
+
   @Test func `a partition whose beginning is lost is damaged from there, not gone`() async throws {
     // All in the tail, however many marks a slow machine adds: no checkpoint says what is lost.
     let made = try await Damaged(batches: 9, segmentBytes: 4 << 20, closes: false)
@@ -456,7 +519,8 @@ private final class Carried: Sendable {
   /// Uploaded whole.
   static let tiered = Example.partition(0)
 
-  init() async throws {
+  /// - Parameter closes: ends in order; otherwise as a crash, with the tail's durability known, and the originals of what was carried gone.
+  init(closes: Bool = true) async throws {
     var configuration = Example.configuration(self.folder)
     configuration.capacityBytes = 10 << 20
     configuration.carryBytesPerSecond = 256 << 20
@@ -480,7 +544,23 @@ private final class Carried: Sendable {
     volume.setUploadedOffset(Self.tiered, to: end)
     let deadline = ContinuousClock.now + .seconds(60)
     while volume.stats.log.segmentsCold == 0, ContinuousClock.now < deadline { await Task.yield() }
-    await volume.close()
+    guard !closes else {
+      await volume.close()
+      return
+    }
+    func isRetired(_ log: LogStats) -> Bool {
+      log.counters.segmentsReclaimed > 0 && log.segmentsUsed + log.segmentsFree == 10
+    }
+    while !isRetired(volume.stats.log), ContinuousClock.now < deadline { await Task.yield() }
+    try #require(isRetired(volume.stats.log))
+    for _ in 0..<3 {
+      let batch = Example.batch(at: end, bodyBytes: 100)
+      try await volume.appendDurably([(Self.tiered, batch)])
+      end = batch.summary.endOffset
+    }
+    // More may have been carried meanwhile.
+    while !isRetired(volume.stats.log), ContinuousClock.now < deadline { await Task.yield() }
+    await volume.abandon()
   }
 
   var end: Offset { self.appended.last!.summary.endOffset }
@@ -531,6 +611,12 @@ private final class Carried: Sendable {
     try bytes.withUnsafeBytes { try file.write($0, at: position) }
   }
 
+  func bytes(_ slot: SegmentSlot) throws -> [UInt8] {
+    try #require(
+      try Files.contents(
+        self.configuration.path + "/segment-0000000\(slot)", byteCountMax: 2 << 20))
+  }
+
   /// The batches in a cold segment.
   func frames(_ segment: SegmentSequence) throws -> [FrameDescription] {
     var frames: [FrameDescription] = []
@@ -569,6 +655,66 @@ private final class Carried: Sendable {
 }
 
 @Suite(.timeLimit(.minutes(10))) struct ColdDamageTests {
+  @Test(arguments: ["payload", "frame header", "block"])
+  func
+    `where the frame that names a cold segment is lost, who has records there says so until it is given up`(
+      _ kind: String
+    ) async throws
+  {
+    let made = try await Carried(closes: false)
+    let clean = try made.verify()
+    #expect(clean.isWhole && clean.partitions.map(\.localStart).last == .zero)
+    let tail = try #require(clean.segments.last { $0.kind == .hot })
+    var frames: [FrameDescription] = []
+    do {
+      let dump = try VolumeDump(path: made.configuration.path, requireStopped: true)
+      try dump.forEachFrame { frame in
+        if frame.header.type == .coldSegment { frames.append(frame) }
+        return true
+      }
+    }
+    let frame = try #require(frames.last)
+    try #require(frame.place.segment == tail.sequence)
+    switch kind {
+    case "payload": try made.flip(tail.slot, at: frame.place.position + 80 + 3)
+    case "frame header": try made.flip(tail.slot, at: frame.place.position + 20)
+    default: try made.flip(tail.slot, at: frame.place.position / 4_096 * 4_096, count: 4_096)
+    }
+    let found = try made.verify()
+    #expect(found.losesRecords && found.refusal == nil)
+    #expect(found.partitions.first { $0.partition == Carried.kept }?.damagedFrom == .zero)
+    let lost = found.damages.flatMap(\.lost).filter { $0.partition == Carried.kept }
+    #expect(lost.map(\.offsets.lowerBound) == [.zero])
+    // Each open says so, also once the damaged segment is not the last one any more; meanwhile the file stays as it is.
+    let cold = try #require(clean.segments.last { $0.kind == .cold })
+    let files = try made.bytes(cold.slot)
+    for _ in 0..<3 {
+      let volume = try await Volume.open(made.configuration, logger: Example.logger)
+      #expect(volume.damagedPartitions.first { $0.partition == Carried.kept }?.from == .zero)
+      volume.setLocalRetention(Carried.tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
+      var end = try #require(volume.state(of: Carried.tiered)?.end)
+      for _ in 0..<80
+      where !volume.damagedPartitions.contains(where: { $0.partition == Carried.tiered }) {
+        let batch = Example.batch(at: end, bodyBytes: 16_000)
+        do {
+          try await volume.appendDurably([(Carried.tiered, batch)])
+        } catch let error as MemQError where error.isRetriable {
+          break
+        }
+        end = batch.summary.endOffset
+        volume.setUploadedOffset(Carried.tiered, to: end)
+      }
+      await volume.abandon()
+      #expect(try made.bytes(cold.slot) == files)
+    }
+    let check = try VolumeCheck(path: made.configuration.path)
+    _ = try await check.cut(try check.verify())
+    let volume = try await Volume.open(made.configuration, logger: Example.logger)
+    #expect(volume.damagedPartitions.isEmpty && volume.unnamedLosses.isEmpty)
+    #expect(volume.state(of: Carried.kept)?.end == .zero)
+    await volume.close()
+  }
+
   @Test
   func
     `whole cold segments verify clean, and one damaged batch in them damages its partition from there`()

@@ -60,6 +60,9 @@ public struct RecoveredVolume: Sendable {
   /// Damage below what was durable, each with its place, where recovery went on all the same.
   public internal(set) var damages: [MemQError] = []
 
+  /// What may be gone besides, of which nothing is left that names it.
+  public internal(set) var unnamed: UnnamedLosses = []
+
   var logs: [PartitionLog] = []
   var segments: [LiveSegment] = []
   var cold: [LiveSegment] = []

@@ -57,8 +57,9 @@ public struct CarryResult: Sendable {
   public let end: Int64
   let footer: FooterPlace
   let moved: [Moved]
-  /// Sources that did not verify: nothing from there on was carried of these partitions.
-  public let damage: [(partition: TopicPartition, error: MemQError)]
+  /// Sources that did not verify: nothing from there on was carried of these partitions. The offset: what stands there does not read, or
+  /// did not; nil: an index does not hold, and who has read it before may not notice.
+  public let damage: [(partition: TopicPartition, error: MemQError, from: Offset?)]
   let damaged: [LogReference]
   /// Everything planned was copied, or as much as the plan knew would fit.
   let isComplete: Bool
@@ -94,7 +95,7 @@ public struct SegmentCarrier: Sendable {
   private var moved: [CarryResult.Moved] = []
   /// What the footer takes for `moved`, at most.
   private var footerBytes = 0
-  private var damage: [(partition: TopicPartition, error: MemQError)] = []
+  private var damage: [(partition: TopicPartition, error: MemQError, from: Offset?)] = []
   private var damaged: [LogReference] = []
   private var bytesCarried: Int64 = 0
 
@@ -140,11 +141,12 @@ public struct SegmentCarrier: Sendable {
     for piece in self.plan.pieces {
       guard let place = piece.footer, !loaded.contains(piece.segment) else { continue }
       loaded.append(piece.segment)
-      let footer = self.footer(of: piece, place, &source)
+      let (footer, isRead) = self.footer(of: piece, place, &source)
       for (index, wanted) in self.plan.pieces.enumerated() where wanted.segment == piece.segment {
         guard let footer else {
           self.stop(
-            wanted, .corrupt(LogPlace(wanted.segment, place.position), "a footer is damaged"))
+            wanted, .corrupt(LogPlace(wanted.segment, place.position), "a footer is damaged"),
+            from: isRead ? nil : wanted.from)
           continue
         }
         self.runs[index] = RunEntry.select(
@@ -155,23 +157,24 @@ public struct SegmentCarrier: Sendable {
 
   private func footer(
     of piece: CarryPlan.Piece, _ place: FooterPlace, _ source: inout some SegmentSource
-  ) -> Footer? {
+  ) -> (footer: Footer?, isRead: Bool) {
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: place.byteCount, alignment: 16)
     defer { bytes.deallocate() }
     do throws(MemQError) {
       try source.read(piece.slot, at: place.position, into: bytes)
     } catch {
-      return nil
+      return (nil, false)
     }
-    return SealedSegment.footer(
+    let footer = SealedSegment.footer(
       in: UnsafeRawBufferPointer(bytes), at: place,
       seal: HeaderSeal(volume: self.seal.volume, segment: piece.segment))
+    return (footer, true)
   }
 
-  private mutating func stop(_ piece: CarryPlan.Piece, _ error: MemQError) {
+  private mutating func stop(_ piece: CarryPlan.Piece, _ error: MemQError, from: Offset?) {
     guard !self.damaged.contains(piece.log) else { return }
     self.damaged.append(piece.log)
-    self.damage.append((piece.partition, error))
+    self.damage.append((piece.partition, error, from))
   }
 
   // MARK: - Groups
@@ -190,12 +193,8 @@ public struct SegmentCarrier: Sendable {
       }
       if hasFrames, content > self.plan.groupBytes { break }
       self.run += 1
-      do throws(MemQError) {
-        let count = try self.copy(run, piece, into: &builder, &source)
-        hasFrames = hasFrames || count > 0
-      } catch {
-        self.stop(piece, error)
-      }
+      let count = self.copy(run, piece, into: &builder, &source)
+      hasFrames = hasFrames || count > 0
     }
     return hasFrames ? self.finish(builder, .data) : nil
   }
@@ -224,20 +223,29 @@ public struct SegmentCarrier: Sendable {
   private mutating func copy(
     _ run: RunEntry, _ piece: CarryPlan.Piece, into builder: inout GroupBuilder,
     _ source: inout some SegmentSource
-  ) throws(MemQError) -> Int {
+  ) -> Int {
+    let start = max(run.baseOffset, piece.from)
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: run.byteCount, alignment: 16)
     defer { bytes.deallocate() }
     do throws(MemQError) {
       try source.read(piece.slot, at: run.position, into: bytes)
     } catch {
-      throw .corrupt(
-        LogPlace(piece.segment, run.position), "the disk can't read it (\(error.message))")
+      self.stop(
+        piece,
+        .corrupt(
+          LogPlace(piece.segment, run.position), "the disk can't read it (\(error.message))"),
+        from: start)
+      return 0
     }
     let view = UnsafeRawBufferPointer(bytes)
-    let frames = try FrameWalk.batches(
+    let (frames, damage) = FrameWalk.wholeBatches(
       in: view, run: run, log: piece.log.log,
       seal: HeaderSeal(volume: self.seal.volume, segment: piece.segment), from: piece.from,
       below: piece.below)
+    if let damage {
+      self.stop(piece, damage, from: frames.last?.header.endOffset ?? start)
+      return 0
+    }
     for frame in frames { self.add(frame, view.part(frame.payload), piece, into: &builder) }
     return frames.count
   }

@@ -157,16 +157,19 @@ public struct VolumeHeader: Hashable, Sendable {
   public var incarnationID: UniqueID
   /// The volume has had a durable segment: finding none means they were lost.
   public var hasLog: Bool
+  /// What an opening found that may be lost, and nobody settled since.
+  public var unnamed: UnnamedLosses
   public var created: Timestamp
 
   public init(
     identity: VolumeIdentity, incarnation: Incarnation, incarnationID: UniqueID, hasLog: Bool,
-    created: Timestamp
+    unnamed: UnnamedLosses = [], created: Timestamp
   ) {
     self.identity = identity
     self.incarnation = incarnation
     self.incarnationID = incarnationID
     self.hasLog = hasLog
+    self.unnamed = unnamed
     self.created = created
   }
 
@@ -176,6 +179,7 @@ public struct VolumeHeader: Hashable, Sendable {
       bytes.store(Self.magic, at: 0)
       bytes.store(LogFormat.version, at: 4)
       bytes.store(UInt8(self.hasLog ? 1 : 0), at: 5)
+      bytes.store(self.unnamed.rawValue, at: 6)
       bytes.store(self.identity.cluster, at: 8)
       bytes.store(self.identity.volume, at: 24)
       bytes.store(self.identity.segmentBytes, at: 40)
@@ -203,6 +207,7 @@ public struct VolumeHeader: Hashable, Sendable {
         identity: identity, incarnation: Incarnation(bytes.integer(at: 56)),
         incarnationID: UniqueID(high: bytes.integer(at: 64), low: bytes.integer(at: 72)),
         hasLog: bytes.integer(at: 5) == UInt8(1),
+        unnamed: UnnamedLosses(rawValue: bytes.integer(at: 6)),
         created: Timestamp(milliseconds: bytes.integer(at: 80)))
     }
     guard let header else {

@@ -250,6 +250,13 @@ extension VolumeCore {
       && ColdSegment.byteCount(entries: cost.pieces) <= Int(self.identity.segmentBytes) / 8
   }
 
+  /// What stopped the carrying of a partition is over.
+  mutating func carryAgain(_ partition: TopicPartition) {
+    guard let index = self.byName[partition], self.logs[index]!.isCarryStopped else { return }
+    self.logs[index]!.isCarryStopped = false
+    self.cleanAt = .zero
+  }
+
   // MARK: - A cold segment is there
 
   mutating func carried(_ result: CarryResult, _ effects: inout [Effect]) {
@@ -259,7 +266,9 @@ extension VolumeCore {
     for reference in result.damaged where self.log(reference) != nil {
       self.logs[reference.index]!.isCarryStopped = true
     }
-    for (partition, error) in result.damage { effects.append(.damageFound(partition, error)) }
+    for (partition, error, from) in result.damage {
+      effects.append(.damageFound(partition, error, from: from))
+    }
     self.counters.bytesCarried += result.bytesCarried
     guard !result.moved.isEmpty, self.closeRequest == nil else {
       return self.endCarry(unused: true, isComplete: false)

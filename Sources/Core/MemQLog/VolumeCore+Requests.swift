@@ -184,6 +184,8 @@ extension VolumeCore {
       log.accepted.truncate(to: end, epochs: remaining)
       // Below a watermark only an unclean election asks for a cut: what follows is not committed by what was.
       log.highWatermark = min(log.highWatermark, end)
+      // What the cleaner found damaged may have been cut.
+      log.isCarryStopped = false
       return .truncate(end, remaining)
     }
   }

@@ -72,6 +72,8 @@ public struct VolumeCore: Sendable {
     case readEnded(SegmentSlot)
     /// `.carry` is done: everything the result names is durable.
     case carried(CarryResult)
+    /// What the cleaner found damaged of the partition reads again, or is no part of it any more.
+    case carryAgain(TopicPartition)
     /// The time of the last `.wake` has come.
     case tick
   }
@@ -93,7 +95,7 @@ public struct VolumeCore: Sendable {
     /// `.diskFailed`. One at a time.
     case carry(CarryPlan)
     /// The cleaner found damage in the partition's records, and leaves the rest of it where it is.
-    case damageFound(TopicPartition, MemQError)
+    case damageFound(TopicPartition, MemQError, from: Offset?)
     case localStartMoved(TopicPartition, Offset)
     case segmentRolled(SegmentSequence)
     /// Only a producer snapshot through all that is committed keeps this partition's oldest records on the disk. Asked for
@@ -338,6 +340,8 @@ public struct VolumeCore: Sendable {
       guard self.readEnded(slot) else { return }
     case .carried(let result):
       self.carried(result, &effects)
+    case .carryAgain(let partition):
+      self.carryAgain(partition)
     case .forgetMissingSegments:
       self.missing = []
     case .tick:

@@ -31,10 +31,13 @@ extension Recovery {
       live.logs.sort()
       self.result.cold.append(live)
     }
-    let mayHaveGaps = self.notes.isSealedUnknown
+    let (isSealedUnknown, unnamed) = (self.notes.isSealedUnknown, self.unnamedCold)
     self.state.withLogs { logs in
       for index in logs.indices {
-        Self.join(&logs[index], spans[logs[index].id] ?? [], mayHaveGaps: mayHaveGaps)
+        let log = logs[index].id
+        Self.join(&logs[index], spans[log] ?? []) { gap in
+          isSealedUnknown || unnamed.contains { $0.holds(gap, of: log) }
+        }
       }
     }
   }
@@ -96,9 +99,9 @@ extension Recovery {
   /// What was carried counts instead of the originals. Cold records that don't reach up to the hot ones were released before
   /// the segments in between went.
   ///
-  /// - Parameter mayHaveGaps: frames of sealed segments are gone: where nothing may have been released yet, what is below a gap stays.
+  /// - Parameter mayBeLost: whether frames may be gone there: where nothing may have been released yet, what is below such a gap stays.
   private static func join(
-    _ log: inout PartitionLog, _ cold: [SegmentSpan], mayHaveGaps: Bool
+    _ log: inout PartitionLog, _ cold: [SegmentSpan], mayBeLost: (Range<Offset>) -> Bool
   ) {
     guard !cold.isEmpty || log.coldEnd > .zero else { return }
     let coldEnd = log.coldEnd
@@ -110,7 +113,11 @@ extension Recovery {
     var kept: [SegmentSpan] = []
     let releasedBelow = max(log.laid.logStart, log.uploadedOffset)
     for span in cold.reversed() {
-      guard span.endOffset == end || (mayHaveGaps && span.endOffset >= releasedBelow) else { break }
+      guard
+        span.endOffset == end
+          || (span.endOffset >= releasedBelow && span.endOffset < end
+            && mayBeLost(span.endOffset..<end))
+      else { break }
       end = span.baseOffset
       kept.append(span)
     }

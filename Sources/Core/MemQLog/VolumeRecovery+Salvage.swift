@@ -126,6 +126,7 @@ extension Recovery {
     var index = SegmentIndexer(segment: tail.sequence, runBytesMax: self.runBytesMax)
     var (state, notes) = (self.state, self.notes)
     var lastUnknown: MemQError?
+    var unnamed: UnnamedLosses = []
     // Those of whom something was seen behind the last unknown stretch that says where their log stood.
     var confirmed: Set<LogID> = []
     func apply(
@@ -169,6 +170,7 @@ extension Recovery {
         let before = state
         try state.apply(group, frames, bytes)
         lastUnknown = nil
+        unnamed = []
         for log in state.logs {
           guard let seen = before.end(of: log.id), seen != log.laid.end else { continue }
           notes.note(
@@ -182,6 +184,7 @@ extension Recovery {
         }
         let isRecords = frame.header.type.carriesRecords
         if holds || isRecords { try apply(nil, [frame], bytes) }
+        if !holds, frame.header.type == .coldSegment { unnamed.insert(.coldSegments) }
         guard !holds, frame.header.log != .none else { return }
         if frame.header.type == .partitionOpen { state.adopt(frame.header) }
         let from = min(frame.header.baseOffset, state.end(of: frame.header.log) ?? .max)
@@ -198,8 +201,10 @@ extension Recovery {
         }
         lastUnknown = error
         confirmed = []
+        unnamed = [.partitions, .coldSegments]
       }
     }
+    self.result.unnamed.formUnion(unnamed)
     if let lastUnknown {
       for log in state.logs where !confirmed.contains(log.id) {
         notes.note(log.id, from: log.laid.end, lastUnknown)
@@ -288,16 +293,16 @@ extension Recovery {
           self.result.end, "\(log.partition) ends at \(log.laid.end), its records at \(end)")
       )
     }
-    guard self.notes.isSealedUnknown else { return nil }
     // Records leave from the front only where they were uploaded or the log start passed them.
     let left = max(log.laid.logStart, log.uploadedOffset)
-    let first = log.spans.first(endingAbove: log.laid.logStart)
-    guard left < first?.baseOffset ?? log.laid.end else { return nil }
+    let first = log.spans.first(endingAbove: log.laid.logStart)?.baseOffset ?? log.laid.end
+    guard left < first, self.notes.isSealedUnknown || self.isUnnamed(left..<first, of: log.id)
+    else { return nil }
     return (
       left,
       .corrupt(
         self.result.end,
-        "\(log.partition) has nothing from \(left) to \(first?.baseOffset ?? log.laid.end)")
+        "\(log.partition) has nothing from \(left) to \(first)")
     )
   }
 }

@@ -19,24 +19,27 @@ public enum VolumeRecovery {
   ///   - identity: as the volume file states it, `openCount` as of the opening before.
   ///   - runBytesMax: as `LogConfiguration.runBytesMax`.
   ///   - salvage: what to do with damage below what was durable.
+  ///   - unnamed: what openings before found that may be lost, and nobody settled since.
   /// - Throws: `.logCorrupt` with the place; whatever the source throws.
   public static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source,
     runBytesMax: Int = LogConfiguration().runBytesMax, salvage: SalvageMode = .refuse,
-    progress: (RecoveryProgress) -> Void = { _ in }
+    unnamed: UnnamedLosses = [], progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
     try self.run(
-      identity, from: &source, runBytesMax: runBytesMax, salvage: salvage, mutations: [], progress)
+      identity, from: &source, runBytesMax: runBytesMax, salvage: salvage, unnamed: unnamed,
+      mutations: [], progress)
   }
 
   package static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source, runBytesMax: Int,
-    salvage: SalvageMode = .refuse, mutations: LogMutations,
+    salvage: SalvageMode = .refuse, unnamed: UnnamedLosses = [], mutations: LogMutations,
     _ progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
     var recovery = Recovery(identity: identity, runBytesMax: runBytesMax, source: source)
     recovery.mutations = mutations
     recovery.salvage = salvage
+    recovery.result.unnamed = unnamed
     let recovered = try recovery.run(progress)
     source = recovery.source
     return recovered
@@ -80,6 +83,8 @@ struct Recovery<Source: SegmentSource> {
   private var missingThrough = SegmentSequence.none
   /// Where the log begins instead of at the tail's checkpoint, which is damaged.
   var base: Base?
+  /// Cold segments that may belong to the log, though nothing says so.
+  var unnamedCold: [UnnamedCold] = []
   /// What a younger segment's header states as the tail's durable end.
   private var statedEnd = LogPlace.start
   var notes = SalvageNotes()
@@ -107,9 +112,11 @@ struct Recovery<Source: SegmentSource> {
     }
     self.merge(index.entries, tail.header.slot, tail.sequence, end: scan.end, footer: nil)
     self.finishTail(tail, scan)
+    try self.loadUnnamed()
     try self.loadCold()
-    self.finishSlots(live: (self.result.segments + self.result.cold).map(\.slot))
     try self.finishPartitions()
+    self.finishSlots(
+      live: (self.result.segments + self.result.cold).map(\.slot) + self.holdUnnamed())
     self.result.damages = self.notes.errors
     progress(RecoveryProgress(segmentsDone: total, segmentsTotal: total))
     return self.result

@@ -86,12 +86,15 @@ public struct VolumeVerification: Sendable {
   public var durable = LogPlace.start
   /// The youngest opening that wrote a group.
   public var openCount: UInt64 = 0
+  /// What may be lost besides, with nothing left that names it.
+  public var unnamed: UnnamedLosses = []
   /// Why a server could not open the volume at all.
   public var refusal: MemQError?
   public var bytesRead: Int64 = 0
 
   public var losesRecords: Bool {
-    self.refusal != nil || self.partitions.contains { $0.damagedFrom != nil }
+    self.refusal != nil || self.unnamed.contains(.partitions)
+      || self.partitions.contains { $0.damagedFrom != nil }
   }
   public var isWhole: Bool {
     self.damages.isEmpty && !self.losesRecords
@@ -103,13 +106,17 @@ public struct VolumeVerification: Sendable {
   /// Bytes to read and read.
   public typealias Progress = (_ done: Int64, _ total: Int64) -> Void
 
-  /// - Parameter runBytesMax: as `LogConfiguration.runBytesMax`.
+  /// - Parameters:
+  ///   - runBytesMax: as `LogConfiguration.runBytesMax`.
+  ///   - unnamed: as the volume file states it.
   /// - Throws: whatever the source throws; damage is what this returns.
   public static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source,
-    runBytesMax: Int = LogConfiguration().runBytesMax, progress: Progress = { _, _ in }
+    runBytesMax: Int = LogConfiguration().runBytesMax, unnamed: UnnamedLosses = [],
+    progress: Progress = { _, _ in }
   ) throws(MemQError) -> VolumeVerification {
     var verifier = Verifier(identity: identity, runBytesMax: runBytesMax, source: source)
+    verifier.result.unnamed = unnamed
     try verifier.run(progress)
     source = verifier.source
     return verifier.result
@@ -137,6 +144,8 @@ private struct Verifier<Source: SegmentSource> {
   var whole: [SegmentSequence: [LogID: [Range<Offset>]]] = [:]
   /// Each segment's payloads that do not hold: the number of the damage and the frame.
   var payloads: [SegmentSequence: [(damage: Int, header: FrameHeader)]] = [:]
+  /// The last damage that may have taken the frame of a cold segment.
+  var nameless: Int?
   /// Each segment's first damage that may have taken any frame.
   var unknown: [SegmentSequence: Int] = [:]
   var done: Int64 = 0
@@ -167,7 +176,9 @@ private struct Verifier<Source: SegmentSource> {
     var end = LogPlace.start
     do throws(MemQError) {
       let volume = try VolumeRecovery.run(
-        self.identity, from: &self.source, runBytesMax: self.runBytesMax, salvage: .isolate)
+        self.identity, from: &self.source, runBytesMax: self.runBytesMax, salvage: .isolate,
+        unnamed: self.result.unnamed)
+      self.result.unnamed = volume.unnamed
       (self.logs, self.recovered, hot, cold, end) = (
         volume.logs, volume.partitions, volume.segments, volume.cold, volume.end
       )
@@ -290,6 +301,11 @@ private struct Verifier<Source: SegmentSource> {
     for damage in reading.damages {
       let number = self.result.damages.count
       self.result.damages.append(damage.damage)
+      if header.kind == .hot,
+        damage.damage.kind == .frames || damage.frame?.type == .coldSegment
+      {
+        self.nameless = number
+      }
       if let frame = damage.frame, frame.type.carriesRecords {
         self.payloads[header.sequence, default: []].append((number, frame))
       } else if damage.damage.kind == .frames, self.unknown[header.sequence] == nil {
@@ -493,6 +509,11 @@ private struct Verifier<Source: SegmentSource> {
             LogPlace(span.segment, 0), "offsets \(lost.lowerBound)..<\(lost.upperBound) are damaged"
           )
       }
+    }
+    // What is gone from its front stands in no segment that anything names.
+    if let from = partition.damagedFrom, from < partition.localStart, let nameless {
+      self.result.damages[nameless].lost.append(
+        .init(partition: log.partition, offsets: from..<partition.localStart))
     }
     self.result.partitions.append(partition)
   }

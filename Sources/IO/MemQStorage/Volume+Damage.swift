@@ -1,7 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import Logging
-import MemQLog
+public import MemQLog
 public import MemQModel
 import MemQSystem
 
@@ -13,7 +13,7 @@ extension Volume {
     public var from: Offset
     /// What is damaged, with its place.
     public var error: MemQError
-    /// The read that found it began at `from`; otherwise it lies somewhere behind.
+    /// What stands at `from` did not read; otherwise the damage lies somewhere behind.
     public var isPlaceKnown = true
     /// The open found it; otherwise a read did, and reads find it again.
     var isKnownSinceOpen = false
@@ -36,10 +36,49 @@ extension Volume {
   }
 
   /// Says that what a read, or the cleaner, found is no matter any more: the partition reads again, or nobody will read that here.
-  public func forgetDamage(_ partition: TopicPartition) {
-    self.engine.monitor.withLock { state in
+  ///
+  /// - Parameter reads: the cleaner may carry it again.
+  public func forgetDamage(_ partition: TopicPartition, reads: Bool = true) {
+    self.engine.update { state, now, wall in
       guard let damaged = state.damaged[partition], !damaged.isKnownSinceOpen else { return }
       state.damaged[partition] = nil
+      guard reads else { return }
+      state.core.handle(.carryAgain(partition), at: now, wall: wall, into: &state.effects)
+    }
+  }
+
+  /// Keeps a partition as damaged from `offset` on that is to be here and is gone with what named it, until it is dropped.
+  ///
+  /// Precondition: the volume has no log of it.
+  public func noteMissing(
+    _ partition: TopicPartition, from offset: Offset
+  ) -> RecoveredPartition {
+    let error = MemQError(
+      .logCorrupt, "frames at the volume's end were lost, and with them the partition's log",
+      subject: "\(partition) on volume \(self.id)")
+    self.engine.monitor.withLock { state in
+      precondition(state.core.state(of: partition) == nil, "the partition is here")
+      state.damaged[partition] = DamagedPartition(
+        partition: partition, from: offset, error: error, isKnownSinceOpen: true)
+    }
+    var missing = RecoveredPartition(
+      partition: partition, logStart: offset, end: offset, localStart: offset, epochs: [],
+      highWatermark: offset, uploadedOffset: offset, producerSnapshot: nil,
+      producerSnapshotEnd: offset, batchesAfterSnapshot: [])
+    missing.damage = error
+    missing.damagedFrom = offset
+    return missing
+  }
+
+  /// Says that no partition of those that are to be on this volume is missing, or that others know which: from the next open on, one that
+  /// the volume does not hold was never there.
+  ///
+  /// - Throws: `.volumeFailed`, `.shuttingDown`.
+  public func settleUnnamedPartitions() async throws(MemQError) {
+    guard self.unnamedLosses.contains(.partitions) else { return }
+    let (disk, path) = (self.engine.disk, self.path)
+    try await self.readers.run { () throws(MemQError) in
+      try disk.changeVolumeFile(path) { $0.unnamed.remove(.partitions) }
     }
   }
 

@@ -94,6 +94,7 @@ private struct Opening: Sendable {
     next.identity.openCount += 1
     next.incarnation = self.configuration.incarnation
     next.incarnationID = self.configuration.incarnationID
+    next.unnamed = recovered.unnamed
     try self.write(next)
     let core = VolumeCore(
       header.identity, self.configuration.log(segmentBytes: header.identity.segmentBytes),
@@ -177,7 +178,8 @@ private struct Opening: Sendable {
     self.progress(RecoveryProgress(segmentsDone: 0, segmentsTotal: slots.count))
     let recovered = try VolumeRecovery.run(
       header.identity, from: &source,
-      salvage: self.configuration.acceptsLoss ? .acceptLoss : .isolate, progress: self.progress)
+      salvage: self.configuration.acceptsLoss ? .acceptLoss : .isolate, unnamed: header.unnamed,
+      progress: self.progress)
     self.log(recovered.damages, source.failed, of: header)
     guard !header.hasLog || !recovered.isEmpty else {
       throw MemQError(
@@ -237,20 +239,38 @@ private struct Opening: Sendable {
 
   /// States that there is a log now, so that its loss is noticed.
   func noteLog() throws(MemQError) {
-    let bytes = try self.blocking { () throws(FileError) in try self.disk.volumeFile() }
-    guard let bytes else {
-      throw MemQError(
-        .volumeFailed, "the volume file is gone", subject: self.configuration.path + "/volume")
-    }
-    var header = try VolumeHeader(decoding: bytes)
-    guard !header.hasLog else { return }
-    header.hasLog = true
-    try self.write(header)
+    try self.disk.changeVolumeFile(self.configuration.path) { $0.hasLog = true }
   }
 
   private func blocking<R>(_ body: () throws(FileError) -> R) throws(MemQError) -> R {
     do throws(FileError) {
       return try body()
+    } catch {
+      throw error.memqError(.volumeFailed)
+    }
+  }
+}
+
+extension VolumeDisk {
+  /// Replaces the volume file where `body` changes what it says. Blocks.
+  func changeVolumeFile(
+    _ path: String, _ body: (inout VolumeHeader) -> Void
+  ) throws(MemQError) {
+    let bytes: [UInt8]?
+    do throws(FileError) {
+      bytes = try self.volumeFile()
+    } catch {
+      throw error.memqError(.volumeFailed)
+    }
+    guard let bytes else {
+      throw MemQError(.volumeFailed, "the volume file is gone", subject: path + "/volume")
+    }
+    let before = try VolumeHeader(decoding: bytes)
+    var header = before
+    body(&header)
+    guard header != before else { return }
+    do throws(FileError) {
+      try self.replaceVolumeFile(header.encoded())
     } catch {
       throw error.memqError(.volumeFailed)
     }

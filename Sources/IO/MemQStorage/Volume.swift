@@ -20,6 +20,8 @@ public final class Volume: Sendable {
   let configuration: Configuration
   private let recovered: [RecoveredPartition]
   let foundDamages: [MemQError]
+  /// What may have been lost besides, with nothing left that names it: an open found it, now or earlier, and nobody settled it since.
+  public let unnamedLosses: UnnamedLosses
   /// Made by this open.
   public let isFresh: Bool
   /// The last open ended in order.
@@ -36,6 +38,7 @@ public final class Volume: Sendable {
     self.configuration = configuration
     self.recovered = recovered.partitions
     self.foundDamages = recovered.damages
+    self.unnamedLosses = recovered.unnamed
     self.isFresh = isFresh
     self.wasClean = recovered.cleanShutdown
     self.onClose = Monitor(false)
@@ -68,7 +71,7 @@ public final class Volume: Sendable {
   public func dropPartition(_ partition: TopicPartition, completion: @escaping Completion) {
     self.request(
       completion,
-      before: {
+      taken: {
         $0.cache.drop(partition)
         $0.readAhead.cut(partition)
         $0.damaged[partition] = nil
@@ -176,7 +179,7 @@ public final class Volume: Sendable {
   ) {
     self.request(
       completion,
-      before: {
+      taken: {
         $0.cache.cut(partition, to: end)
         $0.readAhead.cut(partition)
         $0.forgetDamage(partition, from: end)
@@ -190,7 +193,7 @@ public final class Volume: Sendable {
   public func setLogStart(
     _ partition: TopicPartition, to start: Offset, completion: @escaping Completion
   ) {
-    self.request(completion, before: { $0.cache.trim(partition, to: start) }) {
+    self.request(completion, taken: { $0.cache.trim(partition, to: start) }) {
       .setLogStart($0, partition, start)
     }
   }
@@ -231,16 +234,23 @@ public final class Volume: Sendable {
     }
   }
 
+  /// - Parameter taken: brings what the volume keeps in memory in line with what the log says from now on. Not called when the log refuses:
+  ///   then nothing changed, and what was cut from memory, or forgotten as damaged, would still be part of it.
   private func request(
-    _ completion: @escaping Completion, before: (inout VolumeEngine.State) -> Void = { _ in },
+    _ completion: @escaping Completion, taken: (inout VolumeEngine.State) -> Void = { _ in },
     _ event: (RequestID) -> VolumeCore.Event
   ) {
     self.engine.update { state, now, wall in
       let request = RequestID(state.nextRequest)
       state.nextRequest += 1
       state.completions[request] = VolumeEngine.Completion(body: completion, serial: nil)
-      before(&state)
       state.core.handle(event(request), at: now, wall: wall, into: &state.effects)
+      let isRefused = state.effects.contains { effect in
+        guard case .complete(request, .failure(let error)) = effect else { return false }
+        // There is nothing to change: so it is as if it had been done.
+        return error.code != .partitionNotFound
+      }
+      if !isRefused { taken(&state) }
     }
   }
 

@@ -96,7 +96,8 @@ public final class VolumeCheck: Sendable {
       try Self.blocking { () throws(FileError) in try files.file(slot).dropCache() }
     }
     var source = TolerantSource(slots: slots, files: files)
-    return try VolumeVerification.run(self.header.identity, from: &source, progress: progress)
+    return try VolumeVerification.run(
+      self.header.identity, from: &source, unnamed: self.header.unnamed, progress: progress)
   }
 
   // MARK: - Repair
@@ -164,11 +165,21 @@ public final class VolumeCheck: Sendable {
     do throws(MemQError) {
       let done = try await Self.cut(volume, found)
       await volume.close()
-      return done
+      return done + (try self.settle(volume.unnamedLosses))
     } catch {
       await volume.close()
       throw error
     }
+  }
+
+  /// What nothing names is given up with the rest.
+  private func settle(_ unnamed: UnnamedLosses) throws(MemQError) -> [String] {
+    guard !unnamed.isEmpty else { return [] }
+    try self.disk.acquire()
+    defer { self.disk.release() }
+    try self.disk.changeVolumeFile(self.path) { $0.unnamed = [] }
+    return unnamed.contains(.partitions)
+      ? ["partitions that are gone with what named them begin anew when they are wanted"] : []
   }
 
   private static func cut(

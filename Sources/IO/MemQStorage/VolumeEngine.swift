@@ -189,17 +189,18 @@ final class VolumeEngine: Sendable {
     case .allocate(let slot): state.jobs.append(.allocate(slot))
     case .retire(let slot, let block): state.jobs.append(.retire(slot, block))
     case .carry(let plan): self.cleaner.carry(plan)
-    case .damageFound(let partition, let error):
+    case .damageFound(let partition, let error, let from):
       self.logger.error(
         "Records are damaged; the cleaner leaves their partition where it is",
         metadata: [
           "volume": "\(self.identity.volume)", "partition": "\(partition)", "error": "\(error)",
         ])
       guard state.damaged[partition] == nil else { return }
-      // Somewhere in what is here; a read finds the place.
+      // Otherwise somewhere in what is here; a read finds the place.
       let damaged = Volume.DamagedPartition(
-        partition: partition, from: state.core.offsets(of: partition)?.lowerBound ?? .zero,
-        error: error, isPlaceKnown: false)
+        partition: partition,
+        from: from ?? state.core.offsets(of: partition)?.lowerBound ?? .zero, error: error,
+        isPlaceKnown: from != nil)
       state.damaged[partition] = damaged
       guard let body = state.onDamage else { return }
       state.deliveries.append(.callback { body(damaged) })

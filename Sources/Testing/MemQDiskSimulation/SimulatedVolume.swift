@@ -170,7 +170,7 @@ public struct SimulatedVolume: Sendable {
       case .allocate(let slot): self.outstanding.append(.allocate(slot))
       case .retire(let slot, let block): self.outstanding.append(.retire(slot, block: block))
       case .carry(let plan): self.outstanding.append(.carry(SegmentCarrier(plan)))
-      case .damageFound(let partition, let error): self.damages.append((partition, error))
+      case .damageFound(let partition, let error, _): self.damages.append((partition, error))
       case .complete(let request, let result): self.complete(request, result)
       case .localStartMoved(let partition, let start): self.moves.append((partition, start))
       case .segmentRolled: self.segmentsRolled += 1

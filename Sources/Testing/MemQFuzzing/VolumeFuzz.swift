@@ -148,7 +148,8 @@ enum VolumeFuzz {
       guard isOneBlock, mode == .isolate else { continue }
       for (partition, end) in image.ends where end > .zero {
         try require(
-          recovered.partitions.contains { $0.partition == partition },
+          recovered.unnamed.contains(.partitions)
+            || recovered.partitions.contains { $0.partition == partition },
           "\(partition) is gone without a word")
       }
       let damaged = recovered.partitions.filter { $0.damage != nil }.map(\.partition)

@@ -4,6 +4,7 @@ import Logging
 import MemQLog
 import MemQMetadata
 import MemQModel
+import MemQReplication
 import MemQRuntime
 import MemQStorage
 import MemQSystem
@@ -83,6 +84,39 @@ extension ReplicationNode {
     } catch {
       return .failure(error)
     }
+  }
+
+  /// Where an open found that whole partitions may be lost with all that named them, the first image tells which: one that is counted on
+  /// here and is not here is damaged from its first record on. Opened empty, it would pass for all that was committed.
+  func compare(_ desired: [TopicPartition: DesiredPartition]) {
+    for volume in self.allVolumes.map(\.volume)
+    where volume.unnamedLosses.contains(.partitions) {
+      let held = Set(volume.recoveredPartitions().map(\.partition))
+      let missing = desired.values.filter {
+        $0.member.id.volume == volume.id && $0.isTrusted && !held.contains($0.id)
+      }
+      let id = volume.id
+      for wanted in missing {
+        self.logger.error(
+          "A partition is lost with what named it",
+          metadata: ["partition": "\(wanted.name)", "volume": "\(id)"])
+        let lost = volume.noteMissing(wanted.id, from: wanted.firstOffset)
+        self.shard(of: wanted.id)?.mailbox.post(.run { $0.lost(lost, on: id) })
+      }
+      guard missing.isEmpty else { continue }
+      let logger = self.logger
+      Task {
+        do throws(MemQError) {
+          try await volume.settleUnnamedPartitions()
+        } catch {
+          // The next start looks again.
+          logger.warning(
+            "Could not note that no partition is lost",
+            metadata: ["volume": "\(id)", "error": "\(error)"])
+        }
+      }
+    }
+    self.countDamaged()
   }
 
   /// For `/readyz`.

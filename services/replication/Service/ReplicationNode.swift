@@ -30,6 +30,8 @@ public final class ReplicationNode: Sendable {
     var volumeProblems: [VolumeID: String] = [:]
     /// Found on the volumes, and not yet looked for in an image.
     var unplaced: Set<TopicPartition> = []
+    /// An image has been compared with what the volumes hold.
+    var isCompared = false
   }
 
   let configuration: Configuration
@@ -263,6 +265,11 @@ public final class ReplicationNode: Sendable {
       return state.desired
     }
     self.metrics.setPartitions(desired.count)
+    let isFirst = self.state.withLock { state in
+      defer { state.isCompared = true }
+      return !state.isCompared
+    }
+    if isFirst { self.compare(desired) }
     for wanted in desired.values where before[wanted.id] != wanted {
       self.shard(of: wanted.id)?.mailbox.post(.assign(wanted))
     }

@@ -168,6 +168,9 @@ struct VolumeReport: Sendable {
 
   private func remedy(_ damage: VolumeVerification.Damage) -> String {
     if !damage.lost.isEmpty { return "memq log repair --accept-loss cuts the partitions there" }
+    if damage.kind == .frames, self.found.unnamed.contains(.partitions) {
+      return "what stood there is not known: memq log repair --accept-loss goes on without it"
+    }
     switch damage.kind {
     case .footer, .trailer:
       let segment = self.found.segments.first { $0.sequence == damage.segment }
@@ -186,6 +189,7 @@ struct VolumeReport: Sendable {
       "cluster_id": .text(identity.cluster), "state": .string(self.state),
       "volume_file_ok": .bool(!self.isVolumeFileDamaged),
       "refusal": .optional(self.found.refusal) { .text($0) },
+      "partitions_may_be_missing": .bool(self.found.unnamed.contains(.partitions)),
       "segment_bytes": .number(identity.segmentBytes), "open_count": .number(identity.openCount),
       "segments": .number(self.found.segments.count), "bytes_read": .number(self.found.bytesRead),
       "batches": .number(self.found.segments.reduce(0) { $0 + $1.batches }),
@@ -250,6 +254,11 @@ struct VolumeReport: Sendable {
       text +=
         "    other replicas of its partitions are the repair: move this folder away and start the server; where there are none,\n"
         + "    memq log repair --accept-loss goes on without a missing segment, and says what that cost\n"
+    }
+    if self.found.unnamed.contains(.partitions) {
+      text +=
+        "  LOST frames at the log's end: partitions that were opened there may be gone with all their records, and nothing here names them;\n"
+        + "    other replicas are the repair, and the server knows which; where there are none, memq log repair --accept-loss has them begin anew\n"
     }
     for damage in self.found.damages.prefix(Self.linesMax) {
       text +=

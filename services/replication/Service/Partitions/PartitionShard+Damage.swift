@@ -39,11 +39,12 @@ extension PartitionShard {
     guard let owner = self.partitions[found.partition], owner.lane.volume.id == volume,
       owner.lane.failure == nil
     else { return }
-    if owner.giveUpUploaded(from: found.from) {
+    // Where the place is not known, the object tier may lack it.
+    if found.isPlaceKnown, owner.giveUpUploaded(from: found.from) {
       self.logger.warning(
         "Damaged records are in the object tier and are read from there",
         metadata: ["partition": "\(owner.name)", "error": "\(found.error)"])
-      owner.lane.volume.forgetDamage(found.partition)
+      owner.lane.volume.forgetDamage(found.partition, reads: false)
       return self.damageChanged()
     }
     owner.damage = ReplicaDamage(

@@ -301,6 +301,11 @@ final class PartitionShard: @unchecked Sendable {
     self.loop.scheduleTask(in: .nanoseconds(wait.nanoseconds)) { body() }
   }
 
+  /// A partition that the image counts on here, and that the volume lost with what named it. Before it is assigned.
+  func lost(_ missing: Volume.RecoveredPartition, on volume: VolumeID) {
+    self.recovered[Copy(partition: missing.partition, volume: volume)] = missing
+  }
+
   // MARK: - Appends
 
   private func appendArrived(_ append: InboundAppend) {
@@ -353,7 +358,7 @@ final class PartitionShard: @unchecked Sendable {
     return PartitionView(
       name: desired.name, volume: lane.volume, highWatermark: end, isHighWatermarkCurrent: false,
       logStart: Swift.max(isCut ? found.logStart : .zero, desired.logStart),
-      localStart: lane.volume.localBytes(partition).localStart, logEnd: end,
+      localStart: lane.volume.state(of: partition)?.localStart ?? end, logEnd: end,
       leaderEpoch: desired.assignment.leaderEpoch)
   }
 
@@ -718,7 +723,8 @@ final class PartitionShard: @unchecked Sendable {
     _ partition: TopicPartition, _ volume: VolumeID, _ result: Result<Void, MemQError>
   ) {
     guard let wanted = self.changing.removeValue(forKey: partition) else { return }
-    if case .failure(let error) = result {
+    // One that the volume lost has nothing to drop.
+    if case .failure(let error) = result, error.code != .partitionNotFound {
       self.logger.error(
         "Could not drop a partition", metadata: ["partition": "\(partition)", "error": "\(error)"])
       let isFinal = self.lanes[volume]?.failure != nil
