@@ -24,7 +24,8 @@ private final class Rewritten: Sendable {
 
   init() async throws {
     var configuration = Example.configuration(self.folder)
-    configuration.segmentBytes = 64 << 10
+    // Room for the marks that a slow machine adds between appends.
+    configuration.segmentBytes = 256 << 10
     configuration.groupBytesMax = 16 << 10
     configuration.tailCacheBytes = 0
     self.configuration = configuration
