@@ -27,28 +27,36 @@ private final class Damaged: Sendable {
     self.configuration = configuration
     let volume = try await Volume.open(configuration, logger: Example.logger)
     for partition in Self.partitions { try await volume.openDurably(partition) }
-    // A slow machine adds marks, so where segments end varies: the last one gets some batches in any case.
-    var number = 0
-    var segment = volume.stats.log.durable.segment
-    var inSegment = 0
-    while number < batches || inSegment < 4 {
+    for number in 0..<batches {
       let partition = Self.partitions[number % 3]
       let end = self.appended[partition]?.last?.summary.endOffset ?? .zero
       let batch = Example.batch(at: end, bodyBytes: bodyBytes + 400 * (number % 5))
       self.appended[partition, default: []].append(batch)
       try await volume.appendDurably([(partition, batch)])
-      number += 1
-      inSegment = volume.stats.log.durable.segment == segment ? inSegment + 1 : 0
-      segment = volume.stats.log.durable.segment
     }
     if closes { await volume.close() } else { await volume.abandon() }
+  }
+
+  /// As after a crash, with several batches in the last segment: a slow machine adds marks, so where segments end varies.
+  static func crashed(batches: Int = 60, segmentBytes: Int64 = 64 << 10) async throws -> Damaged {
+    for more in 0..<20 {
+      let made = try await Damaged(
+        batches: batches + more, segmentBytes: segmentBytes, closes: false)
+      let tail = try #require(try made.verify().segments.last)
+      if try made.frames(tail.sequence.rawValue).count >= 3 { return made }
+    }
+    throw MemQError(.internalError, "the last segment never had several batches")
   }
 
   func end(_ partition: TopicPartition) -> Offset {
     self.appended[partition]!.last!.summary.endOffset
   }
 
-  func path(_ slot: SegmentSlot) -> String { self.configuration.path + "/segment-0000000\(slot)" }
+  func path(_ slot: SegmentSlot) -> String {
+    let number = String(slot.rawValue)
+    return self.configuration.path + "/segment-" + String(repeating: "0", count: 8 - number.count)
+      + number
+  }
 
   func bytes(_ slot: SegmentSlot) throws -> [UInt8] {
     try #require(try Files.contents(self.path(slot), byteCountMax: 1 << 20))
@@ -172,7 +180,7 @@ private final class Damaged: Sendable {
 
   @Test(arguments: ["group header", "frame header", "footer and batch", "segment header", "tail"])
   func `what is damaged keeps no other partition from being served`(_ kind: String) async throws {
-    let made = try await Damaged(closes: kind != "tail")
+    let made = try await kind == "tail" ? Damaged.crashed() : Damaged()
     let before = try made.verify()
     let segment = try #require(
       kind == "tail" ? before.segments.last : before.segments.first { $0.sequence.rawValue == 2 })
@@ -221,8 +229,8 @@ private final class Damaged: Sendable {
     _ kind: String
   ) async throws {
     let isFirst = kind == "first segment"
-    let made = try await Damaged(
-      batches: isFirst ? 9 : 60, segmentBytes: isFirst ? 4 << 20 : 64 << 10, closes: false)
+    let made = try await Damaged.crashed(
+      batches: isFirst ? 9 : 60, segmentBytes: isFirst ? 4 << 20 : 64 << 10)
     let before = try made.verify()
     #expect(before.isWhole)
     let tail = try #require(before.segments.last)
