@@ -28,7 +28,9 @@ import Testing
   /// A log deleted through the start of its leader's epoch could not be compared, was given up, and led without its producers
   /// (2511252).
   /// A volume gave back a watermark from before a cut below it (20002025).
-  @Test(arguments: [108, 501, 100_325, 2_511_252, 20_002_025])
+  /// A probe that left out sequences was held back by the network until it was the next batch (20007291).
+  /// The cleaner left a hole below the log start, and recovery took the producers before it for released (20007404).
+  @Test(arguments: [108, 501, 100_325, 2_511_252, 20_002_025, 20_007_291, 20_007_404])
   func `a seed that broke a rule once passes`(
     seed: UInt64
   ) {

@@ -196,7 +196,7 @@ extension VolumeCore {
         guard !log.isDamaged, !log.isCarryStopped,
           isCold || self.mayCarry(log, span, hold, isTight: isTight)
         else { return nil }
-        let from = self.carryStart(log, span)
+        let from = self.carryStart(log, standing)
         let part = span.part(from: from, to: span.endOffset)!
         let cost = CarryCost(bytes: Int(part.byteCount), runs: part.runCount, pieces: 1)
         let piece = CarryPlan.Piece(
@@ -212,11 +212,13 @@ extension VolumeCore {
     return candidate
   }
 
-  /// What is below the log start stays behind, but not batches whose producers no snapshot knows.
-  private func carryStart(_ log: PartitionLog, _ span: SegmentSpan) -> Offset {
+  /// What is below the log start stays behind, but not batches whose producers no snapshot knows, nor what lies between them and
+  /// the log start: recovery takes cold records that don't reach up to the next ones for released.
+  private func carryStart(_ log: PartitionLog, _ standing: SpanList.Standing) -> Offset {
+    let span = standing.span
     var start = log.laid.logStart
     let known = log.snapshotPlace?.end ?? .zero
-    if let end = span.producersEnd, end > known { start = min(start, known) }
+    if let end = standing.producersEnd, end > known { start = min(start, known) }
     start = max(start, span.baseOffset)
     return start < span.endOffset ? start : span.baseOffset
   }
