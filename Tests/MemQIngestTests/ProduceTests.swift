@@ -388,8 +388,8 @@ import Foundation
   }
 }
 
-extension SortedMap<TopicPartition, PartitionImage> {
+extension PartitionMap<PartitionImage> {
   mutating func removeLeaders() {
-    for key in self.keys { self[key]?.leader = nil }
+    for key in Array(self.keys) { self[key]?.leader = nil }
   }
 }

@@ -250,6 +250,34 @@ def test_metadata_on_a_full_disk_refuses_changes_and_heals_when_there_is_room(fo
         disk.close()
 
 
+def test_metadata_whose_commit_can_not_be_synced_says_so_and_ends_and_has_all_when_it_is_back(folder):
+    faults = Faults(folder)
+    server = Server(folder / "data", *SEGMENT, environment=faults.environment)
+    try:
+        server.start()
+        server.cli("topic", "create", "before")
+        # Once: the next sync of the same file would work, and lie.
+        faults.set("sync", "meta.sqlite-wal", errno.EIO, times=1)
+        refused = server.cli("topic", "create", "lost", check=False)
+        assert refused.returncode != 0
+        # By itself, for its supervisor to start it anew, and not as if it had been told to.
+        assert server.process.wait(15) == 1
+        assert "Can't go on; the process ends" in server.log.read_text()
+        server.start()
+        names = {topic["name"] for topic in server.json("topic", "list")}
+        assert "before" in names
+        # Refused with an unknown outcome: whichever it was, it is settled now.
+        server.cli("topic", "create", "after")
+        if "lost" not in names:
+            server.cli("topic", "create", "lost")
+        server.cli("produce", "before", stdin=b"1\n")
+        assert server.stop() == 0
+        server.start()
+        assert {"before", "lost", "after"} == {topic["name"] for topic in server.json("topic", "list")}
+    finally:
+        server.close()
+
+
 def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
     disk = Disk(folder, "400M")
     filler = disk.mount_point / "filler"

@@ -134,6 +134,7 @@ public final class SQLiteStore: MetadataStore {
             .unavailable, "SQLite did not take synchronous \(synchronous.rawValue) and WAL",
             subject: path, actual: Int64(level ?? -1))
         }
+        try Self.settleLog(db, logger)
         return try SQLiteWriter(db, now: clock.monotonic)
       }
       self.history = ChangeHistory(
@@ -143,6 +144,19 @@ public final class SQLiteStore: MetadataStore {
       throw Self.translate(error, path)
     }
     try self.lock.syncFolder()
+  }
+
+  /// Moves what an earlier process left in the log into the database, and empties the log.
+  ///
+  /// That process may have ended because a sync failed: the system then has pages that it believes to be on the disk and that aren't. Its
+  /// log reads well, but whatever is appended to it stands behind a hole after a power cut. Written to the database, the pages are synced anew.
+  private static func settleLog(_ db: Database, _ logger: Logger) throws {
+    do {
+      _ = try db.checkpoint(.truncate)
+    } catch let error as DatabaseError where error.resultCode == .SQLITE_FULL {
+      // Nothing was lost but room; what is there is served, and the next one finds it.
+      logger.warning("No room to move the metadata store's log into its database")
+    }
   }
 
   static func translate(_ error: any Error, _ path: String) -> MemQError {

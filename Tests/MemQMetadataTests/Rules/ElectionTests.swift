@@ -342,6 +342,36 @@ import Testing
     #expect(cluster.partition(topic).leader == NodeID(2))
   }
 
+  @Test func `a leader whose log knows of later elections gets a leader epoch above them`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(2)
+    let topic = try cluster.makeTopic("t", replicas: 2)
+    let before = cluster.partition(topic)
+    func refuse(_ node: Int32, _ epoch: LeaderEpoch, holding log: Int64) throws -> Bool {
+      try cluster.run { (state) throws(MemQError) in
+        try state.refuseLeadership(
+          of: before.id, epoch, holding: LeaderEpoch(log), node: NodeID(node), NodeEpoch(1))
+      }
+    }
+    let leader = try #require(before.leader).rawValue
+    // Not its to refuse; not in its way; of another election.
+    #expect(try !refuse(3 - leader, before.leaderEpoch, holding: 7))
+    #expect(try !refuse(leader, before.leaderEpoch, holding: before.leaderEpoch.rawValue - 1))
+    #expect(try !refuse(leader, before.leaderEpoch.next, holding: 7))
+    #expect(cluster.partition(topic) == before)
+    #expect(try refuse(leader, before.leaderEpoch, holding: 7))
+    let after = cluster.partition(topic)
+    #expect(after.leaderEpoch == LeaderEpoch(8) && after.epoch == before.epoch.next)
+    #expect(after.leader == before.leader && after.inSync == before.inSync)
+    #expect(try !refuse(leader, before.leaderEpoch, holding: 7), "asked again it changes nothing")
+    let fenced = thrown { () throws(MemQError) in
+      try cluster.state.refuseLeadership(
+        of: before.id, after.leaderEpoch, holding: LeaderEpoch(9), node: NodeID(leader),
+        NodeEpoch(0))
+    }
+    #expect(fenced?.code == .nodeFenced)
+  }
+
   @Test func `many partitions are reconciled in transactions that fit`() throws {
     var cluster = try PureCluster()
     try cluster.joinReplicas(2)

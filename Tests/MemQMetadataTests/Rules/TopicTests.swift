@@ -98,6 +98,29 @@ import Testing
     }
   }
 
+  /// Each plan is right by what its command saw; together the partition would stand on a node that nobody knows.
+  @Test func `a node can't be forgotten in the moment in which it gets a replica`() throws {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let creation = TopicCreation(
+      id: TopicID(test: 1), name: "t", partitionCount: 250, replicationFactor: 3, settings: [:],
+      createdAt: .none)
+    let created = try cluster.state.createTopic(creation).transactions
+    let left = try cluster.state.deregister(NodeID(2), NodeEpoch(1)).transactions
+    var other = cluster
+    for transaction in created { try cluster.commit(transaction) }
+    #expect(
+      thrown { () throws(MemQError) in try cluster.commit(left[0]) }?.code == .revisionConflict)
+    for transaction in left { try other.commit(transaction) }
+    #expect(
+      thrown { () throws(MemQError) in try other.commit(created[0]) }?.code == .revisionConflict)
+    // Asked anew, it stays known, as gone.
+    try cluster.run { (state) throws(MemQError) in try state.deregister(NodeID(2), NodeEpoch(1)) }
+    #expect(cluster.state.nodes[NodeID(2)]?.value.state == .gone)
+    // What was claimed is told to nobody as a change.
+    #expect(cluster.deltas.filter { !$0.topics.isEmpty }.allSatisfy { $0.nodes.isEmpty })
+  }
+
   @Test func `a creation that broke off is seen by nobody and cleared away`() throws {
     var cluster = try PureCluster()
     try cluster.joinReplicas(1)

@@ -113,7 +113,7 @@ import Testing
     }
     var image = try await metadata.image()
     #expect(image.nodes[NodeID(silent.nodeID)]?.state == .fenced)
-    #expect(image.partitions.values[0].leader == nil)
+    #expect(image.partitions.values.first!.leader == nil)
     let stream = try await metadata.channel.open(MetadataMethods.heartbeat)
     try await stream.send(
       .with {
@@ -125,7 +125,7 @@ import Testing
     let again = try await metadata.silentNode(.replication, uuid: 1, volumes: [77])
     #expect(again.nodeID == silent.nodeID && again.nodeEpoch == silent.nodeEpoch + 1)
     image = try await metadata.image()
-    #expect(image.partitions.values[0].leader == NodeID(silent.nodeID))
+    #expect(image.partitions.values.first!.leader == NodeID(silent.nodeID))
     await metadata.stop()
   }
 
@@ -153,17 +153,17 @@ import Testing
     let other = try await metadata.member(.replication, uuid: 2, volumes: [78])
     try await metadata.makeTopic("t", replicas: 2)
     var image = try await metadata.image()
-    #expect(image.partitions.values[0].leader == NodeID(lost.nodeID))
-    let epoch = image.partitions.values[0].leaderEpoch
+    #expect(image.partitions.values.first!.leader == NodeID(lost.nodeID))
+    let epoch = image.partitions.values.first!.leaderEpoch
     stream.cancel()
     // The clock of its sessions stands still: silence has nothing to do with it.
     image = try await other.waitForImage(timeout: .seconds(20)) {
-      $0.nodes[NodeID(lost.nodeID)]?.state == .fenced && $0.partitions.values[0].leader != nil
-        && $0.partitions.values[0].leader != NodeID(lost.nodeID)
+      $0.nodes[NodeID(lost.nodeID)]?.state == .fenced && $0.partitions.values.first!.leader != nil
+        && $0.partitions.values.first!.leader != NodeID(lost.nodeID)
     }
-    #expect(image.partitions.values[0].leader == other.nodeID)
-    #expect(image.partitions.values[0].inSync == [other.nodeID])
-    #expect(image.partitions.values[0].leaderEpoch > epoch)
+    #expect(image.partitions.values.first!.leader == other.nodeID)
+    #expect(image.partitions.values.first!.inSync == [other.nodeID])
+    #expect(image.partitions.values.first!.leaderEpoch > epoch)
     await other.stop()
     await metadata.stop()
   }
@@ -223,15 +223,15 @@ import Testing
     try await pass(35)
     var image = try await second.image()
     #expect(image.nodes[NodeID(lost.nodeID)]?.state.isLive == true)
-    #expect(image.partitions.values[0].leader == NodeID(lost.nodeID))
+    #expect(image.partitions.values.first!.leader == NodeID(lost.nodeID))
     // A tick is left out while the one before is busy, so it may take some more; the election comes after the fencing.
-    for _ in 0..<100 where image.partitions.values[0].leader == NodeID(lost.nodeID) {
+    for _ in 0..<100 where image.partitions.values.first!.leader == NodeID(lost.nodeID) {
       try await pass(1)
       image = try await second.image()
     }
     #expect(image.nodes[NodeID(lost.nodeID)]?.state == .fenced)
     #expect(image.nodes[NodeID(kept.nodeID)]?.state == .ready)
-    #expect(image.partitions.values[0].leader == NodeID(kept.nodeID))
+    #expect(image.partitions.values.first!.leader == NodeID(kept.nodeID))
     await second.stop()
   }
 
@@ -730,7 +730,7 @@ import Testing
       $0.limit = 2
     }
     #expect(page.objects.map(\.sequence) == [2, 3] && page.more)
-    #expect(try await metadata.image().partitions.values[0].uploadedOffset == Offset(50))
+    #expect(try await metadata.image().partitions.values.first!.uploadedOffset == Offset(50))
     let live = try await metadata.call(MetadataMethods.barObject) {
       $0.objectID = ObjectID(test: 1).wire
       $0.groupID = lease.groupID

@@ -104,6 +104,9 @@ final class TestMetadata: Sendable {
   func image() async throws -> ClusterImage {
     let updates = try await self.channel.stream(
       MetadataMethods.watchImage, Memq_V1_WatchImageRequest())
-    return try ClusterImage(full: try await updates.next()!)
+    var assembly = ImageAssembly()
+    while true {
+      if let image = try assembly.take(try await updates.next()!) { return image }
+    }
   }
 }

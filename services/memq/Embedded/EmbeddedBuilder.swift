@@ -92,9 +92,10 @@ struct EmbeddedBuilder: Sendable {
       self.context.configuration, dataFolder: self.folder.path("metadata"),
       address: Self.address(.metadata))
     configuration.adminAddress = self.adminAddress
+    let failure = self.context.failure
     return MetadataNode(
       configuration: configuration, clock: self.context.clock, entropy: self.context.entropy,
-      logger: logger)
+      logger: logger, onFailure: { failure.fail($0) })
   }
 
   private func replication() throws(MemQError) -> ReplicationNode.Configuration {

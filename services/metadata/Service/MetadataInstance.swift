@@ -80,7 +80,7 @@ final class MetadataInstance: Sendable {
     self.metrics = node.metrics
     self.producers = ProducerNumbers(runner: self.runner)
     self.uploads = UploadCache()
-    self.health = Health()
+    self.health = Health(onFailure: node.onFailure)
   }
 
   private func follow(from revision: Revision) throws(MemQError) {

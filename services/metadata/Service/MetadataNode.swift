@@ -121,6 +121,8 @@ public final class MetadataNode: Sendable {
   let metrics = MetadataMetrics()
   /// Whether nobody listens at an address any more.
   let refusesConnections: RefusesConnections
+  /// Told when the instance is of no use any more: its store failed, or holds what can't be. Only a new start can help.
+  let onFailure: @Sendable (MemQError) -> Void
   private let givenStore: (any MetadataStore)?
   private let sharedStore: SharedStore?
   /// This process's name among the instances of a shared store.
@@ -135,6 +137,7 @@ public final class MetadataNode: Sendable {
     configuration: Configuration, clock: any MemQClock = SystemClock(),
     entropy: any Entropy = SystemEntropy(), logger: Logger,
     refusesConnections: @escaping RefusesConnections = { _, _ in false },
+    onFailure: @escaping @Sendable (MemQError) -> Void = { _ in },
     store: (any MetadataStore)? = nil, shared: SharedStore? = nil
   ) {
     self.configuration = configuration
@@ -142,6 +145,7 @@ public final class MetadataNode: Sendable {
     self.entropy = entropy
     self.logger = logger
     self.refusesConnections = refusesConnections
+    self.onFailure = onFailure
     self.givenStore = store
     self.sharedStore = shared
     self.uuid = entropy.identifier()

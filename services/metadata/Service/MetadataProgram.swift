@@ -41,6 +41,7 @@ public enum MetadataProgram {
           configuration: configuration, clock: context.clock, entropy: context.entropy,
           logger: context.logger,
           refusesConnections: { await pool.refusesConnections($0, timeout: $1) },
+          onFailure: { context.failure.fail($0) },
           shared: etcd.map {
             .etcd(
               $0, group: context.loops, entropy: context.entropy, logger: context.logger,

@@ -36,7 +36,10 @@ extension MetadataState {
       throw MemQError(
         .unknownProducer, "that producer id was never given out", subject: "\(id)")
     }
-    let current = known?.value.epoch.rawValue ?? 0
+    // One that was given out and forgotten, because the store was restored, is not given out again.
+    let current = max(
+      known?.value.epoch.rawValue ?? 0,
+      Restoration.producerEpochFloor(self.cluster?.value.incarnation))
     guard current < Int16.max else { return Plan(outcome: nil) }
     let epoch = ProducerEpoch(current + 1)
     var transaction = Transaction()

@@ -190,7 +190,7 @@ public struct ClusterImage: Hashable, Sendable {
   public var controllerAddress = ""
   public var nodes: SortedMap<NodeID, NodeImage> = [:]
   public var topics: SortedMap<TopicID, TopicImage> = [:]
-  public var partitions: SortedMap<TopicPartition, PartitionImage> = [:]
+  public var partitions: PartitionMap<PartitionImage> = [:]
   public var uploadGroups: SortedMap<Int32, UploadGroupImage> = [:]
   private var idsByName: SortedMap<String, TopicID> = [:]
 
@@ -209,9 +209,7 @@ public struct ClusterImage: Hashable, Sendable {
 
   /// A topic's partitions by index.
   public func partitions(of topic: TopicID) -> [PartitionImage] {
-    self.partitions.entries(
-      in: TopicPartition(topic, PartitionIndex(0))..<TopicPartition(topic, PartitionIndex(.max))
-    ).map(\.1)
+    self.partitions.values(of: topic)
   }
 
   /// Live nodes of one service, by id.
@@ -228,6 +226,6 @@ public struct ClusterImage: Hashable, Sendable {
   public mutating func remove(_ topic: TopicID) {
     guard let old = self.topics.removeValue(forKey: topic) else { return }
     if self.idsByName[old.name] == topic { self.idsByName[old.name] = nil }
-    for partition in self.partitions(of: topic) { self.partitions[partition.id] = nil }
+    self.partitions.removeAll(of: topic)
   }
 }

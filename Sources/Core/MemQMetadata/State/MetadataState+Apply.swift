@@ -102,6 +102,9 @@ extension MetadataState {
     } else if key.hasPrefix(.counters) {
       let name = String(decoding: key.bytes.dropFirst(StoreKey.counters.bytes.count), as: UTF8.self)
       try update(&self.counters, name, change)
+    } else if key == .restoring {
+      throw MemQError(
+        .corruptMessage, "a restore of this store was not finished: empty it and restore again")
     } else {
       throw MemQError(.corruptMessage, "an unknown key of metadata", subject: key.description)
     }
@@ -152,7 +155,11 @@ extension MetadataState {
     _ change: StoreChange, _ touched: inout TouchedIDs
   ) throws(MemQError) {
     let id = NodeID(try number(change.key))
+    let before = self.nodes[id]?.value
     guard try update(&self.nodes, id, change) else { return }
+    // A record that is only claimed is written again as it was.
+    guard self.nodes[id]?.value != before else { return }
+    self.unsettle(change)
     self.image?.nodes[id] = self.nodes[id]?.value
     touched.node(id)
   }
@@ -164,6 +171,7 @@ extension MetadataState {
     let before = self.topics[id]?.value.partitionCount ?? 0
     guard try update(&self.topics, id, change) else { return }
     self.topicsRevision = max(self.topicsRevision, change.revision)
+    if self.topics[id] != nil { self.unsettle(change) }
     touched.topic(id)
     guard let topic = self.topics[id]?.value else {
       self.image?.remove(id)
@@ -184,12 +192,22 @@ extension MetadataState {
       let topic = TopicID(bytes: bytes.dropLast(4).suffix(16))
     else { throw strange(change.key) }
     let id = TopicPartition(topic, PartitionIndex(try number(change.key)))
-    guard try update(&self.partitions, id, change) else { return }
+    let known = self.partitions[id]
+    guard isNews(change, to: known) else { return }
+    let before = known?.value
+    self.partitions[id] = try record(change)
     if let partition = self.partitions[id]?.value {
+      var isMoved = true
+      if let before { isMoved = !partition.isPlacedAndLed(as: before) }
+      if isMoved { self.unsettle(change) }
       if self.show(partition) { touched.partition(id) }
     } else {
       self.image?.partitions[id] = nil
     }
+  }
+
+  private mutating func unsettle(_ change: StoreChange) {
+    self.settlementRevision = max(self.settlementRevision, change.revision)
   }
 
   /// Puts a partition into the image when its topic counts it; with the uploaded offset of its group.
@@ -226,21 +244,36 @@ extension MetadataState {
   }
 }
 
+extension PartitionImage {
+  /// Whether only log positions differ.
+  fileprivate func isPlacedAndLed(as other: PartitionImage) -> Bool {
+    self.leader == other.leader && self.inSync == other.inSync && self.replicas == other.replicas
+      && self.eligible == other.eligible && self.damaged == other.damaged
+      && self.reassignment == other.reassignment
+  }
+}
+
 /// Puts or takes out one record. False: what is there is as new, or newer.
 @discardableResult
 private func update<Key: Comparable, Record: StoredRecord>(
   _ map: inout SortedMap<Key, Versioned<Record>>, _ key: Key?, _ change: StoreChange
 ) throws(MemQError) -> Bool {
   guard let key else { throw strange(change.key) }
-  if let known = map[key] {
-    guard known.revision < change.revision else { return false }
-  } else if change.value == nil {
-    return false
-  }
-  map[key] = try change.value.map { value throws(MemQError) in
+  guard isNews(change, to: map[key]) else { return false }
+  map[key] = try record(change)
+  return true
+}
+
+private func isNews<Record>(_ change: StoreChange, to known: Versioned<Record>?) -> Bool {
+  known.map { $0.revision < change.revision } ?? (change.value != nil)
+}
+
+private func record<Record: StoredRecord>(
+  _ change: StoreChange
+) throws(MemQError) -> Versioned<Record>? {
+  try change.value.map { value throws(MemQError) in
     Versioned(try Record(value, for: change.key), change.revision)
   }
-  return true
 }
 
 /// The number that a key ends with.

@@ -31,12 +31,15 @@ public struct MetadataState: Sendable {
   public internal(set) var topics: SortedMap<TopicID, Versioned<TopicImage>> = [:]
   public internal(set) var names: SortedMap<String, Versioned<TopicNameRecord>> = [:]
   public internal(set) var graves: SortedMap<TopicID, Versioned<GraveRecord>> = [:]
-  public internal(set) var partitions: SortedMap<TopicPartition, Versioned<PartitionImage>> = [:]
+  public internal(set) var partitions: PartitionMap<Versioned<PartitionImage>> = [:]
   public internal(set) var uploadGroups: SortedMap<Int32, Versioned<UploadGroupRecord>> = [:]
   public internal(set) var groups: SortedMap<String, Versioned<GroupRecord>> = [:]
   public internal(set) var counters: SortedMap<String, Versioned<CounterRecord>> = [:]
   /// Of the last change of a topic: while it stands, groups have nothing to share anew.
   public internal(set) var topicsRevision = Revision.zero
+  /// Of the last change of what `reconcile` rests on: nodes, topics' settings, and partitions but for where their logs begin. While it
+  /// stands, reconciling changes nothing that it has not changed before.
+  public internal(set) var settlementRevision = Revision.zero
   /// Of the last change applied.
   public internal(set) var revision = Revision.zero
 
@@ -73,10 +76,8 @@ public struct MetadataState: Sendable {
   }
 
   /// A topic's partition records by index, uncounted leftovers of a broken creation included.
-  func partitions(of topic: TopicID) -> ArraySlice<Versioned<PartitionImage>> {
-    let low = self.partitions.lowerBound(TopicPartition(topic, PartitionIndex(0)))
-    let high = self.partitions.lowerBound(TopicPartition(topic, PartitionIndex(.max)))
-    return self.partitions.values[low..<high]
+  func partitions(of topic: TopicID) -> [Versioned<PartitionImage>] {
+    self.partitions.values(of: topic)
   }
 
   /// A node, if it lives under this epoch.

@@ -81,6 +81,7 @@ extension StoreKey {
     }
   }
 
+  public static let producerEpochs = StoreKey("e/")
   public static func producerEpoch(_ id: ProducerID) -> StoreKey {
     StoreKey("e/") { $0.integer(id.rawValue) }
   }
@@ -127,6 +128,11 @@ extension StoreKey {
   /// Bodies whose bytes are to go.
   public static let droppingBodies = StoreKey("d/")
   public static func droppingBody(_ key: String) -> StoreKey { StoreKey("d/" + key) }
+
+  /// Written behind each snapshot's reading: where its changes end.
+  public static let snapshotMark = StoreKey("s/m")
+  /// While a store is being filled from a snapshot. Whoever finds it has half a store.
+  public static let restoring = StoreKey("i/r")
 
   /// Decisions of people, by time.
   public static func audit(_ at: Timestamp, _ upload: UploadID) -> StoreKey {

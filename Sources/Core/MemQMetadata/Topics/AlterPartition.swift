@@ -116,6 +116,26 @@ extension MetadataState {
     return self.replacing(known, next)
   }
 
+  /// A leader's log already holds the leader epoch it was elected under, or a later one: this state forgot elections, as a store does that
+  /// was restored. The partition gets a leader epoch above all of them, under the same leader. Asked again it changes nothing.
+  ///
+  /// - Returns: whether it changed something.
+  /// - Throws: `.nodeUnknown`, `.nodeFenced`, `.partitionNotFound`, `.topicNotFound`, `.topicDeleted`.
+  public func refuseLeadership(
+    of id: TopicPartition, _ refused: LeaderEpoch, holding logEpoch: LeaderEpoch, node: NodeID,
+    _ nodeEpoch: NodeEpoch
+  ) throws(MemQError) -> Plan<Bool> {
+    _ = try self.session(node, nodeEpoch)
+    let known = try self.partition(id)
+    guard known.value.leader == node, known.value.leaderEpoch == refused, logEpoch >= refused else {
+      return Plan(outcome: false)
+    }
+    var next = known.value
+    next.leaderEpoch = logEpoch.next
+    next.epoch = next.epoch.next
+    return Plan(self.replacing(known, next).transactions, outcome: true)
+  }
+
   private func check(
     _ inSync: [NodeID], for partition: PartitionImage, _ subject: String
   ) throws(MemQError) {

@@ -28,8 +28,9 @@ public struct TopicCreation: Hashable, Sendable {
 
 /// Replication factor of a topic that names none, in a cluster that has the nodes.
 private let replicationFactorWished = 3
-/// Partitions of one transaction; with them up to four keys of the topic and some upload groups.
 private let partitionsPerTransaction = 100
+/// With their upload groups and the nodes they claim; two keys of the topic may be added.
+private let operationsPerTransaction = 120
 
 extension MetadataState {
   /// Makes a topic. Partitions come first and are seen by nobody; the topic's record makes them visible.
@@ -135,8 +136,17 @@ extension MetadataState {
     var placement = ReplicaPlacement(
       nodes: self.placeable, load: load, claims: VolumeClaims(self, with: topic))
     var allotment = UploadGroupAllotment(self)
+    var claims = NodeClaims(self)
     var transactions: [Transaction] = []
     var current = Transaction()
+    var partitions = 0
+    func close() {
+      allotment.flush(into: &current)
+      claims.flush(into: &current)
+      transactions.append(current)
+      current = Transaction()
+      partitions = 0
+    }
     for index in first..<topic.partitionCount {
       let id = TopicPartition(topic.id, PartitionIndex(Int32(index)))
       // Left over by a creation that broke off: it has its place already.
@@ -144,17 +154,20 @@ extension MetadataState {
       let replicas = try placement.place(
         count: topic.replicationFactor, turn: self.partitions.count + index - first,
         claim: topic.settings.claimBytes, "\(topic.name)/\(index)")
+      // Itself, and its upload group.
+      let added = 2 + claims.added(by: replicas)
+      let count = current.operations.count + allotment.touchedCount + claims.pendingCount
+      if count > 0, count + added > operationsPerTransaction { close() }
+      claims.take(replicas)
       let partition = PartitionImage(
         id: id, leader: replicas[0].node, leaderEpoch: LeaderEpoch(0), epoch: PartitionEpoch(0),
         replicas: replicas, inSync: replicas.map(\.node), uploadGroup: allotment.take(id))
       current.create(.partition(id), partition)
-      if current.operations.count == partitionsPerTransaction {
-        allotment.flush(into: &current)
-        transactions.append(current)
-        current = Transaction()
-      }
+      partitions += 1
+      if partitions == partitionsPerTransaction { close() }
     }
     allotment.flush(into: &current)
+    claims.flush(into: &current)
     return transactions + [current]
   }
 
@@ -242,6 +255,9 @@ private struct UploadGroupAllotment {
     }
   }
 
+  /// Groups that the next flush writes.
+  var touchedCount: Int { self.touched.count }
+
   mutating func flush(into transaction: inout Transaction) {
     for id in self.touched {
       transaction.replace(
@@ -249,5 +265,38 @@ private struct UploadGroupAllotment {
     }
     self.closed += self.touched
     self.touched = []
+  }
+}
+
+/// Writes the records of nodes that get replicas again as they are, in the transaction that names them first: a node that leaves in the
+/// same moment is forgotten only while no partition names it, and whichever comes second is asked anew. One claim is enough for a plan:
+/// from then on a partition names the node.
+private struct NodeClaims {
+  private let state: MetadataState
+  private var claimed: [NodeID] = []
+  private var pending: [NodeID] = []
+
+  init(_ state: MetadataState) { self.state = state }
+
+  /// Nodes that the next flush writes.
+  var pendingCount: Int { self.pending.count }
+
+  func added(by replicas: [ReplicaID]) -> Int {
+    replicas.count { !self.claimed.contains($0.node) }
+  }
+
+  mutating func take(_ replicas: [ReplicaID]) {
+    for replica in replicas where !self.claimed.contains(replica.node) {
+      self.claimed.append(replica.node)
+      self.pending.append(replica.node)
+    }
+  }
+
+  mutating func flush(into transaction: inout Transaction) {
+    for id in self.pending {
+      guard let node = self.state.nodes[id] else { continue }
+      transaction.replace(.node(id), node, with: node.value)
+    }
+    self.pending = []
   }
 }

@@ -57,6 +57,8 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "ReportVolumes", kind: .unary, safety: .idempotent)
   public static let reportDamage = Method<Memq_V1_ReportDamageRequest, Memq_V1_ReportDamageResponse>(
     service: "memq.v1.MetadataService", name: "ReportDamage", kind: .unary, safety: .idempotent)
+  public static let refuseLeadership = Method<Memq_V1_RefuseLeadershipRequest, Memq_V1_RefuseLeadershipResponse>(
+    service: "memq.v1.MetadataService", name: "RefuseLeadership", kind: .unary, safety: .idempotent)
   public static let deregisterNode = Method<Memq_V1_DeregisterNodeRequest, Memq_V1_DeregisterNodeResponse>(
     service: "memq.v1.MetadataService", name: "DeregisterNode", kind: .unary)
   public static let watchImage = Method<Memq_V1_WatchImageRequest, Memq_V1_ImageUpdate>(

@@ -268,8 +268,14 @@ extension ClusterSession {
       })
     try await withThrowingTaskGroup(of: Void.self) { tasks in
       tasks.addTask {
+        var assembly = ImageAssembly()
         while let update = try await updates.next() {
-          self.cell.set(try Self.merge(self.cell.image, update))
+          guard update.full || assembly.isUnfinished else {
+            self.cell.set(try Self.changed(self.cell.image, update))
+            continue
+          }
+          guard let whole = try assembly.take(update) else { continue }
+          self.cell.set(try Self.replaced(self.cell.image, whole))
         }
       }
       if self.configuration.metadataAddresses.count > 1 {
@@ -283,23 +289,26 @@ extension ClusterSession {
     }
   }
 
-  /// The image after an update.
+  /// The image after a change.
   ///
-  /// - Throws: `.staleImage` for an older one than `known`; `.wrongCluster` for another cluster's.
-  static func merge(
+  /// - Throws: `.staleImage` for one of an older image than `known`.
+  private static func changed(
     _ known: ClusterImage?, _ update: Memq_V1_ImageUpdate
   ) throws(MemQError) -> ClusterImage {
     guard var image = known else {
-      guard update.full else {
-        throw MemQError(.staleImage, "metadata sent a change of an image that is not known")
-      }
-      return try ClusterImage(full: update)
+      throw MemQError(.staleImage, "metadata sent a change of an image that is not known")
     }
-    guard update.full else {
-      try image.apply(update)
-      return image
-    }
-    let next = try ClusterImage(full: update)
+    try image.apply(update)
+    return image
+  }
+
+  /// A whole image in the place of the one that is known.
+  ///
+  /// - Throws: `.staleImage` for an older one than `known`; `.wrongCluster` for another cluster's.
+  static func replaced(
+    _ known: ClusterImage?, _ next: ClusterImage
+  ) throws(MemQError) -> ClusterImage {
+    guard let image = known else { return next }
     guard next.clusterID == image.clusterID else {
       throw MemQError(
         .wrongCluster, "metadata belongs to cluster \(next.clusterID), this node to another",

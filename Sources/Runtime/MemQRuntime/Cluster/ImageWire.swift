@@ -255,8 +255,8 @@ extension UploadGroupImage {
 }
 
 extension ClusterImage {
-  /// The whole image in one message.
-  public var wire: Memq_V1_ImageUpdate {
+  /// What all messages of a whole image begin with.
+  var head: Memq_V1_ImageUpdate {
     .with {
       $0.revision = self.revision.rawValue
       $0.full = true
@@ -264,23 +264,18 @@ extension ClusterImage {
       $0.incarnation = self.incarnation.rawValue
       $0.incarnationID = self.incarnationID.wire
       $0.controllerAddress = self.controllerAddress
-      $0.nodes = self.nodes.values.map(\.wire)
-      $0.topics = self.topics.values.map(\.wire)
-      $0.partitions = self.partitions.values.map(\.wire)
-      $0.uploadGroups = self.uploadGroups.values.map(\.wire)
     }
   }
 
-  /// A whole image, as `wire` gave it.
+  /// The begin of a whole image; `adding` gives it the rest.
   ///
   /// - Throws: `.invalidArgument` for a field that cannot be.
-  public init(full wire: Memq_V1_ImageUpdate) throws(MemQError) {
+  init(head wire: Memq_V1_ImageUpdate) throws(MemQError) {
     self.init(
       clusterID: try ClusterID(wire: wire.clusterID, "cluster_id"),
       incarnation: Incarnation(wire.incarnation),
       incarnationID: try UniqueID(wire: wire.incarnationID, "incarnation_id"),
       revision: Revision(wire.revision))
-    try self.take(wire)
   }
 
   /// Applies a change to the image it continues. On an error the image is unchanged.
@@ -300,7 +295,7 @@ extension ClusterImage {
     self = next
   }
 
-  private mutating func take(_ wire: Memq_V1_ImageUpdate) throws(MemQError) {
+  mutating func take(_ wire: Memq_V1_ImageUpdate) throws(MemQError) {
     self.controllerAddress = wire.controllerAddress
     for bytes in wire.deletedTopicIds { self.remove(try TopicID(wire: bytes, "deleted_topic_ids")) }
     for id in wire.deletedNodeIds { self.nodes[NodeID(id)] = nil }

@@ -14,7 +14,7 @@ import UnixSignals
 
 /// The life of a process: configuration, logs and metrics, one body, signals, exit status.
 ///
-/// Exit status 0: ended as told; 1: could not start or not end; 2: the configuration is wrong. SIGTERM and SIGINT drain
+/// Exit status 0: ended as told; 1: could not start or not end, or can't go on; 2: the configuration is wrong. SIGTERM and SIGINT drain
 /// and end within `hardLimit`; a second one ends at once. SIGHUP reads the configuration anew.
 public enum ServiceProcess {
   /// From the signal to the end, whatever hangs. Process supervisors commonly kill after 10 s.
@@ -95,9 +95,11 @@ public enum ServiceProcess {
     let signals = await UnixSignalsSequence(trapping: [.sigterm, .sigint, .sighup])
     let listener = Task { await self.listen(to: signals, group, loader, configuration, logger) }
     defer { listener.cancel() }
+    let watcher = Task { await self.endOnFailure(context.failure, group, logger) }
+    defer { watcher.cancel() }
     // The outcome is the body's; what the group itself says of it is said there, too.
     try? await group.run()
-    guard let failure = life.failure else {
+    guard let failure = life.failure ?? context.failure.error else {
       logger.info("Stopped")
       return 0
     }
@@ -151,6 +153,17 @@ public enum ServiceProcess {
       self.endAtHardLimit(logger)
       await group.triggerGracefulShutdown()
     }
+  }
+
+  /// A part is of no use any more: what still works ends as if told to.
+  private static func endOnFailure(
+    _ failure: ProcessFailure, _ group: ServiceGroup, _ logger: Logger
+  ) async {
+    await failure.wait()
+    guard let error = failure.error, !Task.isCancelled else { return }
+    logger.critical("Can't go on; the process ends", metadata: ["error": "\(error)"])
+    self.endAtHardLimit(logger)
+    await group.triggerGracefulShutdown()
   }
 
   /// On a queue of its own: it must also end a process whose other threads all hang.

@@ -24,6 +24,9 @@ actor Controller {
   private var brokenOff: SortedMap<NodeID, NodeEpoch> = [:]
   private let refusesConnections: MetadataNode.RefusesConnections
   private var isTicking = false
+  /// The state's `settlementRevision` whose consequences are drawn. A settling that broke off is made up for by the next tick, and
+  /// so is one of a change whose outcome was not known and that came to be later.
+  private var settled = Revision.zero
   /// Raised when there is something to clear away.
   let remains = Signal()
   /// Sessions of group members: as those of nodes, they are the controller's alone.
@@ -55,7 +58,7 @@ actor Controller {
   func begin() async throws(MemQError) {
     let wall = self.clock.wall
     try await self.runner.run("bury-orphans") { $0.buryOrphans(at: wall) }
-    try await self.reconcile()
+    try await self.settle()
     self.giveEverybodyTime()
     await self.groups.begin()
   }
@@ -114,7 +117,7 @@ actor Controller {
     try await self.runner.run("set-state") { (cell) throws(MemQError) in
       try cell.setState(of: id, epoch, to: state)
     }
-    if known.service == .replication { try await self.reconcile() }
+    if known.service == .replication { try await self.settle() }
   }
 
   private func heard(_ id: NodeID) {
@@ -160,7 +163,7 @@ actor Controller {
         ])
     }
     // Asked again it is no news, but the one before may not have come so far.
-    try await self.reconcile()
+    try await self.settle()
   }
 
   /// A node says which of its replicas are damaged, or whole again.
@@ -186,7 +189,7 @@ actor Controller {
         }
       }
     }
-    try await self.reconcile()
+    try await self.settle()
     return errors
   }
 
@@ -210,7 +213,8 @@ actor Controller {
   // MARK: Consequences
 
   /// Partitions and leases of nodes that are gone pass on.
-  private func settle() async throws(MemQError) {
+  func settle() async throws(MemQError) {
+    let through = self.runner.cell.read { $0.settlementRevision }
     try await self.reconcile()
     while try await self.runner.run(
       "release-leases",
@@ -219,10 +223,11 @@ actor Controller {
         return state.releaseLeases { !(nodes[$0]?.value.state.isLive ?? false) }
       }) > 0
     {}
+    self.settled = max(self.settled, through)
   }
 
   /// Until nothing changes any more.
-  func reconcile() async throws(MemQError) {
+  private func reconcile() async throws(MemQError) {
     while true {
       let summary = try await self.runner.run("reconcile") { $0.reconcile() }
       guard summary.changed > 0 else { return }
@@ -277,10 +282,18 @@ actor Controller {
     _ = self.leases.tick(now)
     do {
       for id in silentNodes { try await self.fence(id) }
-      let hasRefusals = try await self.fenceRefusing()
-      if !silentNodes.isEmpty || hasRefusals { try await self.settle() }
+      try await self.fenceRefusing()
     } catch {
       self.logger.warning("Could not act on silence", metadata: ["error": "\(error)"])
+    }
+    // Even when not all could be fenced: those that were may be leaders.
+    guard self.runner.cell.read({ $0.settlementRevision }) > self.settled else { return }
+    do {
+      try await self.settle()
+    } catch {
+      self.logger.warning(
+        "Could not have leaderships and leases pass on; the next tick tries again",
+        metadata: ["error": "\(error)"])
     }
   }
 
@@ -307,8 +320,8 @@ actor Controller {
   }
 
   /// Who broke off and refuses connections is not there any more: nobody needs to wait for its silence.
-  private func fenceRefusing() async throws(MemQError) -> Bool {
-    guard !self.brokenOff.isEmpty else { return false }
+  private func fenceRefusing() async throws(MemQError) {
+    guard !self.brokenOff.isEmpty else { return }
     let nodes = self.runner.cell.read { $0.nodes }
     let asked = self.brokenOff.compactMap { id, epoch in
       nodes[id].map { (id: id, epoch: epoch, address: $0.value.address) }
@@ -323,21 +336,18 @@ actor Controller {
         if let id { found.insert(id) }
       }
     }
-    var isAnyNew = false
     // Those heard meanwhile stand there no more.
     for node in asked where self.brokenOff[node.id] == node.epoch {
       self.brokenOff[node.id] = nil
       guard refusing.contains(node.id) else { continue }
       let isNew = try await self.runner.run("fence-node") { $0.fence(node.id, node.epoch) }
       guard isNew else { continue }
-      isAnyNew = true
       self.fenced(node.id)
       self.metrics.fencedNodes.increment()
       self.logger.notice(
         "Node broke off, refuses connections and is fenced",
         metadata: ["node.id": "\(node.id)", "address": "\(node.address)"])
     }
-    return isAnyNew
   }
 
   /// Nodes fenced for so long that they may be forgotten.

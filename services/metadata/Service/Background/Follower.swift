@@ -10,9 +10,16 @@ import Synchronization
 /// Why the instance is of no use any more; nil: it is fine.
 final class Health: Sendable {
   private let reason = Mutex<MemQError?>(nil)
+  private let onFailure: @Sendable (MemQError) -> Void
+
+  init(onFailure: @escaping @Sendable (MemQError) -> Void) { self.onFailure = onFailure }
 
   var problem: MemQError? { self.reason.withLock { $0 } }
-  func broke(_ error: MemQError) { self.reason.withLock { $0 = $0 ?? error } }
+
+  func broke(_ error: MemQError) {
+    self.reason.withLock { $0 = $0 ?? error }
+    self.onFailure(error)
+  }
 }
 
 /// The one task that writes the state in memory: applies what the store tells, in order, and feeds those who watch the image.
@@ -34,6 +41,7 @@ struct Follower: Sendable {
       do {
         try await self.follow(watch)
       } catch {
+        guard !Task.isCancelled else { return }
         switch error.code {
         case .cancelled: return
         case .revisionCompacted:

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import CoreMetrics
+import Logging
 import MemQAPI
 import MemQMetadata
 import MemQModel
@@ -37,6 +38,9 @@ extension MetadataNode {
     }
     router.handle(MetadataMethods.reportDamage) { request, _ in
       try await self.reportDamage(request)
+    }
+    router.handle(MetadataMethods.refuseLeadership) { request, _ in
+      try await self.refuseLeadership(request)
     }
     router.handle(MetadataMethods.deregisterNode) { request, _ in
       try await self.instance().controller.deregister(
@@ -110,6 +114,44 @@ extension MetadataNode {
     return .with { $0.errors = errors.map { $0.map(Memq_V1_ErrorDetail.init) ?? .init() } }
   }
 
+  private func refuseLeadership(
+    _ request: Memq_V1_RefuseLeadershipRequest
+  ) async throws(MemQError) -> Memq_V1_RefuseLeadershipResponse {
+    guard request.refused.count <= Self.reportsMax else {
+      throw MemQError(
+        .invalidArgument, "too many partitions in one request", subject: "refused",
+        limit: Int64(Self.reportsMax), actual: Int64(request.refused.count))
+    }
+    let instance = try self.instance()
+    let (node, epoch) = (NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
+    var response = Memq_V1_RefuseLeadershipResponse()
+    for wire in request.refused {
+      let id = try TopicPartition(wire.topicPartition)
+      do throws(MemQError) {
+        let isNews = try await instance.runner.run("refuse-leadership") {
+          (state) throws(MemQError) in
+          try state.refuseLeadership(
+            of: id, LeaderEpoch(wire.leaderEpoch), holding: LeaderEpoch(wire.logEpoch), node: node,
+            epoch)
+        }
+        response.errors.append(.init())
+        guard isNews else { continue }
+        self.logger.error(
+          "A leader's log knows of elections that metadata does not: was an older state of it restored?",
+          metadata: [
+            "partition": "\(id)", "node.id": "\(node)", "leader.epoch": "\(wire.leaderEpoch)",
+            "log.epoch": "\(wire.logEpoch)",
+          ])
+      } catch {
+        switch error.code {
+        case .partitionNotFound, .topicNotFound, .topicDeleted: response.errors.append(.init(error))
+        default: throw error
+        }
+      }
+    }
+    return response
+  }
+
   private func watchImage(
     _ request: Memq_V1_WatchImageRequest, _ writer: TypedWriter<Memq_V1_ImageUpdate>
   ) async throws(MemQError) {
@@ -128,10 +170,15 @@ extension MetadataNode {
     }
     if isKnown { position = Revision(request.fromRevision) }
     while true {
-      let update = try await instance.feed.next(after: position)
-      if update.full { instance.metrics.fullImages.increment() }
-      try await writer.send(update)
-      position = Revision(update.revision)
+      switch try await instance.feed.next(after: position) {
+      case .change(let update):
+        try await writer.send(update)
+        position = Revision(update.revision)
+      case .whole(let image):
+        instance.metrics.fullImages.increment()
+        for page in ImagePages(image) { try await writer.send(page) }
+        position = image.revision
+      }
     }
   }
 

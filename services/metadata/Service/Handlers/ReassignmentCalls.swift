@@ -70,7 +70,7 @@ extension MetadataNode {
   private func settled(
     _ partition: PartitionImage, _ instance: MetadataInstance
   ) async throws(MemQError) -> PartitionImage {
-    try await instance.controller.reconcile()
+    try await instance.controller.settle()
     return instance.cell.read { $0.image?.partitions[partition.id] } ?? partition
   }
 }

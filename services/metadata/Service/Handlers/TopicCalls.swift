@@ -141,7 +141,7 @@ extension MetadataNode {
         partitionCount: Int(request.partitionCount))
     }
     // Who may lead depends on the settings.
-    try await instance.controller.reconcile()
+    try await instance.controller.settle()
     self.logger.notice(
       "Topic altered",
       metadata: ["topic": "\(topic.name)", "partitions": "\(topic.partitionCount)"])
@@ -217,7 +217,7 @@ extension MetadataNode {
     }
     if isAwaited {
       do throws(MemQError) {
-        try await instance.controller.reconcile()
+        try await instance.controller.settle()
       } catch {
         // The change itself stands, and must not be answered as refused; who leads is looked at again soon.
         self.logger.warning("Could not move leaderships", metadata: ["error": "\(error)"])

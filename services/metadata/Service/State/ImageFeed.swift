@@ -65,15 +65,21 @@ final class ImageFeed: Sendable {
     for waiter in waiters { waiter.resume() }
   }
 
+  /// What a watcher gets.
+  enum Next {
+    case change(Memq_V1_ImageUpdate)
+    case whole(ClusterImage)
+  }
+
   /// What a watcher at `revision` gets next; nil revision: the whole image. Waits until there is something.
   ///
   /// - Throws: `.shuttingDown`, `.cancelled`.
-  func next(after revision: Revision?) async throws(MemQError) -> Memq_V1_ImageUpdate {
+  func next(after revision: Revision?) async throws(MemQError) -> Next {
     while true {
       guard !Task.isCancelled else { throw MemQError(.cancelled, "the watch was cancelled") }
       guard let revision else { return try self.full() }
       switch self.lookUp(after: revision) {
-      case .update(let update): return update
+      case .update(let update): return .change(update)
       case .gone: return try self.full()
       case .nothing: await self.wait(after: revision)
       case .closed: throw MemQError(.shuttingDown, "this metadata instance shuts down")
@@ -105,11 +111,11 @@ final class ImageFeed: Sendable {
     }
   }
 
-  private func full() throws(MemQError) -> Memq_V1_ImageUpdate {
+  private func full() throws(MemQError) -> Next {
     guard let image = self.cell.read({ $0.image }) else {
       throw MemQError(.unavailable, "metadata is not loaded yet")
     }
-    return image.wire
+    return .whole(image)
   }
 
   private func wait(after revision: Revision) async {

@@ -21,6 +21,20 @@ protocol MetadataProposals: Sendable {
   func report(
     _ reports: [DamageReport], of node: NodeID, _ nodeEpoch: NodeEpoch
   ) async -> [MemQError?]
+  /// Has partitions get other leader epochs. The answers are in the order of `refusals`: nil where one holds.
+  func refuse(
+    _ refusals: [LeadershipRefusal], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async -> [MemQError?]
+}
+
+/// A leadership whose epoch the replica's log already holds.
+struct LeadershipRefusal: Hashable, Sendable {
+  /// One request's, as metadata takes them.
+  static let perRequestMax = 1_000
+
+  var partition: TopicPartition
+  var leaderEpoch: LeaderEpoch
+  var logEpoch: LeaderEpoch
 }
 
 /// What a node says of one of its replicas.
@@ -138,6 +152,32 @@ struct ClusterProposals: MetadataProposals {
     var deleted: Set<TopicID> = []
     for id in answer.deleted { deleted.insert(try TopicID(wire: id, "deleted")) }
     return deleted
+  }
+
+  func refuse(
+    _ refusals: [LeadershipRefusal], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async -> [MemQError?] {
+    let request = Memq_V1_RefuseLeadershipRequest.with {
+      $0.nodeID = node.rawValue
+      $0.nodeEpoch = nodeEpoch.rawValue
+      $0.refused = refusals.map { refusal in
+        .with {
+          $0.topicPartition = refusal.partition.wire
+          $0.leaderEpoch = refusal.leaderEpoch.rawValue
+          $0.logEpoch = refusal.logEpoch.rawValue
+        }
+      }
+    }
+    do throws(MemQError) {
+      let answer = try await self.cluster.metadata.call(
+        MetadataMethods.refuseLeadership, request, timeout: self.timeout)
+      guard answer.errors.count == refusals.count else {
+        throw MemQError(.internalError, "metadata did not answer for each refused leadership")
+      }
+      return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
+    } catch {
+      return Array(repeating: error, count: refusals.count)
+    }
   }
 
   /// Refused by the rules, so certainly not applied; everything else may have been.

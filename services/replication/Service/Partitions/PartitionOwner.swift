@@ -312,6 +312,7 @@ final class PartitionOwner {
       self.shard.logger.warning(
         "Waits for another election: the log already holds this leader epoch",
         metadata: ["partition": "\(self.name)", "leader.epoch": "\(epoch)"])
+      self.shard.refusals.waiting.insert(self.id)
     case .answer(let answer): self.send(answer)
     case .stopPushing(let replica):
       if let pusher = self.pushers.removeValue(forKey: replica) { self.stopped[replica] = pusher }

@@ -79,6 +79,7 @@ final class PartitionShard: @unchecked Sendable {
   private var closed: [VolumeID: MemQError] = [:]
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
   var damageWatch: DamageWatch
+  var refusals = RefusedLeaderships()
   /// Called when a replica is no longer damaged.
   let damageChanged: @Sendable () -> Void
   /// What a volume holds of a partition: normally one of the node's does, two when the node stopped amid a move between them.
@@ -216,6 +217,7 @@ final class PartitionShard: @unchecked Sendable {
     if !self.problems.isEmpty { self.retry(at: now) }
     for owner in self.partitions.values { owner.retryLogStart() }
     self.watchDamage(at: now)
+    self.tellRefusals(at: now)
     for lane in self.lanes.values {
       lane.goOn(at: now)
       lane.expire(at: now)

@@ -354,6 +354,69 @@ public nonisolated struct Memq_V1_ReportDamageResponse: Sendable {
   public init() {}
 }
 
+/// Which leaderships a node can't take.
+public nonisolated struct Memq_V1_RefuseLeadershipRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The node.
+  public var nodeID: Int32 = 0
+
+  /// Its epoch.
+  public var nodeEpoch: Int64 = 0
+
+  /// At most 1,000.
+  public var refused: [Memq_V1_RefusedLeadership] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// One leadership.
+public nonisolated struct Memq_V1_RefusedLeadership: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which partition.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The leader epoch it was elected under.
+  public var leaderEpoch: Int64 = 0
+
+  /// The last leader epoch in its log, not below that one.
+  public var logEpoch: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// What became of each.
+public nonisolated struct Memq_V1_RefuseLeadershipResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// In the order of the request; code UNSPECIFIED where another leader epoch holds now.
+  public var errors: [Memq_V1_ErrorDetail] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 /// Goodbye.
 public nonisolated struct Memq_V1_DeregisterNodeRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -408,7 +471,7 @@ public nonisolated struct Memq_V1_ImageUpdate: Sendable {
   /// Revision reached by it.
   public var revision: Int64 = 0
 
-  /// True: forget everything known, this is the whole image (it may come in one message only).
+  /// True: forget everything known, this begins the whole image.
   public var full: Bool = false
 
   /// The cluster's UUID, 16 bytes.
@@ -440,6 +503,9 @@ public nonisolated struct Memq_V1_ImageUpdate: Sendable {
 
   /// Where the metadata instance is that decides: changes and heartbeats go there. Empty: this one, or none at present.
   public var controllerAddress: String = String()
+
+  /// The whole image goes on in the next message, which names the same revision and more of its entries; only the last one completes it.
+  public var more: Bool = false
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2762,6 +2828,120 @@ nonisolated extension Memq_V1_ReportDamageResponse: SwiftProtobuf.Message, Swift
   }
 }
 
+nonisolated extension Memq_V1_RefuseLeadershipRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RefuseLeadershipRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_epoch\0\u{1}refused\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.refused) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 1)
+    }
+    if self.nodeEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.nodeEpoch, fieldNumber: 2)
+    }
+    if !self.refused.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.refused, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_RefuseLeadershipRequest, rhs: Memq_V1_RefuseLeadershipRequest) -> Bool {
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.nodeEpoch != rhs.nodeEpoch {return false}
+    if lhs.refused != rhs.refused {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_RefusedLeadership: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RefusedLeadership"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}leader_epoch\0\u{3}log_epoch\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.logEpoch) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    if self.logEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.logEpoch, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_RefusedLeadership, rhs: Memq_V1_RefusedLeadership) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.logEpoch != rhs.logEpoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_RefuseLeadershipResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".RefuseLeadershipResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}errors\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.errors) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.errors.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.errors, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_RefuseLeadershipResponse, rhs: Memq_V1_RefuseLeadershipResponse) -> Bool {
+    if lhs.errors != rhs.errors {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Memq_V1_DeregisterNodeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".DeregisterNodeRequest"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_epoch\0")
@@ -2853,7 +3033,7 @@ nonisolated extension Memq_V1_WatchImageRequest: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ImageUpdate"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}full\0\u{3}cluster_id\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}nodes\0\u{1}topics\0\u{3}deleted_topic_ids\0\u{1}partitions\0\u{3}upload_groups\0\u{3}deleted_node_ids\0\u{3}controller_address\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}revision\0\u{1}full\0\u{3}cluster_id\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}nodes\0\u{1}topics\0\u{3}deleted_topic_ids\0\u{1}partitions\0\u{3}upload_groups\0\u{3}deleted_node_ids\0\u{3}controller_address\0\u{1}more\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2873,6 +3053,7 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
       case 10: try { try decoder.decodeRepeatedMessageField(value: &self.uploadGroups) }()
       case 11: try { try decoder.decodeRepeatedInt32Field(value: &self.deletedNodeIds) }()
       case 12: try { try decoder.decodeSingularStringField(value: &self.controllerAddress) }()
+      case 13: try { try decoder.decodeSingularBoolField(value: &self.more) }()
       default: break
       }
     }
@@ -2915,6 +3096,9 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
     if !self.controllerAddress.isEmpty {
       try visitor.visitSingularStringField(value: self.controllerAddress, fieldNumber: 12)
     }
+    if self.more != false {
+      try visitor.visitSingularBoolField(value: self.more, fieldNumber: 13)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2931,6 +3115,7 @@ nonisolated extension Memq_V1_ImageUpdate: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.uploadGroups != rhs.uploadGroups {return false}
     if lhs.deletedNodeIds != rhs.deletedNodeIds {return false}
     if lhs.controllerAddress != rhs.controllerAddress {return false}
+    if lhs.more != rhs.more {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
