@@ -167,8 +167,8 @@ let modules: [Module] = [
   Module(
     "MemQMetadataService", .services, "services/metadata/Service",
     uses: [
-      "MemQModel", "MemQMetadata", "MemQStore", "MemQSystem", "MemQTelemetry", "MemQRPC", "MemQAPI",
-      "MemQRuntime",
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQStore", "MemQSystem", "MemQTelemetry",
+      "MemQRPC", "MemQAPI", "MemQObjectStore", "MemQRuntime",
     ], packages: ["Logging", "CoreMetrics", "Metrics", "NIOCore", "SwiftProtobuf", "DequeModule"]),
   Module(
     "MemQReplicationService", .services, "services/replication/Service",
@@ -264,7 +264,7 @@ let modules: [Module] = [
     "MemQMetadataTests", .test, "Tests/MemQMetadataTests", kind: .test,
     uses: [
       "MemQModel", "MemQMetadata", "MemQStore", "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime",
-      "MemQMetadataService", "MemQTestSupport",
+      "MemQObjectStore", "MemQMetadataService", "MemQTestSupport",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQPackingTests", .test, "Tests/MemQPackingTests", kind: .test,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +20,11 @@ NAMES = [
 OFFSETS = dict(zip(NAMES, [1, 2, 12, 22, 3, 13, 4, 5, 0, 10])) | {"metadata-2": 11}
 # Debug builds on a busy machine take longer than the 20 s that people are promised.
 START_SECONDS = os.environ.get("MEMQ_TEST_UP_SECONDS", "60")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Cluster(Server):
@@ -106,6 +112,9 @@ class Cluster(Server):
         assert self.pid(name), f"{name} does not run"
         self.signal(name, signal.SIGKILL)
         wait_until(f"{name} is gone", lambda: self.pid(name) is None, pause=0.005)
+        # Its sockets may be there for a moment longer, and who starts it anew is refused.
+        ports = (self.port_of(name), self.port_of(name) + 1000)
+        wait_until(f"the ports of {name} are closed", lambda: not any(map(listens, ports)), pause=0.005)
 
     def stop_one(self, name: str) -> float:
         """SIGTERM, and gone; how long that took."""

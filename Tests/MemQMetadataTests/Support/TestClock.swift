@@ -18,7 +18,9 @@ final class TestClock: MemQClock {
 
 /// The same numbers in each run.
 final class TestEntropy: Entropy {
-  private let last = Atomic<UInt64>(0)
+  private let last: Atomic<UInt64>
+
+  init(from start: UInt64 = 0) { self.last = Atomic(start) }
 
   func next() -> UInt64 {
     // splitmix64

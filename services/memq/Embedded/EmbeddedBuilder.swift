@@ -90,7 +90,8 @@ struct EmbeddedBuilder: Sendable {
   private func metadata(_ logger: Logger) throws(MemQError) -> MetadataNode {
     var configuration = try MetadataNode.Configuration(
       self.context.configuration, dataFolder: self.folder.path("metadata"),
-      address: Self.address(.metadata))
+      address: Self.address(.metadata),
+      objects: self.context.configuration.optionalText("objects") ?? self.folder.path("objects"))
     configuration.adminAddress = self.adminAddress
     let failure = self.context.failure
     return MetadataNode(

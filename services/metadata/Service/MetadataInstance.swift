@@ -4,6 +4,7 @@ import CoreMetrics
 import Logging
 import MemQMetadata
 import MemQModel
+import MemQObjectStore
 import MemQRuntime
 import MemQStore
 import MemQSystem
@@ -140,6 +141,7 @@ final class MetadataInstance: Sendable {
     self.keep(Task { await self.judge(controller) })
     self.keep(Task { await self.judge(controller.groups) })
     self.keep(Task { await self.clean(controller) })
+    self.keep(Task { await self.writeSnapshots() })
   }
 
   private func take(part election: Election) { self.keep(Task { await election.run() }) }
@@ -191,6 +193,27 @@ final class MetadataInstance: Sendable {
     while !Task.isCancelled {
       if !self.authority.isSuspended { await housekeeper.run() }
       await controller.remains.wait(atMost: self.configuration.housekeepingInterval)
+    }
+  }
+
+  /// Writes snapshots into the object store, until cancelled. One that can't be opened holds up nothing else.
+  func writeSnapshots() async {
+    guard let objects = self.configuration.objects,
+      let interval = self.configuration.snapshotInterval
+    else { return }
+    while !Task.isCancelled {
+      do {
+        let bucket = try await ObjectStores.make(objects, clock: self.clock, logger: self.logger)
+        await SnapshotWriter(
+          instance: self, snapshots: SnapshotStore(objects: bucket), interval: interval
+        ).run()
+        await bucket.close()
+      } catch {
+        self.logger.warning(
+          "The object store for metadata snapshots can't be opened",
+          metadata: ["error": "\(error)"])
+        try? await Task.sleep(for: interval)
+      }
     }
   }
 

@@ -27,6 +27,8 @@ struct MetadataMetrics: Sendable {
   let offsetCommits = Counter(label: "memq_metadata_offset_commits_total")
   /// Whole images sent to watchers.
   let fullImages = Counter(label: "memq_metadata_full_images_total")
+  /// Snapshots written into the object store.
+  let snapshots = Counter(label: "memq_metadata_snapshots_total")
   /// Open watches of the image.
   let watchers = Meter(label: "memq_metadata_watchers")
   /// 1 while this instance decides.

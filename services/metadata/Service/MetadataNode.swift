@@ -6,6 +6,7 @@ public import Logging
 import MemQAPI
 public import MemQMetadata
 public import MemQModel
+public import MemQObjectStore
 public import MemQRPC
 public import MemQStore
 public import MemQSystem
@@ -52,6 +53,14 @@ public final class MetadataNode: Sendable {
     public var controllerLease: Duration = .seconds(3)
     /// Among several instances: changes that are older are forgotten by the store; nil: somebody else sees to that.
     public var historyInterval: Duration? = .seconds(300)
+    /// Where snapshots of the store go; nil: nowhere.
+    public var objects: ObjectStoreConfiguration?
+    /// How often a snapshot is written when something changed; nil: never.
+    public var snapshotInterval: Duration? = .seconds(60)
+    /// Snapshots that are kept.
+    public var snapshotsKept = 10
+    /// A store without a cluster is filled from the newest snapshot: of the cluster with this id, or "newest": of the only one there is.
+    public var restore: String?
     public var limits = MetadataLimits()
 
     public init(dataFolder: String, address: String) {
@@ -78,6 +87,12 @@ public final class MetadataNode: Sendable {
       try check(
         "tick.interval", self.tickInterval > .zero && self.tickInterval <= self.sessionTimeout,
         "more than nothing and at most the session timeout")
+      try check(
+        "snapshot.interval", self.snapshotInterval.map { $0 >= .milliseconds(100) } ?? true,
+        "at least 100 ms")
+      try check(
+        "restore", self.restore == nil || self.objects != nil,
+        "the object store that the snapshots are in has to be named, too (objects)")
       try check("lease.timeout", self.leaseTimeout >= .seconds(1), "at least 1 s")
       try check(
         "upload.group.partitions",
@@ -178,6 +193,7 @@ public final class MetadataNode: Sendable {
     }
     let instance: MetadataInstance
     do {
+      try await self.restore(store)
       instance = try await MetadataInstance.start(self, store, isShared: self.sharedStore != nil)
     } catch {
       await store.close()
@@ -190,6 +206,18 @@ public final class MetadataNode: Sendable {
         "cluster.id": "\(instance.clusterID.map { "\($0)" } ?? "")",
         "revision": "\(store.revision)",
       ])
+  }
+
+  private func restore(_ store: any MetadataStore) async throws(MemQError) {
+    guard let wanted = self.configuration.restore, let objects = self.configuration.objects else {
+      return
+    }
+    let bucket = try await ObjectStores.make(objects, clock: self.clock, logger: self.logger)
+    defer { Task { await bucket.close() } }
+    _ = try await SnapshotRestore(
+      snapshots: SnapshotStore(objects: bucket), store: store, entropy: self.entropy,
+      logger: self.logger
+    ).run(wanted)
   }
 
   /// What keeps it from serving; nil problem = fine.

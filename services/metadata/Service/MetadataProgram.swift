@@ -18,7 +18,8 @@ public enum MetadataProgram {
           "Folder of the SQLite database; this process's own. Not needed with etcd.endpoints.",
           isRequired: false)
       ]
-      + MetadataNode.Configuration.keys + MetadataNode.Configuration.etcdKeys + CommonKeys.process)
+      + MetadataNode.Configuration.keys + [MetadataNode.Configuration.objects]
+      + CommonKeys.objectStore + MetadataNode.Configuration.etcdKeys + CommonKeys.process)
 
   /// - Parameter arguments: without the program's name.
   /// - Returns: the exit status.
@@ -33,7 +34,8 @@ public enum MetadataProgram {
             subject: "data, etcd.endpoints")
         }
         var configuration = try MetadataNode.Configuration(
-          loaded, dataFolder: loaded.optionalText("data") ?? "", address: parts.address)
+          loaded, dataFolder: loaded.optionalText("data") ?? "", address: parts.address,
+          objects: loaded.optionalText("objects"))
         configuration.adminAddress = parts.adminAddress
         let pool = parts.pool
         let etcd = try configuration.etcd(loaded, logger: context.logger)

@@ -196,6 +196,7 @@ extension MetadataState {
     guard isNews(change, to: known) else { return }
     let before = known?.value
     self.partitions[id] = try record(change)
+    self.recount(before?.replicas ?? [], self.partitions[id]?.value.replicas ?? [])
     if let partition = self.partitions[id]?.value {
       var isMoved = true
       if let before { isMoved = !partition.isPlacedAndLed(as: before) }
@@ -203,6 +204,15 @@ extension MetadataState {
       if self.show(partition) { touched.partition(id) }
     } else {
       self.image?.partitions[id] = nil
+    }
+  }
+
+  private mutating func recount(_ before: [ReplicaID], _ after: [ReplicaID]) {
+    guard before != after else { return }
+    for replica in after { self.replicaCounts[replica.volume, default: 0] += 1 }
+    for replica in before {
+      let count = (self.replicaCounts[replica.volume] ?? 0) - 1
+      self.replicaCounts[replica.volume] = count > 0 ? count : nil
     }
   }
 

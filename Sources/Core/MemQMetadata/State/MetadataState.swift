@@ -32,6 +32,8 @@ public struct MetadataState: Sendable {
   public internal(set) var names: SortedMap<String, Versioned<TopicNameRecord>> = [:]
   public internal(set) var graves: SortedMap<TopicID, Versioned<GraveRecord>> = [:]
   public internal(set) var partitions: PartitionMap<Versioned<PartitionImage>> = [:]
+  /// Replicas on each volume, kept so that a new one needs no look at all partitions; no entry: none.
+  var replicaCounts: SortedMap<VolumeID, Int> = [:]
   public internal(set) var uploadGroups: SortedMap<Int32, Versioned<UploadGroupRecord>> = [:]
   public internal(set) var groups: SortedMap<String, Versioned<GroupRecord>> = [:]
   public internal(set) var counters: SortedMap<String, Versioned<CounterRecord>> = [:]

@@ -16,11 +16,17 @@ struct VolumeClaims {
     for node in state.nodes.values {
       for volume in node.value.volumes { self.capacities[volume.id] = volume.capacityBytes }
     }
-    for partition in state.partitions.values {
-      let id = partition.value.id.topic
-      let owner = id == topic?.id ? topic : state.topics[id]?.value
-      guard let claim = owner?.settings.claimBytes, claim > 0 else { continue }
-      for replica in partition.value.replicas { self.add(claim, to: replica.volume) }
+    var owners = state.topics.values.map(\.value)
+    if let topic {
+      owners.removeAll { $0.id == topic.id }
+      owners.append(topic)
+    }
+    for owner in owners {
+      let claim = owner.settings.claimBytes
+      guard claim > 0 else { continue }
+      for partition in state.partitions(of: owner.id) {
+        for replica in partition.value.replicas { self.add(claim, to: replica.volume) }
+      }
     }
   }
 

@@ -129,12 +129,8 @@ extension MetadataState {
   private func newPartitions(
     of topic: TopicImage, from first: Int
   ) throws(MemQError) -> [Transaction] {
-    var load: SortedMap<VolumeID, Int> = [:]
-    for partition in self.partitions.values {
-      for replica in partition.value.replicas { load[replica.volume, default: 0] += 1 }
-    }
     var placement = ReplicaPlacement(
-      nodes: self.placeable, load: load, claims: VolumeClaims(self, with: topic))
+      nodes: self.placeable, load: self.replicaCounts, claims: VolumeClaims(self, with: topic))
     var allotment = UploadGroupAllotment(self)
     var claims = NodeClaims(self)
     var transactions: [Transaction] = []

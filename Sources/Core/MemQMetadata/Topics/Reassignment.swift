@@ -133,13 +133,8 @@ extension MetadataState {
       }
       return try self.checked(ReplicaID(node.id, volume), partition, subject)
     }
-    var load: SortedMap<VolumeID, Int> = [:]
-    for other in self.partitions.values {
-      for replica in other.value.replicas where replica.node == node.id {
-        load[replica.volume, default: 0] += 1
-      }
-    }
     let volumes = node.placeableVolumes.map(\.id)
+    let load = self.replicaCounts
     var best = volumes[0]
     for volume in volumes where (load[volume] ?? 0) < (load[best] ?? 0) { best = volume }
     return try self.checked(ReplicaID(node.id, best), partition, subject)

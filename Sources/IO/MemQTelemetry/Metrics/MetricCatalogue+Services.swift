@@ -79,6 +79,9 @@ extension MetricCatalogue {
     MetricDefinition(
       "memq_metadata_full_images_total", .counter, "Whole cluster images sent to watchers."),
     MetricDefinition(
+      "memq_metadata_snapshots_total", .counter,
+      "Snapshots of metadata written into the object store."),
+    MetricDefinition(
       "memq_metadata_store_syncs_total", .counter, "Syncs of the metadata store."),
     MetricDefinition(
       "memq_metadata_store_transactions_total", .counter,

@@ -158,6 +158,7 @@ struct Election: Sendable {
       tasks.addTask { await self.instance.judge(controller.groups) }
       tasks.addTask { await self.instance.clean(controller) }
       tasks.addTask { await self.forgetHistory() }
+      tasks.addTask { await self.instance.writeSnapshots() }
     }
     // Members that wait go to whoever decides next.
     await controller.groups.close()

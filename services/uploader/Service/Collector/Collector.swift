@@ -167,6 +167,8 @@ actor Collector {
   private func collectOrphans(_ owner: GroupUploader) async throws(MemQError) {
     let group = owner.group
     let now = self.context.clock.monotonic
+    // Metadata was restored: what it does not know of may have been announced before, and its records may be nowhere else.
+    guard self.context.cluster.image.incarnation == Incarnation(1) else { return }
     if let last = self.searched[group], now - last < self.context.configuration.orphanInterval {
       return
     }
