@@ -211,8 +211,12 @@ private struct Verifier<Source: SegmentSource> {
       }
       let isHot = hot.contains { $0.slot == slot }
       guard let needed = (isHot ? hot : cold).first(where: { $0.slot == slot }) else {
-        // Without a log to go by, a header that does not hold is all there is to say of the file.
-        if self.result.refusal != nil { self.noteHeader(slot, .none) }
+        // Without a log to go by, a header that does not hold is all there is to say of the file, unless it was never used.
+        guard self.result.refusal != nil else { continue }
+        let groups = try HeaderlessSlot.probe(slot, self.identity, from: &self.source)
+        if !UnsafeRawBufferPointer(block).isZero || groups.sequence != .none {
+          self.noteHeader(slot, .none)
+        }
         continue
       }
       self.noteHeader(slot, needed.sequence)
