@@ -514,10 +514,13 @@ private struct Verifier<Source: SegmentSource> {
           )
       }
     }
-    // What is gone from its front stands in no segment that anything names.
-    if let from = partition.damagedFrom, from < partition.localStart, let nameless {
-      self.result.damages[nameless].lost.append(
-        .init(partition: log.partition, offsets: from..<partition.localStart))
+    // What is gone from its front, or from between two segments, stands in none that anything names.
+    if let from = partition.damagedFrom, let nameless {
+      let next = log.spans.first(endingAbove: from)?.baseOffset ?? log.laid.end
+      if from < next {
+        self.result.damages[nameless].lost.append(
+          .init(partition: log.partition, offsets: from..<next))
+      }
     }
     self.result.partitions.append(partition)
   }
