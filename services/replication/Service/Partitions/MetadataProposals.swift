@@ -105,15 +105,10 @@ struct ClusterProposals: MetadataProposals {
         }
       }
     }
-    do throws(MemQError) {
-      let answer = try await self.cluster.metadata.call(
-        MetadataMethods.raiseLogStarts, request, timeout: self.timeout)
-      guard answer.errors.count == starts.count else {
-        throw MemQError(.internalError, "metadata did not answer for each log start")
-      }
-      return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
-    } catch {
-      return Array(repeating: error, count: starts.count)
+    return await self.errors(of: starts.count) { () throws(MemQError) in
+      try await self.cluster.metadata.call(
+        MetadataMethods.raiseLogStarts, request, timeout: self.timeout
+      ).errors
     }
   }
 
@@ -132,15 +127,10 @@ struct ClusterProposals: MetadataProposals {
         }
       }
     }
-    do throws(MemQError) {
-      let answer = try await self.cluster.metadata.call(
-        MetadataMethods.reportDamage, request, timeout: self.timeout)
-      guard answer.errors.count == reports.count else {
-        throw MemQError(.internalError, "metadata did not answer for each replica")
-      }
-      return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
-    } catch {
-      return Array(repeating: error, count: reports.count)
+    return await self.errors(of: reports.count) { () throws(MemQError) in
+      try await self.cluster.metadata.call(
+        MetadataMethods.reportDamage, request, timeout: self.timeout
+      ).errors
     }
   }
 
@@ -168,15 +158,27 @@ struct ClusterProposals: MetadataProposals {
         }
       }
     }
+    return await self.errors(of: refusals.count) { () throws(MemQError) in
+      try await self.cluster.metadata.call(
+        MetadataMethods.refuseLeadership, request, timeout: self.timeout
+      ).errors
+    }
+  }
+
+  /// What metadata answers for each of `count` items; the call's own error for all of them where it fails.
+  private func errors(
+    of count: Int, _ ask: () async throws(MemQError) -> [Memq_V1_ErrorDetail]
+  ) async -> [MemQError?] {
     do throws(MemQError) {
-      let answer = try await self.cluster.metadata.call(
-        MetadataMethods.refuseLeadership, request, timeout: self.timeout)
-      guard answer.errors.count == refusals.count else {
-        throw MemQError(.internalError, "metadata did not answer for each refused leadership")
+      let errors = try await ask()
+      guard errors.count == count else {
+        throw MemQError(
+          .internalError, "metadata did not answer for each item", limit: Int64(count),
+          actual: Int64(errors.count))
       }
-      return answer.errors.map { $0.code == .unspecified ? nil : MemQError($0) }
+      return errors.map { $0.code == .unspecified ? nil : MemQError($0) }
     } catch {
-      return Array(repeating: error, count: refusals.count)
+      return Array(repeating: error, count: count)
     }
   }
 
