@@ -87,28 +87,7 @@ private final class Rewritten: Sendable {
 
   /// How far what is read is what was appended.
   func readable(_ volume: Volume, _ partition: TopicPartition) async throws -> Offset {
-    var from = Offset.zero
-    let end = try #require(volume.state(of: partition)?.end)
-    while from < end {
-      let result: Volume.ReadResult
-      do {
-        result = try await volume.read(partition, from: from, below: end, maxBytes: 1 << 20)
-      } catch {
-        guard error.code == .logCorrupt else { throw error }
-        return from
-      }
-      var bytes = result.slices.flatMap { Array($0.readableBytesView) }[...]
-      for batch in result.batches {
-        let wanted = self.appended[partition]!.first {
-          $0.summary.baseOffset == batch.summary.baseOffset
-        }
-        #expect(Array(bytes.prefix(batch.byteCount)) == wanted?.bytes)
-        bytes = bytes.dropFirst(batch.byteCount)
-      }
-      try #require(result.nextOffset > from)
-      from = result.nextOffset
-    }
-    return from
+    try await volume.readable(partition, of: self.appended[partition]!)
   }
 }
 

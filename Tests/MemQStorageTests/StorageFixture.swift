@@ -9,6 +9,7 @@ import MemQStorage
 import MemQSystem
 import MemQTestSupport
 import NIOCore
+import Testing
 
 /// A folder of its own under /tmp, removed at the end.
 final class TemporaryFolder: Sendable {
@@ -105,6 +106,33 @@ extension Volume {
           actual: self.localBytes(partition).bytes)
       }
       await Task.yield()
+    }
+  }
+
+  /// How far what is read, from the beginning, is what was appended.
+  func readable(
+    _ partition: TopicPartition, of expected: [SyntheticBatch]
+  ) async throws -> Offset {
+    var from = Offset.zero
+    while true {
+      let end = try #require(self.state(of: partition)?.end)
+      guard from < end else { return from }
+      let result: Volume.ReadResult
+      do {
+        result = try await self.read(partition, from: from, below: end, maxBytes: 1 << 20)
+      } catch {
+        guard error.code == .logCorrupt else { throw error }
+        return from
+      }
+      var bytes = result.slices.flatMap { Array($0.readableBytesView) }[...]
+      for batch in result.batches {
+        let appended = try #require(
+          expected.first { $0.summary.baseOffset == batch.summary.baseOffset })
+        #expect(Array(bytes.prefix(batch.byteCount)) == appended.bytes)
+        bytes = bytes.dropFirst(batch.byteCount)
+      }
+      try #require(result.nextOffset > from)
+      from = result.nextOffset
     }
   }
 

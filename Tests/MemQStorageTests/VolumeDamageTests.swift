@@ -80,27 +80,7 @@ private final class Damaged: Sendable {
 
   /// What is read below where the volume says a partition is damaged, compared with what was appended.
   func readable(_ volume: Volume, _ partition: TopicPartition) async throws -> Offset {
-    var from = Offset.zero
-    let expected = self.appended[partition]!
-    while let end = volume.state(of: partition)?.end, from < end {
-      let result: Volume.ReadResult
-      do {
-        result = try await volume.read(partition, from: from, below: end, maxBytes: 1 << 20)
-      } catch {
-        guard error.code == .logCorrupt else { throw error }
-        return from
-      }
-      var bytes = result.slices.flatMap { Array($0.readableBytesView) }[...]
-      for batch in result.batches {
-        let appended = try #require(
-          expected.first { $0.summary.baseOffset == batch.summary.baseOffset })
-        #expect(Array(bytes.prefix(batch.byteCount)) == appended.bytes)
-        bytes = bytes.dropFirst(batch.byteCount)
-      }
-      try #require(result.nextOffset > from)
-      from = result.nextOffset
-    }
-    return from
+    try await volume.readable(partition, of: self.appended[partition]!)
   }
 
   /// The frames of one segment's batches.
