@@ -216,6 +216,7 @@ extension Consumer {
     self.logger.warning(
       "The group has given this member up: it joins again", metadata: self.named(lost))
     self.assignment.isWaiting = true
+    if self.consumed.contains(where: { self.committed[$0.0] != $0.1 }) { self.hasLostMarks = true }
     self.stop(self.assignment.held.keys)
     for partition in self.assignment.held.keys { self.drop(partition) }
     self.assignment.marked()

@@ -53,6 +53,8 @@ public actor Consumer {
   var consumed: SortedMap<PartitionIndex, Offset> = [:]
   /// Committed below it.
   var committed: SortedMap<PartitionIndex, Offset> = [:]
+  /// The group gave this member up before all that was consumed was committed, and nobody who commits has been told yet.
+  var hasLostMarks = false
 
   init(
     _ description: TopicDescription, _ plan: ConsumerPlan, client: MemQClient,
@@ -295,11 +297,18 @@ public actor Consumer {
 
   /// Commits what is consumed. Durable when it returns.
   ///
-  /// - Throws: `.groupMemberUnknown` when the group gave this member up: its partitions are lost, and `next` goes on with others;
+  /// - Throws: `.groupMemberUnknown`, once, when the group gave this member up: its partitions are lost, and `next` goes on with others;
   ///   `.groupMemberFenced` when another member has joined under the same instance id; `.invalidArgument` without a group.
   public func commit() async throws(MemQError) {
     guard self.membership != nil else {
       throw MemQError(.invalidArgument, "a consumer without a group has nothing to commit to")
+    }
+    if self.hasLostMarks {
+      // The heartbeat heard of it first: what the caller believes to be committed is gone from `consumed`.
+      self.hasLostMarks = false
+      throw MemQError(
+        .groupMemberUnknown, "the group gave this member up before what it consumed was committed",
+        subject: self.membership?.group ?? "")
     }
     try await self.commit(self.consumed.keys)
   }

@@ -114,6 +114,16 @@ final class Authority: Sendable {
     self.state.withLock { $0 = State(isRetired: $0.isRetired) }
   }
 
+  /// Steps down if its right is still this one: it may have lost it and got another meanwhile.
+  func stepDown(from fence: Condition) {
+    self.state.withLock { state in
+      switch state.role {
+      case .entering(fence), .deciding(_, fence): state = State(isRetired: state.isRetired)
+      case .standby, .entering, .deciding: break
+      }
+    }
+  }
+
   /// Steps down for good: the instance does not see any more what is so. Whoever holds the lease gives it back.
   func retire() {
     self.state.withLock { $0 = State(isRetired: true) }

@@ -47,10 +47,12 @@ struct CommandRunner: Sendable {
     let began = self.clock.monotonic
     defer { self.metrics.command(name, took: self.clock.monotonic - began) }
     for attempt in 0..<Self.attemptsMax {
+      // Before anything is read: what was decided in an earlier term of this instance must not be written in a later one.
+      let fence = try self.authority.fence()
       let entries = try await reading(attempt)
       let plan = try self.cell.read { state throws(MemQError) in try plan(state, entries) }
       guard !plan.transactions.isEmpty else { return Done(outcome: plan.outcome, revision: .zero) }
-      let verdict = try await self.commit(plan.transactions, attempt)
+      let verdict = try await self.commit(plan.transactions, fence, attempt)
       switch verdict {
       case .committed(let revision): return Done(outcome: plan.outcome, revision: revision)
       case .conflict: self.metrics.conflicts.increment()
@@ -64,9 +66,9 @@ struct CommandRunner: Sendable {
 
   /// The verdict that decides: the first conflict, else the last commit.
   private func commit(
-    _ transactions: [Transaction], _ attempt: Int
+    _ transactions: [Transaction], _ fence: Condition?, _ attempt: Int
   ) async throws(MemQError) -> CommitVerdict {
-    let fence = try self.authority.fence()
+    guard try self.authority.fence() == fence else { throw Authority.notController }
     let verdicts = try await self.store.commit(
       fence.map { fence in transactions.map { $0.requiring(fence) } } ?? transactions)
     var deciding = verdicts[0]
@@ -90,7 +92,7 @@ struct CommandRunner: Sendable {
   private func check(_ fence: Condition) async throws(MemQError) {
     guard case .revision(let key, let revision) = fence else { return }
     guard try await self.store.get([key])[0]?.revision != revision else { return }
-    self.authority.stepDown()
+    self.authority.stepDown(from: fence)
     self.authority.changed.raise()
     throw Authority.notController
   }
