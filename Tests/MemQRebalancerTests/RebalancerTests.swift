@@ -24,6 +24,9 @@ private final class FakeCluster: RebalancerCluster {
     var isHolding = false
     var held: [CheckedContinuation<Void, Never>] = []
     var isAwaited: [CheckedContinuation<Void, Never>] = []
+    /// The task of a held transfer was cancelled.
+    var isCancelled = false
+    var awaitsCancellation: [CheckedContinuation<Void, Never>] = []
   }
 
   private let state: Mutex<State>
@@ -57,9 +60,18 @@ private final class FakeCluster: RebalancerCluster {
     }
   }
 
-  func transferLeadership(
-    of partition: TopicPartition, to node: NodeID, timeout: Duration
-  ) async throws(MemQError) {
+  /// Returns once the task of a held transfer is cancelled.
+  func waitsForCancellation() async {
+    await withCheckedContinuation { continuation in
+      let isCancelled = self.state.withLock { state in
+        if !state.isCancelled { state.awaitsCancellation.append(continuation) }
+        return state.isCancelled
+      }
+      if isCancelled { continuation.resume() }
+    }
+  }
+
+  private func waitWhileHeld() async {
     await withCheckedContinuation { continuation in
       let (goes, awaited) = self.state.withLock { state in
         guard state.isHolding else { return (true, state.isAwaited) }
@@ -69,6 +81,21 @@ private final class FakeCluster: RebalancerCluster {
       }
       for waiter in awaited { waiter.resume() }
       if goes { continuation.resume() }
+    }
+  }
+
+  func transferLeadership(
+    of partition: TopicPartition, to node: NodeID, timeout: Duration
+  ) async throws(MemQError) {
+    await withTaskCancellationHandler {
+      await self.waitWhileHeld()
+    } onCancel: {
+      let waiters = self.state.withLock { state in
+        state.isCancelled = true
+        defer { state.awaitsCancellation = [] }
+        return state.awaitsCancellation
+      }
+      for waiter in waiters { waiter.resume() }
     }
     try self.state.withLock { (state) throws(MemQError) in
       state.transfers.append("\(partition.partition)->\(node)")
@@ -264,6 +291,7 @@ private struct Bed {
     _ = try await bed.start()
     await bed.cluster.waitsForTransfer()
     async let drained: Void = bed.node.drain(deadline: .seconds(5))
+    await bed.cluster.waitsForCancellation()
     bed.cluster.letGo()
     await drained
     #expect(bed.cluster.transfers.count == 1)

@@ -345,7 +345,8 @@ public struct VolumeCore: Sendable {
     case .forgetMissingSegments:
       self.missing = []
     case .tick:
-      break
+      // Whoever drives this has no wake any more. An event whose time was taken just before, and that comes after, may want the same one.
+      self.wakeAt = nil
     }
     self.advance(at: now, wall: wall, into: &effects)
   }

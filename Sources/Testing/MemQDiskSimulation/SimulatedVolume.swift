@@ -153,6 +153,8 @@ public struct SimulatedVolume: Sendable {
       self.tails[partition] = nil
     case .setLogStart(_, let partition, let start):
       self.tails[partition]?.removeAll { $0.summary.endOffset <= start }
+    case .tick:
+      self.wake = nil
     default:
       break
     }
