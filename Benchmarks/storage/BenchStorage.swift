@@ -2,6 +2,7 @@
 
 import CBenchSync
 import Glibc
+import MemQStorage
 import MemQSystem
 
 /// Figures of the SSD log, each against a floor of the same run.
@@ -16,6 +17,7 @@ struct BenchStorage {
     var gibibytes = 5
     var syncMicroseconds = 2_000
     var rate = 200
+    var writes = Volume.WritePath.cached
 
     init(_ arguments: ArraySlice<String>) {
       var rest = arguments
@@ -24,6 +26,13 @@ struct BenchStorage {
         guard let value = rest.popFirst() else { BenchStorage.help("\(name) needs a value", 2) }
         if name == "--folder" {
           self.folder = value
+          continue
+        }
+        if name == "--writes" {
+          guard let writes = Volume.WritePath(rawValue: value) else {
+            BenchStorage.help("--writes is cached or direct", 2)
+          }
+          self.writes = writes
           continue
         }
         guard let number = Int(value), number > 0 else {
@@ -89,6 +98,7 @@ struct BenchStorage {
         --rate N          MB/s offered by partitions (200)
         --partitions N    the many of partitions, restart, memory (10,000)
         --gib N           size of restart's volume; of catch-up's and log-order's partitions (5)
+        --writes WAY      of the volume: cached (through the page cache) or direct (past it) (cached)
         --sync-us N       what an fdatasync takes at least in partitions, latency and catch-up (2,000)
 
       Figures and how they were made: docs/performance.md.

@@ -38,13 +38,15 @@ final class BenchVolume: @unchecked Sendable {
   /// Removes what is there, unless it is to be kept.
   init(
     _ path: String, partitions count: Int, batchBytes: Int, groupBytes: Int = 4 << 20,
-    keeps: Bool = false, configure: (inout Volume.Configuration) -> Void = { _ in }
+    keeps: Bool = false, writes: Volume.WritePath = .cached,
+    configure: (inout Volume.Configuration) -> Void = { _ in }
   ) async throws {
     self.path = path
     if !keeps { Self.remove(path) }
     var configuration = Volume.Configuration(
       path: path, clusterID: ClusterID(UniqueID(high: 1, low: 1)))
     configuration.groupBytesMax = groupBytes
+    configuration.writes = writes
     configure(&configuration)
     self.volume = try await Volume.open(
       configuration, logger: Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() })

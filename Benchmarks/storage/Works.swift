@@ -32,7 +32,8 @@ enum Works {
         switch (side + round) % 3 {
         case 0:
           let bench = try await BenchVolume(
-            options.folder + "-volume", partitions: 16, batchBytes: batchBytes)
+            options.folder + "-volume", partitions: 16, batchBytes: batchBytes,
+            writes: options.writes)
           let groups = bench.volume.stats.groups
           volume = try await bench.append(bytes / batchBytes, inFlight: 192)
           groupBytes = bytes / Int(max(1, bench.volume.stats.groups - groups)) / 4096 * 4096
@@ -93,7 +94,8 @@ enum Works {
       var runs: [BenchVolume.Run] = []
       for partitions in [10, options.partitions] {
         let bench = try await BenchVolume(
-          options.folder + "-volume", partitions: partitions, batchBytes: batchBytes)
+          options.folder + "-volume", partitions: partitions, batchBytes: batchBytes,
+          writes: options.writes)
         _ = try await bench.append(count / 10, perSecond: perSecond)
         runs.append(try await bench.append(count, perSecond: perSecond))
         await bench.end()
@@ -132,7 +134,8 @@ enum Works {
       for round in 1...options.rounds {
         bench_sync_takes(Int64(takes) * 1_000)
         let bench = try await BenchVolume(
-          options.folder + "-volume", partitions: 16, batchBytes: batchBytes)
+          options.folder + "-volume", partitions: 16, batchBytes: batchBytes, writes: options.writes
+        )
         let full = try await bench.append(200_000, inFlight: 2_048)
         let saturation = Double(full.cost.bytes) / full.cost.seconds / Double(batchBytes)
         let perSecond = saturation / 4
@@ -161,7 +164,7 @@ enum Works {
   private static func restartVolume(_ options: Options) async throws -> BenchVolume {
     try await BenchVolume(
       options.folder + "-restart", partitions: options.partitions, batchBytes: 16 << 10,
-      keeps: true)
+      keeps: true, writes: options.writes)
   }
 
   /// Fills the volume up to the end of a segment and dies.
@@ -239,7 +242,7 @@ enum Works {
       for count in [options.partitions / 2, options.partitions] {
         let before = Memory.heapBytes
         let bench = try await BenchVolume(
-          options.folder + "-volume", partitions: count, batchBytes: 4_096)
+          options.folder + "-volume", partitions: count, batchBytes: 4_096, writes: options.writes)
         bytes.append(Double(Memory.heapBytes - before))
         await bench.end()
       }
@@ -274,7 +277,7 @@ enum Works {
     let batchBytes = 64 << 10
     // Partition 0 is the one that is read; then the page cache forgets it.
     let bench = try await BenchVolume(
-      options.folder + "-volume", partitions: 17, batchBytes: batchBytes)
+      options.folder + "-volume", partitions: 17, batchBytes: batchBytes, writes: options.writes)
     _ = try await bench.append((options.gibibytes << 30) / batchBytes, inFlight: 128, only: 0..<1)
     bench_sync_takes(Int64(options.syncMicroseconds) * 1_000)
     var ratios: [(rate: Double, p50: Double, p99: Double)] = []
@@ -332,7 +335,7 @@ enum Works {
     let batchBytes = 16 << 10
     let bytes = options.gibibytes << 30
     let bench = try await BenchVolume(
-      options.folder + "-volume", partitions: 64, batchBytes: batchBytes)
+      options.folder + "-volume", partitions: 64, batchBytes: batchBytes, writes: options.writes)
     _ = try await bench.append(bytes / batchBytes, inFlight: 512)
     let ends = bench.ends
     var plain: [Cost] = []

@@ -28,12 +28,14 @@ import Testing
     return made
   }
 
-  @Test func `what was acknowledged reads back after a clean restart and after a crash`()
-    async throws
-  {
+  @Test(arguments: Volume.WritePath.allCases)
+  func `what was acknowledged reads back after a clean restart and after a crash`(
+    writes: Volume.WritePath
+  ) async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }
-    let configuration = Example.configuration(folder)
+    var configuration = Example.configuration(folder)
+    configuration.writes = writes
     var volume = try await Volume.open(configuration, logger: Example.logger)
     #expect(volume.isFresh)
     let id = volume.id
@@ -60,10 +62,12 @@ import Testing
     await volume.close()
   }
 
-  @Test func `large batches in many slices come back as one`() async throws {
+  @Test(arguments: Volume.WritePath.allCases)
+  func `large batches in many slices come back as one`(writes: Volume.WritePath) async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }
     var configuration = Example.configuration(folder)
+    configuration.writes = writes
     configuration.tailCacheBytes = 0
     let volume = try await Volume.open(configuration, logger: Example.logger)
     let partition = Example.partition()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +14,7 @@ import urllib.request
 import pytest
 
 from faults import Faults, library
-from harness import AckedProducer, Disk, Server, wait_until
+from harness import PATIENCE, AckedProducer, Disk, Server, wait_until
 from test_log_repair import memq
 
 SEGMENT = ("--segment-bytes", "16MiB")
@@ -317,3 +318,19 @@ def test_a_full_disk_refuses_and_heals_when_there_is_room(folder):
     finally:
         server.close()
         disk.close()
+
+
+def test_direct_writes_where_the_file_system_has_none_are_refused_by_name(folder):
+    # ramfs has no O_DIRECT.
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", folder], check=True)
+    try:
+        server = Server(folder / "mq", *SEGMENT, "--volume-writes", "direct")
+        server.start(ready=False)
+        assert server.process.wait(PATIENCE) != 0
+        assert "the file system takes no direct writes" in server.log.read_text()
+        server.options = (*SEGMENT, "--volume-writes", "cached", "--volume-capacity-bytes", "128MiB")
+        server.start()
+        assert server.stop() == 0
+    finally:
+        server.close()
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -69,7 +69,10 @@ SEEDS = int(os.environ.get("MEMQ_POWER_CUT_SEEDS", "10"))
 def test_what_was_acknowledged_survives_a_power_cut(folder, seed, file_system):
     choose = random.Random(seed)
     disk = Disk(folder, file_system=file_system)
-    server = Server(disk.mount_point / "mq", environment=without_sync(folder))
+    writes = ["cached", "direct"][seed % 2]
+    server = Server(
+        disk.mount_point / "mq", "--volume-writes", writes, environment=without_sync(folder)
+    )
     server.log = folder / "server.log"
     try:
         server.start()
@@ -105,7 +108,7 @@ def test_what_was_acknowledged_survives_a_power_cut(folder, seed, file_system):
             assert listed.get(name) == digest, f"published file {name} is gone"
             got = server.cli("file", "get", "media", name, "-o", "-").stdout
             assert sha256(got) == digest
-        print(f"{file_system} seed {seed}: {len(acked)} records, {len(published)} files")
+        print(f"{file_system} seed {seed}, {writes} writes: {len(acked)} records, {len(published)} files")
     finally:
         server.close()
         disk.close()

@@ -56,6 +56,8 @@ def test_what_was_acknowledged_survives_kills_in_a_row(folder, seed):
     choose = random.Random(seed)
     volume, acknowledged = folder / "volume", folder / "acknowledged"
     options = ["--keep"] if choose.random() < 0.3 else []
+    if seed % 2:
+        options.append("--direct")
     for _ in range(3):
         writer = Writer(volume, acknowledged, "--partitions", str(choose.choice([1, 8, 40])), *options)
         writer.wait_for_more(20)
@@ -65,14 +67,15 @@ def test_what_was_acknowledged_survives_kills_in_a_row(folder, seed):
         verify(volume, acknowledged)
 
 
+@pytest.mark.parametrize("options", [[], ["--direct"]], ids=["cached", "direct"])
 @pytest.mark.parametrize("file_system", ["ext4", "xfs"])
-def test_a_volume_survives_power_cuts_in_a_row(folder, file_system):
+def test_a_volume_survives_power_cuts_in_a_row(folder, file_system, options):
     choose = random.Random(file_system)
     disk = Disk(folder, "1G", file_system)
     volume, acknowledged = disk.mount_point / "volume", folder / "acknowledged"
     try:
         for _ in range(4):
-            writer = Writer(volume, acknowledged)
+            writer = Writer(volume, acknowledged, *options)
             writer.wait_for_more(50)
             time.sleep(choose.uniform(0, 0.5))
             # What was acknowledged before the cut counts: the process outlives its disk for a moment.

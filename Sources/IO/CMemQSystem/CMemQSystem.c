@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -40,6 +41,40 @@ int64_t memq_pwritev_all(int descriptor, struct iovec *pieces, size_t count, int
     if (left > 0) {
       pieces->iov_base = (char *)pieces->iov_base + left;
       pieces->iov_len -= left;
+    }
+  }
+  return calls;
+}
+
+int64_t memq_pwritev_staged(int descriptor, const struct iovec *pieces, size_t count, int64_t offset, void *staging, size_t size) {
+  int64_t calls = 0;
+  size_t piece = 0, taken = 0;
+  while (piece < count) {
+    size_t filled = 0;
+    while (piece < count && filled < size) {
+      size_t left = pieces[piece].iov_len - taken;
+      size_t step = left < size - filled ? left : size - filled;
+      memcpy((char *)staging + filled, (const char *)pieces[piece].iov_base + taken, step);
+      filled += step;
+      taken += step;
+      if (taken == pieces[piece].iov_len) {
+        piece += 1;
+        taken = 0;
+      }
+    }
+    size_t done = 0;
+    while (done < filled) {
+      struct iovec block = {.iov_base = (char *)staging + done, .iov_len = filled - done};
+      ssize_t written = pwritev(descriptor, &block, 1, offset);
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        return -errno;
+      }
+      // A piece of a block: the device failed in the middle, and the rest could not be written as it has to be.
+      if (written == 0 || written % 512 != 0) return -EIO;
+      calls += 1;
+      offset += written;
+      done += (size_t)written;
     }
   }
   return calls;

@@ -22,7 +22,8 @@ extension Volume {
     recoveryProgress: @escaping @Sendable (RecoveryProgress) -> Void = { _ in }
   ) async throws(MemQError) -> Volume {
     try await self.open(
-      configuration, disk: FolderDisk(path: configuration.path), logger: logger,
+      configuration, disk: FolderDisk(path: configuration.path, writes: configuration.writes),
+      logger: logger,
       recoveryProgress: recoveryProgress)
   }
 

@@ -41,6 +41,9 @@ extension Volume {
     /// What is read ahead of sequential readers, together. 16 MiB: four readers' 4 MiB.
     public var readAheadBytes = 16 << 20
 
+    /// How what is written gets to the disk.
+    public var writes: WritePath = .cached
+
     /// For a repair: what can't be told any more is no reason not to open.
     package var acceptsLoss = false
 

@@ -47,7 +47,13 @@ package final class FolderDisk: VolumeDisk {
   private let path: String
   private let lock = Monitor<File?>(nil)
 
-  package init(path: String) { self.path = path }
+  /// Nil: writes go through the page cache.
+  private let staging: StagingBuffers?
+
+  package init(path: String, writes: Volume.WritePath = .cached) {
+    self.path = path
+    self.staging = writes == .direct ? StagingBuffers() : nil
+  }
 
   private var volumePath: String { self.path + "/volume" }
 
@@ -74,6 +80,16 @@ package final class FolderDisk: VolumeDisk {
       }
       throw MemQError(
         .dataFolderInUse, "another process has this volume open; stop it or choose another folder",
+        subject: self.path)
+    }
+    guard self.staging != nil else { return }
+    do throws(FileError) {
+      _ = try DirectDescriptor(self.path + "/lock")
+    } catch {
+      self.release()
+      throw MemQError(
+        .configurationInvalid,
+        "the file system takes no direct writes (\(error)): write through the page cache here",
         subject: self.path)
     }
   }
@@ -105,7 +121,8 @@ package final class FolderDisk: VolumeDisk {
   }
 
   package func file(_ slot: SegmentSlot) throws(FileError) -> any SegmentFile {
-    try File(self.path(slot), .readWrite)
+    guard let staging else { return try File(self.path(slot), .readWrite) }
+    return try DirectFile(self.path(slot), staging)
   }
 
   package func allocate(_ slot: SegmentSlot, byteCount: Int64) throws(FileError) {

@@ -47,7 +47,9 @@ enum StressWriter {
   static func run(_ options: VolumeStress.Options) async throws {
     let configuration = StressBatch.configuration(options)
     let disk: any VolumeDisk =
-      options.isUnsynced ? UnsyncedDisk(path: options.path) : FolderDisk(path: options.path)
+      options.isUnsynced
+      ? UnsyncedDisk(path: options.path)
+      : FolderDisk(path: options.path, writes: options.isDirect ? .direct : .cached)
     let volume = try await Volume.open(configuration, disk: disk, logger: StressBatch.logger)
     let acknowledged = Acknowledged(options.acknowledged)
     let deadline = SystemClock().monotonic + .seconds(options.seconds)

@@ -17,6 +17,8 @@ struct VolumeStress {
     var acknowledged = ""
     /// Syncs report success and do nothing: for showing that a power cut notices.
     var isUnsynced = false
+    /// Past the page cache.
+    var isDirect = false
     var seconds = 3_600
     var partitions = 8
     var segmentBytes: Int64 = 4 << 20
@@ -30,6 +32,7 @@ struct VolumeStress {
       while let name = rest.popFirst() {
         switch name {
         case "--unsynced": self.isUnsynced = true
+        case "--direct": self.isDirect = true
         case "--keep": self.recycles = false
         case "--seconds": self.seconds = Int(rest.popFirst() ?? "") ?? self.seconds
         case "--partitions": self.partitions = Int(rest.popFirst() ?? "") ?? self.partitions
@@ -45,7 +48,7 @@ struct VolumeStress {
   static func usage() -> Never {
     print(
       """
-      memq-volume-stress write FOLDER ACKNOWLEDGED [--seconds N] [--partitions N] [--segment-kib N] [--keep] [--unsynced]
+      memq-volume-stress write FOLDER ACKNOWLEDGED [--seconds N] [--partitions N] [--segment-kib N] [--keep] [--unsynced] [--direct]
       memq-volume-stress verify FOLDER ACKNOWLEDGED
       """)
     exit(2)

@@ -3,6 +3,7 @@
 public import MemQModel
 import MemQReplication
 public import MemQRuntime
+import MemQStorage
 
 extension ReplicationNode.Configuration {
   /// Keys of a storage node beyond those every node has.
@@ -17,6 +18,10 @@ extension ReplicationNode.Configuration {
     ConfigurationKey(
       "volume.capacity.bytes", .size,
       "Bytes the segments of a volume may take; by default what its file system has."),
+    ConfigurationKey(
+      "volume.writes", .choice(Volume.WritePath.allCases.map(\.rawValue)), default: "cached",
+      "How a volume's bytes get to its disk: through the kernel's page cache, or past it (O_DIRECT). `memq bench disk` tells which is faster."
+    ),
     ConfigurationKey(
       "clean.rate", .size, default: "32MiB",
       "Bytes per second a volume copies out of old segments to make room; four times that where room runs out."
@@ -49,6 +54,7 @@ extension ReplicationNode.Configuration {
       dataPath: dataPath, volumes: volumes.map { VolumeSettings(path: $0, capacityBytes: capacity) }
     )
     self.segmentBytes = loaded.bytes("segment.bytes")
+    self.writes = Volume.WritePath(rawValue: loaded.text("volume.writes"))!
     self.cleanBytesPerSecond = Int(loaded.bytes("clean.rate"))
     self.shards = loaded.integer("shards")
     self.rules.replicaLagMax = loaded.duration("replica.lag.max")

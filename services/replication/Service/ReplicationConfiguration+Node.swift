@@ -2,6 +2,7 @@
 
 public import MemQModel
 public import MemQReplication
+public import MemQStorage
 
 extension ReplicationNode {
   /// This process's settings.
@@ -24,6 +25,8 @@ extension ReplicationNode {
     public var volumes: [VolumeSettings]
     /// A volume's segment files, bytes each.
     public var segmentBytes: Int64 = 256 << 20
+    /// How the volumes' bytes get to their disks.
+    public var writes = Volume.WritePath.cached
     /// What a volume's cleaner copies per second.
     public var cleanBytesPerSecond = 32 << 20
     /// Event loops that own the partitions; each partition stays with one. 1–64.

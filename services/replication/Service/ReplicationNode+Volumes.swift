@@ -36,6 +36,7 @@ extension ReplicationNode {
           incarnation: image.incarnation, incarnationID: image.incarnationID)
         configuration.volumeID = prepared.volumeIDs[index]
         configuration.segmentBytes = self.configuration.segmentBytes
+        configuration.writes = self.configuration.writes
         configuration.capacityBytes = settings.capacityBytes
         configuration.carryBytesPerSecond = self.configuration.cleanBytesPerSecond
         let wanted = configuration

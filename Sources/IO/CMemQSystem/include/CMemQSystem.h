@@ -11,6 +11,10 @@
 // Returns the number of system calls made.
 int64_t memq_pwritev_all(int descriptor, struct iovec *pieces, size_t count, int64_t offset);
 
+// As above, through `staging` (`size` bytes), `size` at a time: for descriptors with O_DIRECT. The offset, the sum of the pieces, `size` and the
+// address of `staging` are whole blocks. Leaves the pieces as they are. -EIO: the device took less than a sector.
+int64_t memq_pwritev_staged(int descriptor, const struct iovec *pieces, size_t count, int64_t offset, void *staging, size_t size);
+
 // Reads until `count` bytes or the end of the file. Returns the bytes read.
 int64_t memq_pread_all(int descriptor, void *bytes, size_t count, int64_t offset);
 
