@@ -51,10 +51,10 @@ final class ReplicaCluster {
   }
 
   private func startMetadata() async throws {
-    self.metadata = MetadataNode(
-      configuration: MetadataNode.Configuration(
-        dataFolder: "\(self.folder)/metadata", address: self.metadataAddress),
-      logger: Self.logger)
+    var configuration = MetadataNode.Configuration(
+      dataFolder: "\(self.folder)/metadata", address: self.metadataAddress)
+    configuration.electionRecoveryWait = .seconds(1)
+    self.metadata = MetadataNode(configuration: configuration, logger: Self.logger)
     try await self.metadata.start()
     var router = RPCRouter()
     self.metadata.register(on: &router)

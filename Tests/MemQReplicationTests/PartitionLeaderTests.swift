@@ -70,7 +70,8 @@ import Testing
     #expect(proposal.isr.map(\.id) == [replica(1), replica(2)])
     #expect(proposal.base == PartitionEpoch(1))
     #expect(leader.core.highWatermark == .zero)
-    let answer = ISRAnswer.accepted(PartitionEpoch(2), isr: [replica(1), replica(2)])
+    let answer = ISRAnswer.accepted(
+      PartitionEpoch(2), isr: [replica(1), replica(2)], minISR: 2)
     let effects = leader.handle(.leader(.proposalAnswered(proposal, answer)))
     #expect(effects.highWatermark == Offset(5))
     #expect(effects.outcomes == [1: .at(0, 5)])
@@ -109,7 +110,8 @@ import Testing
     leader.handle(.leader(.proposalAnswered(barrier, .refused)))
     #expect(leader.core.highWatermark == .zero, "the first may still be applied")
     let again = try #require(leader.pass(.seconds(1)).proposal)
-    let answer = ISRAnswer.accepted(PartitionEpoch(2), isr: [replica(1), replica(2)])
+    let answer = ISRAnswer.accepted(
+      PartitionEpoch(2), isr: [replica(1), replica(2)], minISR: 2)
     leader.handle(.leader(.proposalAnswered(again, answer)))
     #expect(leader.core.highWatermark == Offset(5))
   }

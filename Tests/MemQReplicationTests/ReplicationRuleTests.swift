@@ -27,7 +27,9 @@ import Testing
     leader.position(of: 2, end: 5)
     let answer = PartitionReplica.Event.leader(
       .proposalAnswered(
-        proposal, .accepted(PartitionEpoch(2), isr: [replica(1), replica(2), replica(3)])))
+        proposal,
+        .accepted(
+          PartitionEpoch(2), isr: [replica(1), replica(2), replica(3)], minISR: 2)))
     let image = PartitionReplica.Event.assigned(
       assignment(leader: 1, partitionEpoch: 2, isr: [1, 2, 3]))
     // One from before, late.
@@ -36,6 +38,23 @@ import Testing
       #expect(leader.handle(event).highWatermark == nil, "the third has not confirmed anything")
     }
     #expect(leader.position(of: 3, end: 5).highWatermark == Offset(5))
+  }
+
+  @Test func `the minimum that comes with an answer holds until the image is as new`() throws {
+    var leader = leader()
+    leader.open(from: 2, end: 0)
+    leader.append(5)
+    leader.sync()
+    leader.position(of: 2, end: 5)
+    let proposal = try #require(leader.pass(.seconds(11)).proposal)
+    // It was raised before the image shows it: the third stays eligible.
+    let answer = ISRAnswer.accepted(PartitionEpoch(2), isr: [replica(1), replica(2)], minISR: 3)
+    #expect(leader.handle(.leader(.proposalAnswered(proposal, answer))).highWatermark == nil)
+    let older = assignment(leader: 1, isr: [1, 2, 3], minISR: 2)
+    #expect(leader.handle(.assigned(older)).highWatermark == nil)
+    #expect(leader.position(of: 2, end: 5).highWatermark == nil)
+    let lowered = assignment(leader: 1, partitionEpoch: 3, isr: [1, 2], minISR: 2)
+    #expect(leader.handle(.assigned(lowered)).highWatermark == Offset(5))
   }
 
   @Test func `nobody is proposed who is below the leader's epoch start, or silent in this epoch`()

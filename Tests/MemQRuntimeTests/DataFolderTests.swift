@@ -60,6 +60,67 @@ private let other = ClusterID("aaaaaaaa-2222-4333-8444-555555555555")!
     #expect(try DataFolder.open(folder.path).clusterID == one)
   }
 
+  @Test func `what was seen of metadata outlives the process, and a damaged file is refused`()
+    async throws
+  {
+    let folder = TestFolder()
+    let first = SeenMetadata(
+      incarnation: Incarnation(2), incarnationID: one.value, revision: Revision(70))
+    let text =
+      #"{"format":"memq-metadata-seen","version":0,"incarnation":2,"incarnation_id":"11111111-2222-4333-8444-555555555555","revision":70,"check":"934ff995f615b407"}"#
+      + "\n"
+    #expect(SeenFile.text(first) == text)
+    func read() throws -> SeenMetadata? {
+      try MetadataMemory(in: try DataFolder.open(folder.path)).seen
+    }
+    #expect(try read() == nil)
+    var later = first
+    later.revision = Revision(80)
+    do {
+      let memory = try MetadataMemory(in: try DataFolder.open(folder.path))
+      try await memory.saw(first, at: .zero)
+      try await memory.saw(later, at: .zero + .seconds(1))
+      #expect(memory.seen == later)
+    }
+    #expect(try read() == first, "revisions are written from time to time")
+    do {
+      let memory = try MetadataMemory(in: try DataFolder.open(folder.path))
+      try await memory.saw(later, at: .zero + .seconds(20))
+    }
+    #expect(try read() == later)
+    later.incarnation = Incarnation(3)
+    do {
+      let memory = try MetadataMemory(in: try DataFolder.open(folder.path))
+      try await memory.saw(first, at: .zero + .seconds(20))
+      try await memory.saw(later, at: .zero + .seconds(20))
+    }
+    #expect(try read() == later, "an incarnation is written at once")
+    for damaged in [
+      "", "{}\n", text.replacing("70", with: "71"), text.replacing(":0,", with: ":1,"),
+    ] {
+      _ = try folder.write("metadata-seen.json", damaged)
+      let error = #expect(throws: MemQError.self) { try read() }
+      #expect(error?.code == .corruptMessage)
+    }
+  }
+
+  @Test func `metadata may go on from what was seen, and from nothing older`() {
+    func seen(_ incarnation: Int64, _ id: UInt64, _ revision: Int64) -> SeenMetadata {
+      SeenMetadata(
+        incarnation: Incarnation(incarnation), incarnationID: UniqueID(high: 0, low: id),
+        revision: Revision(revision))
+    }
+    let known = seen(2, 7, 50)
+    for (next, isTaken) in [
+      (seen(2, 7, 50), true), (seen(2, 7, 51), true), (seen(3, 8, 1), true),
+      (seen(2, 7, 49), false), (seen(2, 8, 60), false), (seen(1, 6, 60), false),
+    ] {
+      var code: ErrorCode?
+      do throws(MemQError) { try known.check(next) } catch { code = error.code }
+      #expect(code == (isTaken ? nil : .staleImage), "\(next)")
+    }
+  }
+
   @Test func `a file where the folder should be is an error of its own`() throws {
     let folder = TestFolder()
     let path = try folder.write("file", "x")

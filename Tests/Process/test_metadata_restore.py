@@ -90,3 +90,28 @@ def test_an_empty_object_store_restores_nothing(folder):
     server.start(ready=False)
     assert server.process.wait(30) == 1
     assert "has no whole snapshot of metadata" in server.log.read_text()
+
+
+def test_a_node_refuses_metadata_older_than_what_it_has_seen(folder):
+    data = folder / "data"
+    with Server(data) as server:
+        server.cli("topic", "create", "first")
+        assert server.stop() == 0
+        shutil.copytree(data / "metadata", folder / "older")
+        server.start()
+        for number in range(20):
+            server.cli("topic", "create", f"later-{number}")
+        assert server.stop() == 0
+        shutil.rmtree(data / "metadata")
+        shutil.copytree(folder / "older", data / "metadata")
+
+        # Again and again: registering alone must not make the copy look newer.
+        for _ in range(3):
+            server.start(ready=False)
+            assert server.process.wait(30) == 1
+        assert "metadata is older than what this node has seen of it" in server.log.read_text()
+
+        # Somebody who knows that there is nothing newer says so.
+        (data / "metadata-seen.json").unlink()
+        server.start()
+        assert [t["name"] for t in server.json("topic", "list")] == ["first"]

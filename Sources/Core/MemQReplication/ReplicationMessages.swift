@@ -226,7 +226,8 @@ public struct ISRProposal: Hashable, Sendable {
 
 /// How metadata answered an `ISRProposal`.
 public enum ISRAnswer: Hashable, Sendable {
-  case accepted(PartitionEpoch, isr: [ReplicaID])
+  /// With the `min.insync.replicas` by which metadata decided who stays eligible.
+  case accepted(PartitionEpoch, isr: [ReplicaID], minISR: Int)
   /// Definitely not applied by this attempt.
   case refused
   /// No answer: it may have been applied, or may be later.

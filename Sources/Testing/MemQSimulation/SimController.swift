@@ -270,10 +270,10 @@ struct SimController {
         nodeEpoch: proposal.leader.nodeEpoch, leaderEpoch: proposal.leaderEpoch,
         partitionEpoch: proposal.base,
         members: proposal.isr.map { .init($0.id.node, $0.nodeEpoch) }))
-    let isr = plan.outcome.replicas.filter { plan.outcome.inSync.contains($0.node) }.sorted()
-    return (
-      plan.transactions,
-      .finished(.proposalAnswered(partition, proposal, .accepted(plan.outcome.epoch, isr: isr)))
-    )
+    let altered = plan.outcome.partition
+    let isr = altered.replicas.filter { altered.inSync.contains($0.node) }.sorted()
+    let answer = ISRAnswer.accepted(
+      altered.epoch, isr: isr, minISR: plan.outcome.minInSyncReplicas)
+    return (plan.transactions, .finished(.proposalAnswered(partition, proposal, answer)))
   }
 }

@@ -85,7 +85,7 @@ import Testing
     let topic = try cluster.makeTopic("t", replicas: 2, settings: ["min.insync.replicas": "1"])
     let shrink = proposal(cluster.partition(topic), cluster, inSync: [1])
     let shrunk = try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
-    #expect(shrunk.inSync == [NodeID(1)] && shrunk.eligible.isEmpty)
+    #expect(shrunk.partition.inSync == [NodeID(1)] && shrunk.partition.eligible.isEmpty)
     try cluster.fence(1)
     let lost = cluster.partition(topic)
     #expect(lost.leader == nil && lost.inSync == [NodeID(1)])
@@ -121,9 +121,12 @@ import Testing
     let shrink = proposal(cluster.partition(topic), cluster, inSync: [1])
     try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
     try cluster.run { $0.fence(NodeID(1)) }
-    let summary = try cluster.run { $0.reconcile() }
+    let waiting = try cluster.run { $0.reconcile { $0 == NodeID(1) } }
+    #expect(waiting.awaiting == [cluster.partition(topic).id] && waiting.unclean.isEmpty)
+    #expect(cluster.partition(topic).leader == nil, "the first may come back with everything")
+    let summary = try cluster.run { $0.reconcile { $0 == NodeID(2) } }
     let partition = cluster.partition(topic)
-    #expect(summary.unclean == [partition.id])
+    #expect(summary.unclean == [partition.id] && summary.awaiting.isEmpty)
     #expect(partition.leader == NodeID(2) && partition.inSync == [NodeID(2)])
     #expect(partition.historyEpoch == HistoryEpoch(1))
     let group = cluster.state.uploadGroups[1]!.value
@@ -200,6 +203,7 @@ import Testing
     #expect(
       refused { $0.partition = TopicPartition(topic.id, PartitionIndex(5)) } == .partitionNotFound)
     let changed = try cluster.run { (state) throws(MemQError) in try state.alterPartition(good) }
+      .partition
     #expect(changed.inSync == [NodeID(1), NodeID(2)] && changed.epoch == PartitionEpoch(1))
     #expect(changed.leaderEpoch == good.leaderEpoch)
     #expect(refused { _ in } == .revisionConflict, "the same proposal is old now")
@@ -228,6 +232,7 @@ import Testing
         == .staleNodeEpoch)
     let current = proposal(without, cluster, inSync: [1, 2, 3])
     let grown = try cluster.run { (state) throws(MemQError) in try state.alterPartition(current) }
+      .partition
     #expect(grown.inSync.count == 3 && grown.epoch == without.epoch.next)
   }
 
@@ -241,6 +246,7 @@ import Testing
     let late = proposal(before, cluster, inSync: [1, 2])
     let same = proposal(before, cluster, inSync: [1, 2, 3])
     let answer = try cluster.run { (state) throws(MemQError) in try state.alterPartition(same) }
+      .partition
     #expect(answer.inSync == before.inSync && answer.epoch == before.epoch.next)
     #expect(answer.leaderEpoch == before.leaderEpoch)
     #expect(
@@ -289,6 +295,50 @@ import Testing
     #expect(cluster.partition(topic).leader == nil, "the first node may have committed alone")
   }
 
+  @Test func `who was eligible before the minimum was lowered is not carried into a smaller ISR`()
+    throws
+  {
+    // The leader proposes, or the second is lost, before anything else follows from the new minimum.
+    for isLost in [true, false] {
+      var cluster = try PureCluster()
+      try cluster.joinReplicas(3)
+      let topic = try cluster.makeTopic("t", replicas: 3, settings: ["min.insync.replicas": "3"])
+      try cluster.fence(3)
+      #expect(cluster.partition(topic).eligible == [NodeID(3)])
+      try cluster.setMinimum("2")
+      if isLost {
+        try cluster.fence(2)
+      } else {
+        let shrink = proposal(cluster.partition(topic), cluster, inSync: [1])
+        try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
+      }
+      #expect(cluster.partition(topic).inSync == [NodeID(1)])
+      #expect(
+        cluster.partition(topic).eligible == [NodeID(2)], "the first two committed without it")
+    }
+  }
+
+  @Test func `who is eligible is decided anew when the minimum changes between plan and write`()
+    throws
+  {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3, settings: ["min.insync.replicas": "3"])
+    let shrink = proposal(cluster.partition(topic), cluster, inSync: [1, 2])
+    let proposed = try cluster.state.alterPartition(shrink)
+    #expect(proposed.outcome.minInSyncReplicas == 3)
+    try cluster.run { $0.fence(NodeID(3)) }
+    let reconciled = cluster.state.reconcile()
+    try cluster.setMinimum("2")
+    for transaction in proposed.transactions + reconciled.transactions {
+      let error = thrown { () throws(MemQError) in try cluster.commit(transaction) }
+      #expect(error?.code == .revisionConflict)
+    }
+    try cluster.setMinimum("3")
+    let again = try cluster.run { (state) throws(MemQError) in try state.alterPartition(shrink) }
+    #expect(again.minInSyncReplicas == 3 && again.partition.eligible == [NodeID(3)])
+  }
+
   @Test func `all nodes killed at once come back without an operator, in any order`() throws {
     for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
       var cluster = try PureCluster()
@@ -306,7 +356,7 @@ import Testing
       #expect(cluster.state.nodes[leader]!.value.epoch == NodeEpoch(2))
       let all = proposal(after, cluster, inSync: [1, 2, 3])
       let whole = try cluster.run { (state) throws(MemQError) in try state.alterPartition(all) }
-      #expect(whole.inSync.count == 3)
+      #expect(whole.partition.inSync.count == 3)
     }
   }
 
@@ -378,5 +428,13 @@ import Testing
     let topic = try cluster.makeTopic("t", partitions: 300, replicas: 2)
     try cluster.fence(1)
     #expect(cluster.state.image!.partitions(of: topic.id).allSatisfy { $0.leader == NodeID(2) })
+  }
+}
+
+extension PureCluster {
+  fileprivate mutating func setMinimum(_ count: String) throws(MemQError) {
+    try self.run { (state) throws(MemQError) in
+      try state.alterTopic("t", set: ["min.insync.replicas": count], unset: [], partitionCount: 0)
+    }
   }
 }

@@ -148,6 +148,38 @@ import Testing
     await pool.closeAll(deadline: .seconds(1))
   }
 
+  @Test func `a node that has seen more than there is isn't registered, and nothing is written`()
+    async throws
+  {
+    let metadata = try await TestMetadata.start()
+    _ = try await metadata.silentNode(.replication, uuid: 1)
+    let image = try await metadata.image()
+    func register(_ seen: SeenMetadata) async throws(MemQError) {
+      let _: Memq_V1_RegisterNodeResponse = try await metadata.call(MetadataMethods.registerNode) {
+        $0.nodeUuid = NodeUUID(test: 1).wire
+        $0.service = .replication
+        $0.address = "inprocess:node1"
+        $0.clusterID = image.clusterID.wire
+        $0.seen = seen.wire
+      }
+    }
+    let known = SeenMetadata(image)
+    for change: (inout SeenMetadata) -> Void in [
+      { $0.revision = Revision($0.revision.rawValue + 1) },
+      { $0.incarnation = $0.incarnation.next },
+      { $0.incarnationID = UniqueID(high: 9, low: 9) },
+    ] {
+      var ahead = known
+      change(&ahead)
+      let error = await thrown { try await register(ahead) }
+      #expect(error?.code == .staleImage)
+    }
+    #expect(try await metadata.image() == image)
+    try await register(known)
+    #expect(try await metadata.image().nodes[NodeID(2)]?.epoch == NodeEpoch(2))
+    await metadata.stop()
+  }
+
   @Test func `data of another cluster is refused at once`() async throws {
     let metadata = try await TestMetadata.start()
     let session = ClusterSession(

@@ -109,4 +109,42 @@ private final class RefusingStore: MetadataStore {
     #expect(store.revision == revision)
     await node.drain(deadline: .seconds(5))
   }
+
+  @Test(.timeLimit(.minutes(1)))
+  func `an unclean election waits for who may come back with everything`() async throws {
+    let (store, clock) = (RefusingStore(), TestClock())
+    let node = try await self.start(store, clock)
+    let instance = try node.instance()
+    let controller = try instance.controller
+    var members: [NodeImage] = []
+    for number in UInt64(1)...2 { members.append(try await self.join(controller, number)) }
+    let topic = try await instance.runner.run("create") { (state) throws(MemQError) in
+      try state.createTopic(
+        TopicCreation(
+          id: TopicID(test: 1), name: "t", partitionCount: 1, replicationFactor: 2,
+          settings: ["min.insync.replicas": "1", "unclean.leader.election.enable": "true"],
+          createdAt: .none))
+    }
+    func partition() throws -> PartitionImage {
+      try #require(instance.cell.read { $0.image?.partitions(of: topic.id).first })
+    }
+    let first = try #require(try partition().leader)
+    let other = try #require(members.first { $0.id != first })
+    // The other one is away while the first goes on alone, which then restarts.
+    try await controller.deregister(other.id, other.epoch)
+    #expect(try partition().inSync == [first])
+    _ = try await self.join(controller, other.uuid.value.low)
+    let again = try await self.join(controller, first == members[0].id ? 1 : 2)
+    #expect(again.id == first)
+    #expect(try partition().leader == first && partition().historyEpoch == HistoryEpoch(0))
+    // It leaves for good.
+    try await controller.deregister(first, again.epoch)
+    clock.advance(.milliseconds(9_900))
+    await controller.tick()
+    #expect(try partition().leader == nil)
+    clock.advance(.milliseconds(200))
+    await controller.tick()
+    #expect(try partition().leader == other.id && partition().historyEpoch == HistoryEpoch(1))
+    await node.drain(deadline: .seconds(5))
+  }
 }

@@ -51,16 +51,18 @@ struct EmbeddedBuilder: Sendable {
       return self.finish(kind, try self.metadata(logger), nil)
     }
     let prepared = kind == .replication ? try ReplicationNode.prepare(self.replication()) : nil
+    var membership = ClusterSession.Configuration(
+      service: kind, nodeUUID: prepared?.nodeUUID ?? self.context.entropy.identifier(),
+      address: kind == .ingest ? self.publicAddress : Self.address(kind),
+      adminAddress: self.adminAddress,
+      rack: self.context.configuration.optionalText("rack") ?? "", host: NodeProcess.hostName,
+      volumes: prepared?.volumeIDs ?? [],
+      clusterID: prepared?.clusterID ?? self.folder.clusterID,
+      metadataAddresses: [Self.address(.metadata)])
+    // The node whose data an older copy of metadata would mislead.
+    if kind == .replication { membership.memory = try MetadataMemory(in: self.folder) }
     let session = ClusterSession(
-      ClusterSession.Configuration(
-        service: kind, nodeUUID: prepared?.nodeUUID ?? self.context.entropy.identifier(),
-        address: kind == .ingest ? self.publicAddress : Self.address(kind),
-        adminAddress: self.adminAddress,
-        rack: self.context.configuration.optionalText("rack") ?? "", host: NodeProcess.hostName,
-        volumes: prepared?.volumeIDs ?? [],
-        clusterID: prepared?.clusterID ?? self.folder.clusterID,
-        metadataAddresses: [Self.address(.metadata)]),
-      pool: self.pool, clock: self.context.clock, logger: logger)
+      membership, pool: self.pool, clock: self.context.clock, logger: logger)
     try await session.start(timeout: self.context.configuration.duration("start.timeout"))
     do throws(MemQError) {
       try self.folder.bind(to: session.clusterID)

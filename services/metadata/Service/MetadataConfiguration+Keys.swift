@@ -14,6 +14,10 @@ extension MetadataNode.Configuration {
       "heartbeat.interval", .duration, default: "400ms",
       "How often nodes are told to say that they live; at most half the session timeout."),
     ConfigurationKey(
+      "election.recovery.wait", .duration, default: "10s",
+      "How long after its loss a node that holds all that was committed is waited for before an unclean election, where a topic allows one."
+    ),
+    ConfigurationKey(
       "lease.timeout", .duration, default: "10s",
       "How long an uploader keeps an upload group without renewing its lease."),
     ConfigurationKey(
@@ -42,6 +46,7 @@ extension MetadataNode.Configuration {
     self.init(dataFolder: dataFolder, address: address)
     self.sessionTimeout = loaded.duration("session.timeout")
     self.heartbeatInterval = loaded.duration("heartbeat.interval")
+    self.electionRecoveryWait = loaded.duration("election.recovery.wait")
     self.leaseTimeout = loaded.duration("lease.timeout")
     let interval = loaded.duration("snapshot.interval")
     self.snapshotInterval = interval > .zero ? interval : nil

@@ -34,6 +34,8 @@ public final class MetadataNode: Sendable {
     public var refusalTimeout: Duration = .milliseconds(250)
     /// What every node gets at least when this instance has just started: time to find it again.
     public var startGrace: Duration = .seconds(8)
+    /// Before an unclean election: how long a node that is in sync or eligible is waited for after it was lost.
+    public var electionRecoveryWait: Duration = .seconds(10)
     /// How long an upload lease runs from the request that got it.
     public var leaseTimeout: Duration = .seconds(10)
     /// How often silence is looked for.
@@ -93,6 +95,8 @@ public final class MetadataNode: Sendable {
       try check(
         "restore", self.restore == nil || self.objects != nil,
         "the object store that the snapshots are in has to be named, too (objects)")
+      try check(
+        "election.recovery.wait", self.electionRecoveryWait <= .seconds(3_600), "at most an hour")
       try check("lease.timeout", self.leaseTimeout >= .seconds(1), "at least 1 s")
       try check(
         "upload.group.partitions",

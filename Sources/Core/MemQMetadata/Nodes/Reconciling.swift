@@ -8,10 +8,12 @@ public struct ReconcileSummary: Hashable, Sendable {
   public var elected: [PartitionImage] = []
   /// Partitions whose leader may lack committed records: the loud ones.
   public var unclean: [TopicPartition] = []
+  /// Partitions whose topic allows an unclean election, and that wait for a node that may come back with all that was committed.
+  public var awaiting: [TopicPartition] = []
   public var changed = 0
 }
 
-/// Partitions of one transaction: each needs a condition and a put, its upload group maybe another pair.
+/// Partitions of one transaction: each needs a put and a condition, and another one for its topic; an upload group one pair more.
 private let partitionsPerTransaction = 60
 
 /// Whether a replica can take over, best first.
@@ -26,7 +28,8 @@ private enum Fitness: Int, Comparable {
 //     the leader, and it stays           unchanged  members that live     below the minimum: those that left, too
 //     a member of the ISR                that one   members that live     below the minimum: those that left, too
 //     only an eligible one               that one   it alone              the others of both
-//     none, unclean election allowed     any        it alone              empty; the history epoch rises
+//     none, unclean election allowed,    any        it alone              empty; the history epoch rises
+//     and none of them may come back
 //     none                               none       unchanged             unchanged
 //
 // Each change of the leader raises the leader epoch, each change the partition epoch.
@@ -35,21 +38,44 @@ extension MetadataState {
   /// (the last ones stay), a leader that is gone or drains is replaced by an in-sync replica, else by an eligible one (KIP-966),
   /// else, where the topic allows it, by any, at the price of a new history epoch. A damaged one leads where nobody else can: what
   /// is whole of it can be read. Asked again it changes nothing more.
-  public func reconcile() -> Plan<ReconcileSummary> {
+  ///
+  /// - Parameters:
+  ///   - since: a `settlementRevision` whose consequences are drawn: what did not change after it is left out. `.zero`: nothing is.
+  ///   - mayReturn: whether a node that does not live may yet come back: nobody is elected uncleanly while one that is in sync or
+  ///     eligible may. When that changes, everything is to be looked at.
+  public func reconcile(
+    since: Revision = .zero, mayReturn: (NodeID) -> Bool = { _ in false }
+  ) -> Plan<ReconcileSummary> {
     var summary = ReconcileSummary()
     // What replicas that begin anew on another volume add to it. Made when the first one does.
     var claims: VolumeClaims?
     var changes: [(old: Versioned<PartitionImage>, new: PartitionImage)] = []
-    for partition in self.partitions.values {
-      guard let topic = self.topics[partition.value.id.topic]?.value,
-        let next = self.reconciled(partition.value, topic.settings, &claims)
-      else { continue }
+    for partition in self.unsettledPartitions(since: since) {
+      guard let topic = self.topics[partition.value.id.topic]?.value else { continue }
+      var settings = topic.settings
+      if settings.uncleanLeaderElection, self.awaitsReturn(partition.value, mayReturn) {
+        settings.uncleanLeaderElection = false
+        summary.awaiting.append(partition.value.id)
+      }
+      guard let next = self.reconciled(partition.value, settings, &claims) else { continue }
       changes.append((partition, next))
       if next.leader != partition.value.leader { summary.elected.append(next) }
       if next.historyEpoch != partition.value.historyEpoch { summary.unclean.append(next.id) }
     }
     summary.changed = changes.count
     return Plan(self.transactions(changes), outcome: summary)
+  }
+
+  /// Nobody can lead who has all that was committed, and somebody who does may come back.
+  private func awaitsReturn(
+    _ partition: PartitionImage, _ mayReturn: (NodeID) -> Bool
+  ) -> Bool {
+    let members = partition.inSync + partition.eligible
+    return self.best(of: members.filter { !partition.isDamaged($0) }, partition) == nil
+      && members.contains { node in
+        !(self.nodes[node]?.value.state.isLive ?? true) && !partition.isDamaged(node)
+          && mayReturn(node)
+      }
   }
 
   private func transactions(
@@ -65,6 +91,7 @@ extension MetadataState {
         continue
       }
       current.replace(.partition(change.new.id), change.old, with: change.new)
+      self.requireSettings(of: change.new.id.topic, in: &current)
       if current.operations.count == partitionsPerTransaction || index == changes.count - 1 {
         transactions.append(current)
         current = Transaction()
@@ -84,10 +111,16 @@ extension MetadataState {
     for partition in partitions.prefix(partitionsPerTransaction) {
       transaction.replace(
         .partition(partition.id), self.partitions[partition.id], with: partition)
+      self.requireSettings(of: partition.id.topic, in: &transaction)
       record?.positions[partition.id]?.historyEpoch = partition.historyEpoch
     }
     if let record { transaction.replace(.uploadGroup(id), group, with: record) }
     return transaction
+  }
+
+  /// Who is eligible rests on the topic's minimum: whoever changes that meanwhile has the plan made anew.
+  func requireSettings(of id: TopicID, in transaction: inout Transaction) {
+    transaction.require(.revision(.topic(id), self.topics[id]?.revision ?? .zero))
   }
 
   /// Nil: nothing to change.
@@ -95,6 +128,10 @@ extension MetadataState {
     _ partition: PartitionImage, _ settings: TopicSettings, _ claims: inout VolumeClaims?
   ) -> PartitionImage? {
     var next = partition
+    // First, so that nobody stays eligible for an ISR that was large enough meanwhile.
+    if !self.weaknesses.contains(.keepEligible) {
+      next.dropEligible(minInSync: settings.minInSyncReplicas)
+    }
     let sound = partition.inSync.filter {
       self.fitness($0, partition) != nil && !partition.isDamaged($0)
     }
@@ -105,12 +142,6 @@ extension MetadataState {
     }
     // What it held when it left the ISR it holds no more.
     next.eligible.removeAll { partition.isDamaged($0) }
-    // The topic's minimum was lowered: the ISR alone may commit now, so others can be behind it.
-    if next.inSync.count >= settings.minInSyncReplicas,
-      !self.weaknesses.contains(.keepEligible)
-    {
-      next.eligible = []
-    }
     let isCompleted = next.completeReassignment(minInSync: settings.minInSyncReplicas)
     self.elect(&next, settings)
     self.replaceLostVolumes(&next, settings.claimBytes, &claims)
@@ -229,11 +260,17 @@ extension PartitionImage {
   /// Sets the ISR, and with it who else is eligible: those that leave while the ISR is below its minimum hold all that was
   /// committed, because the high watermark stands still then.
   mutating func setInSync(_ nodes: [NodeID], minInSync: Int, keepsEligible: Bool = false) {
+    if !keepsEligible { self.dropEligible(minInSync: minInSync) }
     let left = self.inSync.filter { !nodes.contains($0) }
     self.inSync = nodes
-    self.eligible =
-      nodes.count >= minInSync && !keepsEligible
-      ? [] : unique(self.eligible + left).filter { !nodes.contains($0) }
+    self.eligible = unique(self.eligible + left).filter { !nodes.contains($0) }
+    if !keepsEligible { self.dropEligible(minInSync: minInSync) }
+  }
+
+  /// While the ISR alone may commit, whoever is outside of it can be behind. It became large enough by a new member, or because the
+  /// topic's minimum was lowered: then this comes before anything that makes it smaller.
+  mutating func dropEligible(minInSync: Int) {
+    if self.inSync.count >= minInSync { self.eligible = [] }
   }
 }
 

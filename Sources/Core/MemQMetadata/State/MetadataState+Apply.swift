@@ -159,7 +159,7 @@ extension MetadataState {
     guard try update(&self.nodes, id, change) else { return }
     // A record that is only claimed is written again as it was.
     guard self.nodes[id]?.value != before else { return }
-    self.unsettle(change)
+    self.unsettled.changed(at: change.revision)
     self.image?.nodes[id] = self.nodes[id]?.value
     touched.node(id)
   }
@@ -171,7 +171,7 @@ extension MetadataState {
     let before = self.topics[id]?.value.partitionCount ?? 0
     guard try update(&self.topics, id, change) else { return }
     self.topicsRevision = max(self.topicsRevision, change.revision)
-    if self.topics[id] != nil { self.unsettle(change) }
+    if self.topics[id] != nil { self.unsettled.changed(id, at: change.revision) }
     touched.topic(id)
     guard let topic = self.topics[id]?.value else {
       self.image?.remove(id)
@@ -200,7 +200,7 @@ extension MetadataState {
     if let partition = self.partitions[id]?.value {
       var isMoved = true
       if let before { isMoved = !partition.isPlacedAndLed(as: before) }
-      if isMoved { self.unsettle(change) }
+      if isMoved { self.unsettled.changed(id, at: change.revision) }
       if self.show(partition) { touched.partition(id) }
     } else {
       self.image?.partitions[id] = nil
@@ -214,10 +214,6 @@ extension MetadataState {
       let count = (self.replicaCounts[replica.volume] ?? 0) - 1
       self.replicaCounts[replica.volume] = count > 0 ? count : nil
     }
-  }
-
-  private mutating func unsettle(_ change: StoreChange) {
-    self.settlementRevision = max(self.settlementRevision, change.revision)
   }
 
   /// Puts a partition into the image when its topic counts it; with the uploaded offset of its group.

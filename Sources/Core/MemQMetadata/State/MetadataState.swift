@@ -41,7 +41,9 @@ public struct MetadataState: Sendable {
   public internal(set) var topicsRevision = Revision.zero
   /// Of the last change of what `reconcile` rests on: nodes, topics' settings, and partitions but for where their logs begin. While it
   /// stands, reconciling changes nothing that it has not changed before.
-  public internal(set) var settlementRevision = Revision.zero
+  public var settlementRevision: Revision { self.unsettled.latest }
+  /// What `reconcile` has to look at.
+  var unsettled = UnsettledChanges()
   /// Of the last change applied.
   public internal(set) var revision = Revision.zero
 

@@ -38,6 +38,13 @@ public struct InSyncProposal: Hashable, Sendable {
   var inSync: [NodeID] { self.members.map(\.node) }
 }
 
+/// A leader's ISR, as it was taken over.
+public struct AlteredPartition: Hashable, Sendable {
+  public var partition: PartitionImage
+  /// The `min.insync.replicas` that decided who stays eligible. The leader commits with no smaller ISR until its image is as new.
+  public var minInSyncReplicas: Int
+}
+
 extension MetadataState {
   /// Takes over a leader's ISR, if the leader and what it knows are current. The partition epoch rises even when the ISR is the
   /// one that stands: an earlier proposal of the leader that is still on its way must not be accepted after this answer.
@@ -47,7 +54,7 @@ extension MetadataState {
   ///   new member that does not live, is about to leave or is damaged.
   public func alterPartition(
     _ proposal: InSyncProposal
-  ) throws(MemQError) -> Plan<PartitionImage> {
+  ) throws(MemQError) -> Plan<AlteredPartition> {
     let known = try self.partition(proposal.partition)
     let partition = known.value
     let topic = try self.topic(proposal.partition.topic).value
@@ -67,8 +74,13 @@ extension MetadataState {
       keepsEligible: self.weaknesses.contains(.keepEligible))
     next.epoch = partition.epoch.next
     let added = proposal.inSync.filter { !partition.inSync.contains($0) }
-    return self.replacing(
-      known, next, while: self.weaknesses.contains(.joinUnconditionally) ? [] : added)
+    let plan = self.replacing(
+      known, next, while: self.weaknesses.contains(.joinUnconditionally) ? [] : added,
+      minInSync: true)
+    return Plan(
+      plan.transactions,
+      outcome: AlteredPartition(
+        partition: plan.outcome, minInSyncReplicas: topic.settings.minInSyncReplicas))
   }
 
   /// Whether the node, in this life and with this leader epoch, leads the partition.
@@ -194,11 +206,13 @@ extension MetadataState {
   ///   what the plan rests on, and nothing of the partition shows it.
   /// - Parameter claimed: nodes that get a replica. Their records are written again as they are: a node that leaves at the same time is
   ///   forgotten only while no partition names it, and whichever comes second is asked anew.
+  /// - Parameter minInSync: whether the plan rests on the topic's minimum.
   func replacing(
     _ known: Versioned<PartitionImage>, _ next: PartitionImage, while unchanged: [NodeID] = [],
-    claiming claimed: [NodeID] = []
+    claiming claimed: [NodeID] = [], minInSync: Bool = false
   ) -> Plan<PartitionImage> {
     var transaction = Transaction()
+    if minInSync { self.requireSettings(of: next.id.topic, in: &transaction) }
     for node in claimed {
       guard let record = self.nodes[node] else { continue }
       transaction.replace(.node(node), record, with: record.value)

@@ -19,7 +19,7 @@ public struct ReplicaWish: Hashable, Sendable {
 //     state      event                                       state      replicas                     leader epoch
 //     at rest    wish with new nodes                         growing    target, then those to go     same
 //     at rest    wish for another order                      at rest    in that order                same
-//     at rest    wish for another volume of a member's node  at rest    that one, empty              rises if it led
+//     at rest    wish for another volume of a member's node  at rest    that one, empty              rises
 //     growing    all added in the ISR, ISR within the
 //                target ≥ min.insync.replicas                at rest    target                       rises
 //     growing    cancel, some of the original in the ISR     at rest    original                     rises
@@ -51,7 +51,7 @@ extension MetadataState {
     }
     guard target != partition.replicas else { return Plan(outcome: self.shown(partition)) }
     var next = partition
-    try self.moveVolumes(&next, to: target, topic, subject)
+    let isMoved = try self.moveVolumes(&next, to: target, topic, subject)
     let reassignment = PartitionReassignment(target: target, original: next.replicas)
     if reassignment.adding.isEmpty {
       next.replicas = target
@@ -60,9 +60,10 @@ extension MetadataState {
       next.replicas =
         target + next.replicas.filter { reassignment.removing.contains($0.node) }
     }
-    if next.leader != partition.leader { next.leaderEpoch = partition.leaderEpoch.next }
+    // A leader that hears of a move late, or of two that end where they began, must not count what was said of the earlier log.
+    if isMoved { next.leaderEpoch = partition.leaderEpoch.next }
     next.epoch = partition.epoch.next
-    return self.replacing(known, next, claiming: reassignment.adding)
+    return self.replacing(known, next, claiming: reassignment.adding, minInSync: true)
   }
 
   /// Goes back to the replicas from before a change that is under way.
@@ -88,7 +89,7 @@ extension MetadataState {
     self.elect(&next, settings)
     next.leaderEpoch = known.value.leaderEpoch.next
     next.epoch = known.value.epoch.next
-    return self.replacing(known, next)
+    return self.replacing(known, next, minInSync: true)
   }
 
   private func target(
@@ -156,14 +157,16 @@ extension MetadataState {
   }
 
   /// Replicas that go to another volume of their node: what they hold stops counting at once, so enough others must be in sync.
+  ///
+  /// - Returns: whether there are such.
   private func moveVolumes(
     _ partition: inout PartitionImage, to target: [ReplicaID], _ topic: TopicImage,
     _ subject: String
-  ) throws(MemQError) {
+  ) throws(MemQError) -> Bool {
     let moved = target.filter { wanted in
       partition.replicas.contains { $0.node == wanted.node && $0 != wanted }
     }
-    guard !moved.isEmpty else { return }
+    guard !moved.isEmpty else { return false }
     let nodes = moved.map(\.node)
     let staying = partition.inSync.filter { !nodes.contains($0) }
     let isCounted = nodes.contains {
@@ -180,9 +183,10 @@ extension MetadataState {
       guard let old = partition.replicas.first(where: { $0.node == replica.node }) else { continue }
       partition.replace(old, with: replica)
     }
-    guard isCounted else { return }
+    guard isCounted else { return true }
     partition.setInSync(staying, minInSync: wanted)
     self.elect(&partition, topic.settings)
+    return true
   }
 }
 
@@ -220,6 +224,7 @@ extension PartitionImage {
     func stays(_ node: NodeID) -> Bool { replicas.contains { $0.node == node } }
     let inSync = self.inSync.filter(stays)
     guard !inSync.isEmpty else { return false }
+    self.dropEligible(minInSync: minInSync)
     self.replicas = replicas
     self.inSync = inSync
     // Those in the ELR hold all that was committed, whoever else goes: the high watermark stood still since they left.

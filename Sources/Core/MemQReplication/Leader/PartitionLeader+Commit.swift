@@ -51,19 +51,24 @@ extension PartitionLeader {
     into effects: inout [ReplicationEffect]
   ) {
     precondition(assignment.leaderEpoch == self.epoch, "another epoch is another leader")
-    self.minISR = assignment.minISR
+    // One from before an answer may name a minimum from before it, too.
+    self.minISR =
+      assignment.partitionEpoch >= self.isr.partitionEpoch
+      ? assignment.minISR : Swift.max(self.minISR, assignment.minISR)
     self.updateMembers(assignment.replicas, at: now, into: &effects)
     self.commit(assignment.isr, assignment.partitionEpoch, at: now)
     self.advanceHighWatermark(into: &effects)
     self.proposeIfNeeded(at: now, into: &effects)
   }
 
+  /// False when `epoch` is not news.
+  @discardableResult
   private mutating func commit(
     _ isr: [ReplicaID], _ epoch: PartitionEpoch, at now: MonotonicInstant
-  ) {
+  ) -> Bool {
     let before = self.isr.committed
     guard self.isr.commit(isr, epoch, evenOld: self.weaknesses.contains(.takeOldISR)) else {
-      return
+      return false
     }
     for at in self.followers.indices {
       let replica = self.followers[at].member.id
@@ -71,6 +76,7 @@ extension PartitionLeader {
         self.followers[at].left(at: now, self.configuration)
       }
     }
+    return true
   }
 
   /// A node epoch rises with each life of a node; what the earlier life said no longer counts.
@@ -106,7 +112,10 @@ extension PartitionLeader {
     guard proposal.leaderEpoch == self.epoch else { return }
     let number = proposal.number
     switch answer {
-    case .accepted(let epoch, let isr): self.commit(isr, epoch, at: now)
+    case .accepted(let epoch, let isr, let minISR):
+      // The image may not show yet that the minimum was raised. Who left by this answer is eligible by metadata's minimum: with a
+      // lower one something would be committed without it.
+      if self.commit(isr, epoch, at: now) { self.minISR = Swift.max(self.minISR, minISR) }
     case .refused: self.isr.refused(number, at: now, pause: self.configuration.proposalPause)
     case .unknown: self.isr.unanswered(number, at: now, pause: self.configuration.proposalPause)
     }

@@ -21,7 +21,7 @@ extension ClusterSession {
       } catch {
         let left = deadline - self.clock.monotonic
         switch error.code {
-        case .wrongCluster, .limitReached, .invalidArgument, .cancelled: throw error
+        case .wrongCluster, .limitReached, .invalidArgument, .staleImage, .cancelled: throw error
         default: break
         }
         guard left > .zero, !Task.isCancelled else {
@@ -47,6 +47,7 @@ extension ClusterSession {
       $0.volumes = volumes.map(\.wire)
       $0.host = configuration.host
       if let cluster = self.knownClusterID { $0.clusterID = cluster.wire }
+      if let seen = self.seen { $0.seen = seen.wire }
     }
     let address = self.controllerAddress
     let answer: Memq_V1_RegisterNodeResponse
@@ -271,11 +272,12 @@ extension ClusterSession {
         var assembly = ImageAssembly()
         while let update = try await updates.next() {
           guard update.full || assembly.isUnfinished else {
-            self.cell.set(try Self.changed(self.cell.image, update))
+            await self.take(try Self.changed(self.cell.image, update))
             continue
           }
           guard let whole = try assembly.take(update) else { continue }
-          self.cell.set(try Self.replaced(self.cell.image, whole))
+          try self.seen?.check(SeenMetadata(whole))
+          await self.take(try Self.replaced(self.cell.image, whole))
         }
       }
       if self.configuration.metadataAddresses.count > 1 {
@@ -287,6 +289,14 @@ extension ClusterSession {
       defer { tasks.cancelAll() }
       try await tasks.next()
     }
+  }
+
+  /// What was seen is remembered before anybody acts on it.
+  private func take(_ image: ClusterImage) async {
+    await self.remember { memory throws(MemQError) in
+      try await memory.saw(SeenMetadata(image), at: self.clock.monotonic)
+    }
+    self.cell.set(image)
   }
 
   /// The image after a change.
@@ -304,7 +314,7 @@ extension ClusterSession {
 
   /// A whole image in the place of the one that is known.
   ///
-  /// - Throws: `.staleImage` for an older one than `known`; `.wrongCluster` for another cluster's.
+  /// - Throws: `.wrongCluster` for another cluster's.
   static func replaced(
     _ known: ClusterImage?, _ next: ClusterImage
   ) throws(MemQError) -> ClusterImage {
@@ -313,15 +323,6 @@ extension ClusterSession {
       throw MemQError(
         .wrongCluster, "metadata belongs to cluster \(next.clusterID), this node to another",
         subject: "\(image.clusterID)")
-    }
-    let isOlder =
-      next.incarnation == image.incarnation
-      ? next.incarnationID != image.incarnationID || next.revision < image.revision
-      : next.incarnation < image.incarnation
-    guard !isOlder else {
-      throw MemQError(
-        .staleImage, "metadata answers with an older image than this node has seen",
-        limit: image.revision.rawValue, actual: next.revision.rawValue)
     }
     return next
   }

@@ -30,6 +30,8 @@ public final class ClusterSession: Sendable {
     public var clusterID: ClusterID?
     /// Tried in turn.
     public var metadataAddresses: [String]
+    /// What the node has seen of metadata before, and keeps; nil: a node without lasting state.
+    public var memory: MetadataMemory?
     /// One registration.
     public var callTimeout: Duration = .seconds(5)
     /// One goodbye: a node that stops has little time, and the cluster notices its silence anyway.
@@ -111,7 +113,8 @@ public final class ClusterSession: Sendable {
 
   /// Registers and loads the image, trying for at most `timeout`.
   ///
-  /// - Throws: `.wrongCluster` and `.limitReached` at once; `.unavailable` when no metadata instance answered in time.
+  /// - Throws: `.wrongCluster`, `.limitReached` and `.staleImage` (metadata is older than what the node has seen of it) at once;
+  ///   `.unavailable` when no metadata instance answered in time.
   public func start(timeout: Duration) async throws(MemQError) {
     let deadline = self.clock.monotonic + timeout
     try await self.registerFirst(until: deadline)
@@ -136,6 +139,27 @@ public final class ClusterSession: Sendable {
   public func stop() async {
     await self.endTasks()
     await self.deregister()
+    await self.remember { memory throws(MemQError) in
+      try await memory.write(at: self.clock.monotonic)
+    }
+  }
+
+  /// Nothing the node does waits for it in vain: without what it has seen it is only easier to mislead.
+  func remember(
+    _ body: (MetadataMemory) async throws(MemQError) -> Void
+  ) async {
+    guard let memory = self.configuration.memory else { return }
+    do throws(MemQError) {
+      try await body(memory)
+    } catch {
+      self.logger.warning(
+        "What was seen of metadata could not be kept", metadata: ["error": "\(error)"])
+    }
+  }
+
+  /// How far metadata was seen, in this process or before.
+  var seen: SeenMetadata? {
+    self.cell.image.map { SeenMetadata($0) } ?? self.configuration.memory?.seen
   }
 
   private func endTasks() async {

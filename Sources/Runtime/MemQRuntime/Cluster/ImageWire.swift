@@ -308,3 +308,21 @@ extension ClusterImage {
     }
   }
 }
+
+extension SeenMetadata {
+  public var wire: Memq_V1_SeenMetadata {
+    .with {
+      $0.incarnation = self.incarnation.rawValue
+      $0.incarnationID = self.incarnationID.wire
+      $0.revision = self.revision.rawValue
+    }
+  }
+
+  /// - Throws: `.invalidArgument`.
+  public init(_ wire: Memq_V1_SeenMetadata) throws(MemQError) {
+    self.init(
+      incarnation: Incarnation(wire.incarnation),
+      incarnationID: try UniqueID(wire: wire.incarnationID, "incarnation_id"),
+      revision: Revision(wire.revision))
+  }
+}

@@ -138,14 +138,15 @@ public final class NodeProcess: ProcessBody {
   ) async throws(MemQError) -> ClusterSession? {
     guard self.service != .metadata else { return nil }
     let configuration = self.context.configuration
+    var membership = ClusterSession.Configuration(
+      service: self.service, nodeUUID: identity.uuid, address: address,
+      adminAddress: admin.address.description, rack: configuration.optionalText("rack") ?? "",
+      host: Self.hostName, volumes: identity.volumes,
+      clusterID: identity.clusterID ?? folder?.clusterID,
+      metadataAddresses: configuration.addresses("metadata"))
+    if let folder { membership.memory = try MetadataMemory(in: folder) }
     let session = ClusterSession(
-      ClusterSession.Configuration(
-        service: self.service, nodeUUID: identity.uuid, address: address,
-        adminAddress: admin.address.description, rack: configuration.optionalText("rack") ?? "",
-        host: Self.hostName, volumes: identity.volumes,
-        clusterID: identity.clusterID ?? folder?.clusterID,
-        metadataAddresses: configuration.addresses("metadata")),
-      pool: pool, clock: self.context.clock, logger: self.context.logger)
+      membership, pool: pool, clock: self.context.clock, logger: self.context.logger)
     self.running.withLock { $0.session = session }
     try await session.start(timeout: configuration.duration("start.timeout"))
     try folder?.bind(to: session.clusterID)

@@ -23,10 +23,17 @@ actor Controller {
   /// Nodes whose heartbeats broke off without a goodbye, and that were not heard since.
   private var brokenOff: SortedMap<NodeID, NodeEpoch> = [:]
   private let refusesConnections: MetadataNode.RefusesConnections
+  /// Nodes that do not live, since when: one that may come back is waited for before an unclean election.
+  private var lostSince: SortedMap<NodeID, MonotonicInstant> = [:]
+  /// When an unclean election that waits is looked at again.
+  private var recoveryUntil: MonotonicInstant?
   private var isTicking = false
   /// The state's `settlementRevision` whose consequences are drawn. A settling that broke off is made up for by the next tick, and
   /// so is one of a change whose outcome was not known and that came to be later.
   private var settled = Revision.zero
+  /// Two at once would take turns in refusing each other's writes; a node with tens of thousands of replicas needs hundreds of them.
+  private var isSettling = false
+  private var settlingWaiters: [CheckedContinuation<Void, Never>] = []
   /// Raised when there is something to clear away.
   let remains = Signal()
   /// Sessions of group members: as those of nodes, they are the controller's alone.
@@ -58,13 +65,24 @@ actor Controller {
   func begin() async throws(MemQError) {
     let wall = self.clock.wall
     try await self.runner.run("bury-orphans") { $0.buryOrphans(at: wall) }
+    // Nobody knows for how long they have been away.
+    self.awaitEverybody()
     try await self.settle()
     self.giveEverybodyTime()
     await self.groups.begin()
   }
 
+  private func awaitEverybody() {
+    let now = self.clock.monotonic
+    let lost = self.runner.cell.read { state in
+      state.nodes.values.filter { !$0.value.state.isLive }.map(\.value.id)
+    }
+    for id in lost { self.lostSince[id] = now }
+  }
+
   /// As no node could be heard until now.
   func giveEverybodyTime() {
+    self.awaitEverybody()
     let now = self.clock.monotonic
     let configuration = self.configuration
     let (live, fenced, held) = self.runner.cell.read { state in
@@ -89,7 +107,10 @@ actor Controller {
     let earlier = try await self.runner.run("fence-predecessors") {
       $0.fencePredecessors(of: registration)
     }
-    for id in earlier { self.nodes.forget(id) }
+    for id in earlier {
+      self.nodes.forget(id)
+      self.lostSince[id] = self.clock.monotonic
+    }
     if !earlier.isEmpty { try await self.settle() }
     let node = try await self.runner.run("register-node") { (state) throws(MemQError) in
       try state.register(registration)
@@ -123,6 +144,7 @@ actor Controller {
   private func heard(_ id: NodeID) {
     self.heardNodes.insert(id)
     self.fencedSince[id] = nil
+    self.lostSince[id] = nil
     self.brokenOff[id] = nil
     self.nodes.heard(id, at: self.clock.monotonic, timeout: self.configuration.sessionTimeout)
   }
@@ -140,6 +162,7 @@ actor Controller {
       try state.deregister(id, epoch)
     }
     self.nodes.forget(id)
+    self.lostSince[id] = self.clock.monotonic
     self.heardNodes.remove(id)
     self.brokenOff[id] = nil
     self.logger.info("Node left", metadata: ["node.id": "\(id)"])
@@ -212,10 +235,23 @@ actor Controller {
 
   // MARK: Consequences
 
-  /// Partitions and leases of nodes that are gone pass on.
+  /// Partitions and leases of nodes that are gone pass on. One at a time; who comes meanwhile waits, and does what is left.
   func settle() async throws(MemQError) {
+    let asked = self.runner.cell.read { $0.settlementRevision }
+    while self.isSettling {
+      await withCheckedContinuation { self.settlingWaiters.append($0) }
+    }
+    guard self.settled < asked || self.isRecoveryOver else { return }
+    self.isSettling = true
+    defer {
+      self.isSettling = false
+      let waiters = self.settlingWaiters
+      self.settlingWaiters = []
+      for waiter in waiters { waiter.resume() }
+    }
     let through = self.runner.cell.read { $0.settlementRevision }
-    try await self.reconcile()
+    // What waits is not among the changes.
+    try await self.reconcile(since: self.recoveryUntil == nil ? self.settled : .zero)
     while try await self.runner.run(
       "release-leases",
       { state in
@@ -227,9 +263,20 @@ actor Controller {
   }
 
   /// Until nothing changes any more.
-  private func reconcile() async throws(MemQError) {
+  private func reconcile(since: Revision) async throws(MemQError) {
     while true {
-      let summary = try await self.runner.run("reconcile") { $0.reconcile() }
+      let now = self.clock.monotonic
+      let wait = self.configuration.electionRecoveryWait
+      let lost = self.lostSince.filter { now - $0.1 < wait }
+      self.lostSince = [:]
+      for (id, since) in lost { self.lostSince[id] = since }
+      let returning = Set(lost.map(\.0))
+      let summary = try await self.runner.run("reconcile") { state in
+        state.reconcile(since: since) { returning.contains($0) }
+      }
+      if since == .zero || !summary.awaiting.isEmpty {
+        self.noteAwaiting(summary.awaiting, until: lost.map(\.1).min().map { $0 + wait })
+      }
       guard summary.changed > 0 else { return }
       self.metrics.elections.increment(by: summary.elected.count)
       self.metrics.uncleanElections.increment(by: summary.unclean.count)
@@ -253,6 +300,27 @@ actor Controller {
           metadata: ["partition": "\(partition)"])
       }
     }
+  }
+
+  /// Who was waited for before an unclean election has been away for long enough.
+  private var isRecoveryOver: Bool {
+    self.recoveryUntil.map { self.clock.monotonic >= $0 } ?? false
+  }
+
+  private func noteAwaiting(_ partitions: [TopicPartition], until time: MonotonicInstant?) {
+    guard !partitions.isEmpty else {
+      self.recoveryUntil = nil
+      return
+    }
+    if self.recoveryUntil == nil {
+      self.logger.warning(
+        "Unclean elections wait for replicas that may come back with all that was committed",
+        metadata: [
+          "partitions": "\(partitions.count)", "first": "\(partitions[0])",
+          "wait.ms": "\(self.configuration.electionRecoveryWait.milliseconds)",
+        ])
+    }
+    self.recoveryUntil = time
   }
 
   // MARK: Leases
@@ -287,7 +355,10 @@ actor Controller {
       self.logger.warning("Could not act on silence", metadata: ["error": "\(error)"])
     }
     // Even when not all could be fenced: those that were may be leaders.
-    guard self.runner.cell.read({ $0.settlementRevision }) > self.settled else { return }
+    // Silence is looked for while much is being settled, too.
+    guard !self.isSettling,
+      self.isRecoveryOver || self.runner.cell.read({ $0.settlementRevision }) > self.settled
+    else { return }
     do {
       try await self.settle()
     } catch {
@@ -317,6 +388,7 @@ actor Controller {
     self.heardNodes.remove(id)
     self.brokenOff[id] = nil
     self.fencedSince[id] = self.clock.monotonic
+    self.lostSince[id] = self.clock.monotonic
   }
 
   /// Who broke off and refuses connections is not there any more: nobody needs to wait for its silence.

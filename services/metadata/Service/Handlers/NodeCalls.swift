@@ -66,7 +66,12 @@ extension MetadataNode {
       volumes: volumes,
       clusterID: request.clusterID.isEmpty
         ? nil : try ClusterID(wire: request.clusterID, "cluster_id"))
-    let node = try await instance.controller.register(registration)
+    let controller = try instance.controller
+    if request.hasSeen {
+      try await self.check(
+        try SeenMetadata(request.seen), of: registration.clusterID, instance)
+    }
+    let node = try await controller.register(registration)
     guard let cluster = instance.cell.read({ $0.cluster?.value }) else {
       throw MemQError(.unavailable, "metadata is not loaded yet")
     }
@@ -78,6 +83,22 @@ extension MetadataNode {
       $0.incarnationID = cluster.incarnationID.wire
       $0.heartbeatIntervalMs = Int32(self.configuration.heartbeatInterval.milliseconds)
     }
+  }
+
+  /// Before anything is written: each registration makes an older copy's revision higher.
+  ///
+  /// - Throws: `.staleImage` when a node has seen more than there is here.
+  private func check(
+    _ seen: SeenMetadata, of cluster: ClusterID?, _ instance: MetadataInstance
+  ) async throws(MemQError) {
+    if seen.incarnation.rawValue == instance.incarnation {
+      // It may have seen it on an instance that was faster.
+      await instance.cell.applied(seen.revision, atMost: .seconds(1))
+    }
+    guard let image = instance.cell.read({ $0.image }),
+      cluster == nil || cluster == image.clusterID
+    else { return }
+    try seen.check(SeenMetadata(image))
   }
 
   private func reportVolumes(

@@ -45,8 +45,9 @@ extension MetadataNode {
       }
     }
     router.handle(MetadataMethods.alterPartition) { request, _ in
-      .with { [partition = try await self.alterPartition(request)] in
-        $0.partition = partition.wire
+      .with { [altered = try await self.alterPartition(request)] in
+        $0.partition = altered.partition.wire
+        $0.minInsyncReplicas = Int32(altered.minInSyncReplicas)
       }
     }
     router.handle(MetadataMethods.raiseLogStarts) { request, _ in
@@ -194,7 +195,7 @@ extension MetadataNode {
 
   private func alterPartition(
     _ request: Memq_V1_AlterPartitionRequest
-  ) async throws(MemQError) -> PartitionImage {
+  ) async throws(MemQError) -> AlteredPartition {
     guard request.isr.count == request.isrNodeEpochs.count else {
       throw MemQError(
         .invalidArgument, "each member of the ISR comes with its node epoch",
@@ -207,9 +208,10 @@ extension MetadataNode {
       partitionEpoch: PartitionEpoch(request.partitionEpoch),
       members: zip(request.isr, request.isrNodeEpochs).map { .init(NodeID($0), NodeEpoch($1)) })
     let instance = try self.instance()
-    let partition = try await instance.runner.run("alter-partition") { (state) throws(MemQError) in
+    let altered = try await instance.runner.run("alter-partition") { (state) throws(MemQError) in
       try state.alterPartition(proposal)
     }
+    let partition = altered.partition
     // A leader that drains waits for somebody to take over, a change of replicas for those that are added.
     let isAwaited = instance.cell.read {
       $0.nodes[proposal.node]?.value.state == .draining
@@ -229,7 +231,7 @@ extension MetadataNode {
         "partition": "\(partition.id)", "isr": "\(partition.inSync)",
         "partition.epoch": "\(partition.epoch)",
       ])
-    return partition
+    return altered
   }
 
   private func transferLeadership(

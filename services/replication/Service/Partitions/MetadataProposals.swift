@@ -84,7 +84,8 @@ struct ClusterProposals: MetadataProposals {
         completion(
           .accepted(
             PartitionEpoch(answer.partition.partitionEpoch),
-            isr: replicas.filter { isr.contains($0.node.rawValue) }.sorted()))
+            isr: replicas.filter { isr.contains($0.node.rawValue) }.sorted(),
+            minISR: Int(answer.minInsyncReplicas)))
       } catch {
         completion(Self.isDefinite(error.code) ? .refused : .unknown)
       }

@@ -186,6 +186,38 @@ public nonisolated struct Memq_V1_RegisterNodeRequest: Sendable {
   /// Host name, for people.
   public var host: String = String()
 
+  /// How far it has seen the cluster's metadata, in this life or an earlier one; absent: not at all. Metadata that is older refuses.
+  public var seen: Memq_V1_SeenMetadata {
+    get {_seen ?? Memq_V1_SeenMetadata()}
+    set {_seen = newValue}
+  }
+  /// Returns true if `seen` has been explicitly set.
+  public var hasSeen: Bool {self._seen != nil}
+  /// Clears the value of `seen`. Subsequent reads from it will return its default value.
+  public mutating func clearSeen() {self._seen = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _seen: Memq_V1_SeenMetadata? = nil
+}
+
+/// How far somebody has seen a cluster's metadata.
+public nonisolated struct Memq_V1_SeenMetadata: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The incarnation's number.
+  public var incarnation: Int64 = 0
+
+  /// The incarnation's UUID, 16 bytes.
+  public var incarnationID: Data = Data()
+
+  /// The image's revision.
+  public var revision: Int64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -846,6 +878,10 @@ public nonisolated struct Memq_V1_AlterPartitionResponse: Sendable {
   public var hasPartition: Bool {self._partition != nil}
   /// Clears the value of `partition`. Subsequent reads from it will return its default value.
   public mutating func clearPartition() {self._partition = nil}
+
+  /// The topic's min.insync.replicas, by which it was decided who stays eligible: the leader commits with no smaller ISR until its image
+  /// shows this partition epoch.
+  public var minInsyncReplicas: Int32 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2452,7 +2488,7 @@ nonisolated extension Memq_V1_UploadState: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".RegisterNodeRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_uuid\0\u{1}service\0\u{1}address\0\u{3}admin_address\0\u{1}rack\0\u{1}pid\0\u{1}volumes\0\u{3}cluster_id\0\u{1}host\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_uuid\0\u{1}service\0\u{1}address\0\u{3}admin_address\0\u{1}rack\0\u{1}pid\0\u{1}volumes\0\u{3}cluster_id\0\u{1}host\0\u{1}seen\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2469,12 +2505,17 @@ nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftP
       case 7: try { try decoder.decodeRepeatedMessageField(value: &self.volumes) }()
       case 8: try { try decoder.decodeSingularBytesField(value: &self.clusterID) }()
       case 9: try { try decoder.decodeSingularStringField(value: &self.host) }()
+      case 10: try { try decoder.decodeSingularMessageField(value: &self._seen) }()
       default: break
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.nodeUuid.isEmpty {
       try visitor.visitSingularBytesField(value: self.nodeUuid, fieldNumber: 1)
     }
@@ -2502,6 +2543,9 @@ nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftP
     if !self.host.isEmpty {
       try visitor.visitSingularStringField(value: self.host, fieldNumber: 9)
     }
+    try { if let v = self._seen {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2515,6 +2559,47 @@ nonisolated extension Memq_V1_RegisterNodeRequest: SwiftProtobuf.Message, SwiftP
     if lhs.volumes != rhs.volumes {return false}
     if lhs.clusterID != rhs.clusterID {return false}
     if lhs.host != rhs.host {return false}
+    if lhs._seen != rhs._seen {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_SeenMetadata: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".SeenMetadata"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{3}incarnation_id\0\u{1}revision\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.incarnation) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self.incarnationID) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.revision) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.incarnation != 0 {
+      try visitor.visitSingularInt64Field(value: self.incarnation, fieldNumber: 1)
+    }
+    if !self.incarnationID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.incarnationID, fieldNumber: 2)
+    }
+    if self.revision != 0 {
+      try visitor.visitSingularInt64Field(value: self.revision, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_SeenMetadata, rhs: Memq_V1_SeenMetadata) -> Bool {
+    if lhs.incarnation != rhs.incarnation {return false}
+    if lhs.incarnationID != rhs.incarnationID {return false}
+    if lhs.revision != rhs.revision {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3703,7 +3788,7 @@ nonisolated extension Memq_V1_AlterPartitionRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Memq_V1_AlterPartitionResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".AlterPartitionResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{3}min_insync_replicas\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3712,6 +3797,7 @@ nonisolated extension Memq_V1_AlterPartitionResponse: SwiftProtobuf.Message, Swi
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._partition) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.minInsyncReplicas) }()
       default: break
       }
     }
@@ -3725,11 +3811,15 @@ nonisolated extension Memq_V1_AlterPartitionResponse: SwiftProtobuf.Message, Swi
     try { if let v = self._partition {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
+    if self.minInsyncReplicas != 0 {
+      try visitor.visitSingularInt32Field(value: self.minInsyncReplicas, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_AlterPartitionResponse, rhs: Memq_V1_AlterPartitionResponse) -> Bool {
     if lhs._partition != rhs._partition {return false}
+    if lhs.minInsyncReplicas != rhs.minInsyncReplicas {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
