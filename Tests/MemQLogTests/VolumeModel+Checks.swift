@@ -101,16 +101,17 @@ extension VolumeModel {
 
   /// Snapshot and the batches after it give every producer batch, none twice.
   private static func checkProducers(_ version: Version, _ found: RecoveredPartition) throws {
-    // What was uploaded and left the disk counts too: a restart must not forget who wrote it.
-    let start = max(found.producerSnapshotEnd, found.logStart)
-    let expected = version.batches.map(\.summary).filter {
+    // What was uploaded, or deleted, and left the disk counts too: a restart must not forget who wrote it.
+    let start = found.producerSnapshot == nil ? .zero : found.producerSnapshotEnd
+    let expected = (version.deleted + version.batches.map(\.summary)).filter {
       $0.producerID.rawValue >= 0 && $0.endOffset > start
     }
     let actual = found.batchesAfterSnapshot.filter { $0.endOffset > start }
     guard expected == actual else {
       throw ModelViolation(
         description:
-          "\(found.partition): producer batches \(actual.count), expected \(expected.count)")
+          "\(found.partition), \(found.logStart)..<\(found.end): producer batches at "
+          + "\(actual.map(\.baseOffset)), expected \(expected.map(\.baseOffset)) above \(start)")
     }
     if let snapshot = found.producerSnapshot {
       let text = "producers below \(found.producerSnapshotEnd)"

@@ -19,6 +19,8 @@ struct VolumeModel {
     var epochs: [EpochStart] = []
     /// Every batch below the end, oldest first, with its bytes.
     var batches: [SyntheticBatch] = []
+    /// Those below the log start that have a producer.
+    var deleted: [BatchSummary] = []
   }
 
   struct Partition {
@@ -345,7 +347,10 @@ struct VolumeModel {
     self.change(partition, request) { version in
       version.logStart = start
       version.end = max(version.end, start)
-      version.batches.removeAll { $0.summary.endOffset <= start }
+      let kept = version.batches.firstIndex { $0.summary.endOffset > start }
+      let gone = version.batches[..<(kept ?? version.batches.count)].map(\.summary)
+      version.deleted += gone.filter { $0.producerID.rawValue >= 0 }
+      version.batches.removeFirst(gone.count)
       let keep = version.epochs.lastIndex { $0.start < start } ?? 0
       version.epochs.removeFirst(keep)
     }

@@ -111,10 +111,12 @@ extension Recovery {
     }
     var end = hot.first { $0.hasRecords }?.baseOffset ?? log.laid.end
     var kept: [SegmentSpan] = []
-    let releasedBelow = max(log.laid.logStart, log.uploadedOffset)
+    let (logStart, known) = (log.laid.logStart, log.snapshotPlace?.end ?? .zero)
+    let releasedBelow = max(logStart, log.uploadedOffset)
     for span in cold.reversed() {
+      // A log that was emptied by a log start above its end goes on there: what it lacks in between never was.
       guard
-        span.endOffset == end
+        span.endOffset == end || span.endOffset <= logStart
           || (span.endOffset >= releasedBelow && span.endOffset < end
             && mayBeLost(span.endOffset..<end))
       else { break }
@@ -122,7 +124,6 @@ extension Recovery {
       kept.append(span)
     }
     // Below the log start only what no snapshot has the producers of.
-    let (logStart, known) = (log.laid.logStart, log.snapshotPlace?.end ?? .zero)
     while let first = kept.last, first.endOffset <= logStart, first.producersEnd ?? .zero <= known {
       kept.removeLast()
     }

@@ -268,6 +268,7 @@ extension World {
       self.nodes[node].pausedUntil = 0
       self.nodes[node].quietUntil = 0
       self.nodes[node].diskMax = 1_000_000
+      self.nodes[node].volume.makeLarge()
       try self.setRoom(node, nil)
       self.nodes[node].volume.heal()
       if self.nodes[node].isVolumeFailed { self.crash(node, for: 0) }

@@ -86,14 +86,18 @@ final class SimNode {
   var checked: [Int]
 
   /// - Parameter isOrdered: messages don't overtake each other; else much on its way at once is only torn up and sent anew.
-  init(number: Int, partitions: Int, seed: UInt64, isOrdered: Bool, mutation: Mutation?) {
+  init(
+    number: Int, partitions: Int, seed: UInt64, isOrdered: Bool, options: SimulationOptions
+  ) {
     self.number = number
     var random = Randomness(seed: seed, stream: 100 + UInt64(number))
     self.window = Int64(random.pick([5, 20, 40, isOrdered ? 200 : 10]))
     self.clockRate = Int64(random.pick([1_000, 1_000, 990, 1_010, 900, 1_100]))
     self.heartbeatTicks = random.pick([1, 2, 2, 8])
     self.random = random
-    self.volume = SimVolume(node: number, partitions: partitions, mutation: mutation)
+    self.volume = SimVolume(
+      node: number, partitions: partitions, mutation: options.mutation,
+      slotsMax: options.diskSegments)
     self.replicas = Array(repeating: nil, count: partitions)
     self.pushers = Array(repeating: [], count: partitions)
     self.checked = Array(repeating: 0, count: partitions)

@@ -22,6 +22,10 @@ struct SimVolume {
     private(set) var batches: [Batch] = []
     var epochs: [EpochStart] = []
     private(set) var end: Offset
+    /// Where it was opened: what came before never was here.
+    private(set) var opened: Offset
+    /// The batches since that it let go of, uploaded or deleted: not always those that were committed, where it has yet to be cut.
+    private(set) var released: [BatchSummary] = []
     /// Where its first batch begins.
     var first: Offset { self.batches.isEmpty ? self.end : self.batches[0].summary.baseOffset }
 
@@ -29,12 +33,13 @@ struct SimVolume {
     init(start: Offset = .zero, first: Offset? = nil) {
       self.start = start
       self.end = first ?? start
+      self.opened = self.end
     }
 
     mutating func setStart(_ start: Offset) {
       self.start = Swift.max(self.start, start)
       self.letGo(below: start)
-      self.end = Swift.max(self.end, start)
+      if self.end < start { (self.end, self.opened, self.released) = (start, start, []) }
       let kept = self.epochs.lastIndex { $0.start < start } ?? 0
       self.epochs.removeFirst(kept)
     }
@@ -42,7 +47,15 @@ struct SimVolume {
     mutating func letGo(below offset: Offset) {
       var gone = 0
       while gone < self.batches.count, self.batches[gone].summary.endOffset <= offset { gone += 1 }
+      self.released += self.batches[..<gone].map(\.summary)
       self.batches.removeFirst(gone)
+    }
+
+    /// What a log of the same records that was found on the disk has let go of.
+    mutating func setReleased(of log: Log) {
+      self.opened = log.opened
+      let before = log.released + log.batches.map(\.summary)
+      self.released = Array(before.prefix { $0.endOffset <= self.first })
     }
 
     mutating func append(_ batch: Batch) {
@@ -73,8 +86,8 @@ struct SimVolume {
 
   private let countsFailedWrites: Bool
   private static let segmentBytes: Int64 = 64 << 10
-  /// Segment files that a disk has room for.
-  private static let slotsMax = 20_000
+  /// Segment files that a disk has room for that never gets full by itself.
+  private static let slotsPlenty = 20_000
 
   private var disk: SimulatedVolume
   private(set) var current: [Log]
@@ -92,16 +105,21 @@ struct SimVolume {
   private(set) var damagedFrom: [Offset?]
   /// A bit was flipped on the disk: reads may meet it.
   private var isCorrupted = false
-  /// The file system has no room for another segment file.
-  private var isShort = false
+  /// Segment files that this disk has room for.
+  private var slotsMax: Int
+  /// The file system has no room for another segment file, or may soon have none.
+  private var isShort: Bool
 
-  init(node: Int, partitions: Int, mutation: Mutation?) {
+  /// - Parameter slotsMax: segment files that the disk has room for; nil: as many as it wants.
+  init(node: Int, partitions: Int, mutation: Mutation?, slotsMax: Int?) {
+    self.slotsMax = slotsMax ?? Self.slotsPlenty
+    self.isShort = slotsMax != nil
     let cluster = ClusterID(UniqueID(high: 7, low: 7))
     self.disk = SimulatedVolume(
       identity: VolumeIdentity(
         cluster: cluster, volume: World.volume(node),
         segmentBytes: Self.segmentBytes),
-      slotsMax: Self.slotsMax)
+      slotsMax: self.slotsMax)
     self.countsFailedWrites = mutation?.countsFailedWrites ?? false
     self.disk.salvage = .isolate
     self.disk.configuration.mutations = mutation?.log ?? []
@@ -184,26 +202,43 @@ struct SimVolume {
   mutating func setRoom(
     _ room: Int?, at now: MonotonicInstant, wall: Timestamp
   ) throws(Shadow.Broken) {
-    self.isShort = room != nil
-    self.disk.slotsMax = room.map { self.disk.disk.slots.count + $0 } ?? Self.slotsMax
+    self.isShort = room != nil || self.slotsMax < Self.slotsPlenty
+    self.disk.slotsMax = Swift.min(
+      room.map { self.disk.disk.slots.count + $0 } ?? .max, self.slotsMax)
     guard self.disk.isOpen else { return }
     self.disk.handle(.room(availableBytes: self.disk.availableBytes), at: now, wall: wall)
     try self.giveHeld(at: now, wall: wall)
   }
 
-  /// Flips a bit of a batch that was durable long ago, of the frame around it or of its bytes.
+  /// From now on the disk has room for as many segment files as it wants. `setRoom` tells the volume.
+  mutating func makeLarge() { self.slotsMax = Self.slotsPlenty }
+
+  /// Flips a bit of a batch that was durable long ago, of the frame around it or of its bytes, once the power or the process is gone.
   mutating func corrupt(_ partition: Int, _ random: inout Randomness) {
     let batches = self.durable[partition].batches
     guard batches.count > 50 else { return }
     let batch = batches[random.number(0..<(batches.count - 40))]
     let bytes = Self.bytes(of: batch).bytes
+    let mark = self.disk.disk.durableMark(of: self.disk.identity.volume)
     for slot in self.disk.disk.slots {
-      guard let place = Self.place(of: bytes, in: self.disk.disk.bytes(of: slot)) else { continue }
+      guard let place = Self.place(of: bytes, in: self.disk.disk.bytes(of: slot)),
+        self.isOwed(Int64(place), of: slot, mark)
+      else { continue }
       let first = Swift.max(0, place - 40)
       self.disk.disk.flip(
         bit: random.number(0..<8), at: random.number(first..<(place + bytes.count)), of: slot)
       self.isCorrupted = true
     }
+  }
+
+  /// Whether recovery has to notice what is wrong there. At or above the last durable mark that is on the disk a damaged group is
+  /// taken for a torn one, and the log ends before it (docs/formats/volume.md, Recovery, 4.): a whole replica that was filled anew just now
+  /// may stand there.
+  private mutating func isOwed(_ position: Int64, of slot: SegmentSlot, _ mark: LogPlace) -> Bool {
+    guard let header = try? SegmentInspector.header(slot, from: &self.disk.disk),
+      header.kind == .hot
+    else { return true }
+    return LogPlace(header.sequence, position) < mark
   }
 
   private static func place(of bytes: [UInt8], in file: [UInt8]) -> Int? {
@@ -349,15 +384,16 @@ struct SimVolume {
       self.recovered[number] = found.first { $0.partition == id }
       self.isHeld[number] = self.recovered[number] != nil
       self.damagedFrom[number] = nil
-      let log = try self.contents(number)
+      var log = try self.contents(number)
       // It must not be served, nor voted with; that is no loss while others hold it.
       if self.damagedFrom[number] != nil { continue }
-      guard self.isLegal(log, number) else {
+      guard let state = self.legalState(log, number) else {
         throw Shadow.Broken(
           rule: "a volume lost or made up records",
           detail:
             "partition \(number): recovered to \(log.end), durable to \(self.durable[number].end)")
       }
+      log.setReleased(of: state)
       self.durable[number] = log
     }
     self.current = self.durable
@@ -398,15 +434,15 @@ struct SimVolume {
     return Batch(summary: read.summary, values: values)
   }
 
-  /// Whether a recovered log is the durable one after none, some or all of the writes that followed.
-  private func isLegal(_ log: Log, _ number: Int) -> Bool {
+  /// What a recovered log is: the durable one after none, some or all of the writes that followed. Nil: it is none of these.
+  private func legalState(_ log: Log, _ number: Int) -> Log? {
     var state = self.durable[number]
-    if Self.isSame(state, log) { return true }
+    if Self.isSame(state, log) { return state }
     for queued in self.queue where queued.partition == number {
       Self.apply(queued.write, to: &state)
-      if Self.isSame(state, log) { return true }
+      if Self.isSame(state, log) { return state }
     }
-    return false
+    return nil
   }
 
   private static func isSame(_ a: Log, _ b: Log) -> Bool {

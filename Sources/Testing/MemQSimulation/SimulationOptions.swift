@@ -17,6 +17,8 @@ public struct SimulationOptions: Sendable {
   public var clients: [Int]?
   /// What the network refrains from.
   public var calm: [Disturbance] = []
+  /// Segment files that each disk has room for until all heals; nil: as many as it wants.
+  public var diskSegments: Int?
 
   public init() {}
 }

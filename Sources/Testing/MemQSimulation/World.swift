@@ -99,7 +99,7 @@ final class World {
     let isOrdered = !self.network.reorders
     self.nodes = (0..<shape.nodes).map {
       SimNode(
-        number: $0, partitions: count, seed: seed, isOrdered: isOrdered, mutation: options.mutation)
+        number: $0, partitions: count, seed: seed, isOrdered: isOrdered, options: options)
     }
     self.clients = (0..<shape.clientCount).map {
       Self.client($0, partitions: count, seed: seed, options)

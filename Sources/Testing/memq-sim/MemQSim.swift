@@ -71,6 +71,9 @@ struct RunOptions: ParsableArguments {
   @Option(help: "A kind of fault that doesn't happen; may stand several times.")
   var without: [Fault.Kind] = []
 
+  @Option(help: "Segment files of 64 KiB that each disk has room for until all heals, at least 8.")
+  var diskSegments: Int?
+
   var simulation: SimulationOptions {
     var options = SimulationOptions()
     options.mutation = self.mutation
@@ -79,12 +82,16 @@ struct RunOptions: ParsableArguments {
     options.clients = self.clients?.numbers
     options.calm = self.calm
     options.without = self.without
+    options.diskSegments = self.diskSegments
     return options
   }
 
   func validate() throws {
     guard (1...3_600).contains(self.faultSeconds) else {
       throw ValidationError("--fault-seconds is 1 to 3600, not \(self.faultSeconds)")
+    }
+    guard (8...20_000).contains(self.diskSegments ?? 8) else {
+      throw ValidationError("--disk-segments is 8 to 20000")
     }
   }
 }

@@ -126,6 +126,7 @@ struct Shrink: ParsableCommand {
     if let clients = options.clients { words.append("--clients \(NumberList.text(clients))") }
     for disturbance in options.calm { words.append("--calm \(disturbance.rawValue)") }
     for kind in options.without { words.append("--without \(kind.rawValue)") }
+    if let segments = options.diskSegments { words.append("--disk-segments \(segments)") }
     return words.joined(separator: " ")
   }
 }
