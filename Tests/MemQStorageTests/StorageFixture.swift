@@ -171,6 +171,12 @@ final class FaultyDisk: VolumeDisk {
     /// The file system claims to have room.
     var statesRoom = false
     var readsFail = false
+    /// What opening and reading a segment file fail with, once it is open anew.
+    var openError: Int32?
+    var readError: Int32?
+    /// Opens and reads that failed by them.
+    var opensFailed = 0
+    var readsFailed = 0
     var syncs = 0
     /// Syncs wait until it is false.
     var holdsSyncs = false
@@ -205,7 +211,12 @@ final class FaultyDisk: VolumeDisk {
   func slots() throws(FileError) -> [SegmentSlot] { try self.folder.slots() }
 
   func file(_ slot: SegmentSlot) throws(FileError) -> any SegmentFile {
-    FaultyFile(slot: slot, file: try self.folder.file(slot), faults: self.faults)
+    let error = self.faults.withLock { faults in
+      if faults.openError != nil { faults.opensFailed += 1 }
+      return faults.openError
+    }
+    if let error { throw FileError(.open, path: "segment \(slot)", number: error) }
+    return FaultyFile(slot: slot, file: try self.folder.file(slot), faults: self.faults)
   }
 
   func allocate(_ slot: SegmentSlot, byteCount: Int64) throws(FileError) {
@@ -281,6 +292,13 @@ final class FaultyFile: SegmentFile {
   {
     guard !self.faults.withLock({ $0.readsFail }) else {
       throw FileError(.read, path: "segment", number: EIO)
+    }
+    let error = self.faults.withLock { faults in
+      if faults.readError != nil { faults.readsFailed += 1 }
+      return faults.readError
+    }
+    if let error {
+      throw FileError(.read, path: "segment", number: error)
     }
     return try self.file.read(into: bytes, at: position)
   }

@@ -97,6 +97,8 @@ public struct SegmentCarrier: Sendable {
   private var footerBytes = 0
   private var damage: [(partition: TopicPartition, error: MemQError, from: Offset?)] = []
   private var damaged: [LogReference] = []
+  /// Nothing more is copied of these: damaged ones, and those that could not be read for want of something else.
+  private var stopped: [LogReference] = []
   private var bytesCarried: Int64 = 0
 
   public init(_ plan: CarryPlan) {
@@ -105,7 +107,7 @@ public struct SegmentCarrier: Sendable {
     self.runs = plan.pieces.map(\.runs)
   }
 
-  /// The next step. What can't be read or does not verify ends its partition's part and is in the result.
+  /// The next step. What the source can't read for now (`.resourceExhausted`) ends its partition's part. What can't be read or does not verify ends its partition's part and is in the result.
   public mutating func next(from source: inout some SegmentSource) -> Step {
     if !self.hasBegun {
       self.loadRuns(&source)
@@ -121,7 +123,7 @@ public struct SegmentCarrier: Sendable {
           moved.span.moveToFooter()
           return moved
         }, damage: self.damage, damaged: self.damaged,
-        isComplete: self.damaged.isEmpty && (!self.isFull || self.plan.isPart),
+        isComplete: self.stopped.isEmpty && (!self.isFull || self.plan.isPart),
         bytesCarried: self.bytesCarried))
   }
 
@@ -141,12 +143,22 @@ public struct SegmentCarrier: Sendable {
     for piece in self.plan.pieces {
       guard let place = piece.footer, !loaded.contains(piece.segment) else { continue }
       loaded.append(piece.segment)
-      let (footer, isRead) = self.footer(of: piece, place, &source)
+      let footer: Footer?
+      var failure: MemQError?
+      do throws(MemQError) {
+        footer = try self.footer(of: piece, place, &source)
+      } catch {
+        (footer, failure) = (nil, error)
+      }
       for (index, wanted) in self.plan.pieces.enumerated() where wanted.segment == piece.segment {
         guard let footer else {
-          self.stop(
-            wanted, .corrupt(LogPlace(wanted.segment, place.position), "a footer is damaged"),
-            from: isRead ? nil : wanted.from)
+          if let failure, Self.isTransient(failure) {
+            self.stopped.append(wanted.log)
+          } else {
+            self.stop(
+              wanted, .corrupt(LogPlace(wanted.segment, place.position), "a footer is damaged"),
+              from: failure == nil ? nil : wanted.from)
+          }
           continue
         }
         self.runs[index] = RunEntry.select(
@@ -157,23 +169,24 @@ public struct SegmentCarrier: Sendable {
 
   private func footer(
     of piece: CarryPlan.Piece, _ place: FooterPlace, _ source: inout some SegmentSource
-  ) -> (footer: Footer?, isRead: Bool) {
+  ) throws(MemQError) -> Footer? {
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: place.byteCount, alignment: 16)
     defer { bytes.deallocate() }
-    do throws(MemQError) {
-      try source.read(piece.slot, at: place.position, into: bytes)
-    } catch {
-      return (nil, false)
-    }
-    let footer = SealedSegment.footer(
+    try source.read(piece.slot, at: place.position, into: bytes)
+    return SealedSegment.footer(
       in: UnsafeRawBufferPointer(bytes), at: place,
       seal: HeaderSeal(volume: self.seal.volume, segment: piece.segment))
-    return (footer, true)
+  }
+
+  /// The source is fine and could not be asked: no damage, and the next plan may find it.
+  private static func isTransient(_ error: MemQError) -> Bool {
+    error.code == .resourceExhausted
   }
 
   private mutating func stop(_ piece: CarryPlan.Piece, _ error: MemQError, from: Offset?) {
     guard !self.damaged.contains(piece.log) else { return }
     self.damaged.append(piece.log)
+    self.stopped.append(piece.log)
     self.damage.append((piece.partition, error, from))
   }
 
@@ -202,7 +215,7 @@ public struct SegmentCarrier: Sendable {
   private mutating func nextRun() -> (CarryPlan.Piece, RunEntry)? {
     while self.piece < self.plan.pieces.count {
       let piece = self.plan.pieces[self.piece]
-      if self.run < self.runs[self.piece].count, !self.damaged.contains(piece.log) {
+      if self.run < self.runs[self.piece].count, !self.stopped.contains(piece.log) {
         return (piece, self.runs[self.piece][self.run])
       }
       self.piece += 1
@@ -230,6 +243,10 @@ public struct SegmentCarrier: Sendable {
     do throws(MemQError) {
       try source.read(piece.slot, at: run.position, into: bytes)
     } catch {
+      guard !Self.isTransient(error) else {
+        self.stopped.append(piece.log)
+        return 0
+      }
       self.stop(
         piece,
         .corrupt(

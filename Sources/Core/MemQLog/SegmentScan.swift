@@ -8,7 +8,7 @@ public protocol SegmentSource {
   var slots: [SegmentSlot] { get }
   /// Fills `bytes` from the file at `position`.
   ///
-  /// - Throws: `.volumeFailed` when the disk can't give them.
+  /// - Throws: `.volumeFailed` when the disk can't give them; `.resourceExhausted` when the disk could not be asked for now.
   mutating func read(
     _ slot: SegmentSlot, at position: Int64, into bytes: UnsafeMutableRawBufferPointer
   ) throws(MemQError)

@@ -194,6 +194,9 @@ struct SegmentReader: Sendable {
       throw MemQError(
         .logCorrupt, "the segment file ends early", subject: place, limit: Int64(count),
         actual: Int64(got))
+    case .failure(let error) where error.isTransient:
+      throw MemQError(
+        .resourceExhausted, "the segment can't be read for now (\(error))", subject: place)
     case .failure(let error):
       throw MemQError(
         .logCorrupt, "the disk can't read it (\(error)); repair this replica from another one",

@@ -49,12 +49,12 @@ final class VolumeCleaner: Sendable {
       switch carrier.next(from: &source) {
       case .write(let parts):
         do throws(FileError) {
-          let file = try engine.files.file(plan.slot)
-          for (position, bytes) in parts {
-            try file.write(bytes, at: position)
-            byteCount += bytes.count
+          try engine.patiently { () throws(FileError) in
+            let file = try engine.files.file(plan.slot)
+            for (position, bytes) in parts { try file.write(bytes, at: position) }
+            try file.syncData()
           }
-          try file.syncData()
+          for part in parts { byteCount += part.bytes.count }
         } catch {
           return engine.send(.diskFailed(error.memqError(.volumeFailed)))
         }

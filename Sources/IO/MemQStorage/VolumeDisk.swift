@@ -150,9 +150,23 @@ final class SegmentFiles: Sendable {
   private struct State {
     var files: [SegmentSlot: any SegmentFile] = [:]
     var order: [SegmentSlot] = []
-    /// The open files of the lanes but the first, which is that of writes.
+    /// The open files of the slot that was written last: the first is that of writes, and each sync goes by one. They stay open
+    /// however many files are read.
     var lanes: [any SegmentFile] = []
     var laneSlot: SegmentSlot?
+
+    /// A file of its own, not kept here. Where the process has no descriptor left, those that were kept for reads are given up.
+    mutating func open(
+      _ slot: SegmentSlot, on disk: any VolumeDisk
+    ) throws(FileError) -> any SegmentFile {
+      do throws(FileError) {
+        return try disk.file(slot)
+      } catch {
+        guard error.isTransient, !self.files.isEmpty else { throw error }
+        (self.files, self.order) = ([:], [])
+        return try disk.file(slot)
+      }
+    }
   }
 
   /// 256 of the usual limit of 1,024 descriptors.
@@ -172,7 +186,7 @@ final class SegmentFiles: Sendable {
         }
         return file
       }
-      let file = try disk.file(slot)
+      let file = try state.open(slot, on: disk)
       state.files[slot] = file
       state.order.append(slot)
       if state.order.count > Self.openMax { state.files[state.order.removeFirst()] = nil }
@@ -180,19 +194,21 @@ final class SegmentFiles: Sendable {
     }
   }
 
-  /// Opens the files that the slot's syncs go by, where they are not.
-  func openLanes(_ slot: SegmentSlot) throws(FileError) {
-    guard self.state.withLock({ $0.laneSlot }) != slot else { return }
-    var lanes: [any SegmentFile] = []
-    for _ in 1..<SyncLanes.count { lanes.append(try self.disk.file(slot)) }
-    self.state.withLock { [lanes] state in (state.lanes, state.laneSlot) = (lanes, slot) }
+  /// The open file that the slot's groups are written by. Opens all that its syncs go by, where they are not.
+  func writer(_ slot: SegmentSlot) throws(FileError) -> any SegmentFile {
+    let disk = self.disk
+    return try self.state.withLock { (state) throws(FileError) in
+      if state.laneSlot == slot { return state.lanes[0] }
+      var lanes: [any SegmentFile] = []
+      for _ in 0..<SyncLanes.count { lanes.append(try state.open(slot, on: disk)) }
+      (state.lanes, state.laneSlot) = (lanes, slot)
+      return lanes[0]
+    }
   }
 
   /// The open file of a lane of the slot that was written last.
   func file(_ slot: SegmentSlot, lane: Int) throws(FileError) -> any SegmentFile {
-    let file = self.state.withLock {
-      lane > 0 && $0.laneSlot == slot ? $0.lanes[lane - 1] : nil
-    }
+    let file = self.state.withLock { $0.laneSlot == slot ? $0.lanes[lane] : nil }
     // The log has gone on to the next segment: another sync has made everything here durable.
     guard let file else { return try self.file(slot) }
     return file
@@ -213,7 +229,7 @@ struct DiskSource: SegmentSource {
       let count = try self.files.file(slot).read(into: bytes, at: position)
       guard count < bytes.count else { return }
     } catch {
-      throw error.memqError(.volumeFailed)
+      throw error.memqError(error.isTransient ? .resourceExhausted : .volumeFailed)
     }
     throw MemQError(
       .logCorrupt,

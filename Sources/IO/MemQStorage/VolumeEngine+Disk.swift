@@ -43,10 +43,10 @@ extension VolumeEngine {
 
   private func write(_ group: GroupWrite, _ batches: [StoredBatch]) {
     do throws(FileError) {
-      let file = try self.files.file(group.slot)
-      // Open before what they are to tell of.
-      try self.files.openLanes(group.slot)
-      try GatheredWrite.run(group, batches, into: file)
+      try self.patiently { () throws(FileError) in
+        // All open before what they are to tell of.
+        try GatheredWrite.run(group, batches, into: try self.files.writer(group.slot))
+      }
       self.metrics.written(group.byteCount)
       self.updateThenTake {
         $0.core.handle(.written(group.number), at: $1, wall: $2, into: &$0.effects)
@@ -61,7 +61,9 @@ extension VolumeEngine {
     self.reading.syncsUnderWay.wrappingAdd(1, ordering: .relaxed)
     defer { self.reading.syncsUnderWay.wrappingSubtract(1, ordering: .relaxed) }
     do throws(FileError) {
-      try self.files.file(slot, lane: lane).syncData()
+      try self.patiently { () throws(FileError) in
+        try self.files.file(slot, lane: lane).syncData()
+      }
     } catch {
       return self.fail(error)
     }
@@ -76,6 +78,33 @@ extension VolumeEngine {
     }
   }
 
+  /// Writes or syncs once the file can be opened. A process that is out of descriptors says nothing of its disk: what is to be written
+  /// waits, for at most `openPatience`. A write or a sync that fails is not tried again.
+  func patiently(_ body: () throws(FileError) -> Void) throws(FileError) {
+    let end = self.clock.monotonic + Self.openPatience
+    var isLogged = false
+    while true {
+      do throws(FileError) {
+        return try body()
+      } catch {
+        guard error.isTransient, self.clock.monotonic < end,
+          !self.monitor.withLock({ $0.isAbandoned })
+        else { throw error }
+        if !isLogged {
+          self.logger.error(
+            "A segment file can't be opened for now; the log waits",
+            metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
+        }
+        isLogged = true
+      }
+      usleep(Self.openPauseMicroseconds)
+    }
+  }
+
+  /// A process that has no descriptor for so long is of no use as a leader: the volume is given up then.
+  private static let openPatience: Duration = .seconds(60)
+  private static let openPauseMicroseconds: UInt32 = 5_000
+
   private func fail(_ error: FileError) {
     self.send(.diskFailed(error.memqError(.volumeFailed)))
   }
@@ -86,8 +115,8 @@ extension VolumeEngine {
       try self.disk.allocate(slot, byteCount: self.identity.segmentBytes)
       isMade = true
     } catch {
-      // Time helps against a full disk alone.
-      guard error.number == ENOSPC || error.number == EDQUOT else { return self.fail(error) }
+      // Time helps against nothing else.
+      guard error.isNoSpace || error.isTransient else { return self.fail(error) }
       self.logger.warning(
         "No segment file could be made",
         metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
@@ -113,9 +142,11 @@ extension VolumeEngine {
 
   private func retire(_ slot: SegmentSlot, _ block: [UInt8]) {
     do throws(FileError) {
-      let file = try self.files.file(slot)
-      try file.write(block, at: 0)
-      try file.syncData()
+      try self.patiently { () throws(FileError) in
+        let file = try self.files.file(slot)
+        try file.write(block, at: 0)
+        try file.syncData()
+      }
       self.send(.retired(slot))
     } catch {
       self.fail(error)

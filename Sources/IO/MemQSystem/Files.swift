@@ -25,6 +25,15 @@ public struct FileError: Error, Hashable, Sendable, CustomStringConvertible {
   public var isNoSpace: Bool { self.number == ENOSPC || self.number == EDQUOT }
   /// The device failed, not the call.
   public var isUnreadable: Bool { self.number == EIO }
+  /// The process or the machine is out of descriptors or memory, or was interrupted: it says nothing of the device, and the same call may
+  /// work in a moment. Never of a write or a sync: what the disk has after one that failed is unknown.
+  public var isTransient: Bool {
+    switch self.operation {
+    case .write, .sync: false
+    case .open, .read, .allocate, .rename, .remove, .list, .lock, .status, .makeFolder:
+      [EMFILE, ENFILE, ENOMEM, EINTR, EAGAIN].contains(self.number)
+    }
+  }
   public var isNotFound: Bool { self.number == ENOENT }
   public var alreadyExists: Bool { self.number == EEXIST }
   /// Another process holds the lock.
