@@ -7,6 +7,7 @@ A share of the seeds in CI; all by command:
 
 import os
 import random
+import re
 import subprocess
 import time
 
@@ -23,6 +24,7 @@ class Writer:
 
     def __init__(self, volume, acknowledged, *options):
         self.volume, self.acknowledged = volume, acknowledged
+        self.begun = self.size()
         self.process = subprocess.Popen(
             [STRESS, "write", volume, acknowledged, "--segment-kib", "1024", *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -40,31 +42,49 @@ class Writer:
 
         wait_until("it acknowledges", is_more, pause=0.01)
 
+    def wait_for_cold(self):
+        """Until the volume has a cold segment for good."""
+
+        def is_cold():
+            assert self.process.poll() is None, self.process.stdout.read().decode()
+            lines = self.acknowledged.read_bytes()[self.begun :].split(b"\n")[:-1]
+            noted = [line for line in lines if line.startswith(b"cold ")]
+            return noted and noted[-1] != b"cold 0"
+
+        wait_until("there is a cold segment", is_cold, pause=0.01)
+
     def kill(self):
         self.process.kill()
         self.process.wait(PATIENCE)
 
 
-def verify(volume, acknowledged):
-    done = subprocess.run([STRESS, "verify", volume, acknowledged], capture_output=True, text=True)
+def verify(volume, acknowledged, *options):
+    """Everything acknowledged is there. Returns how many cold segments the volume had as it was found."""
+    done = subprocess.run([STRESS, "verify", volume, acknowledged, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all there" in done.stdout
+    return int(re.search(r"(\d+) cold segments", done.stdout)[1])
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_what_was_acknowledged_survives_kills_in_a_row(folder, seed):
     choose = random.Random(seed)
     volume, acknowledged = folder / "volume", folder / "acknowledged"
-    options = ["--keep"] if choose.random() < 0.3 else []
-    if seed % 2:
-        options.append("--direct")
+    # Every other one with a cleaner at work.
+    kept = ["--clean"] if seed % 4 in (1, 2) else ["--keep"] if choose.random() < 0.6 else []
+    options = kept + (["--direct"] if seed % 2 else [])
+    colds = []
     for _ in range(3):
-        writer = Writer(volume, acknowledged, "--partitions", str(choose.choice([1, 8, 40])), *options)
+        partitions = choose.choice([8, 40] if "--clean" in kept else [1, 8, 40])
+        writer = Writer(volume, acknowledged, "--partitions", str(partitions), *options)
         writer.wait_for_more(20)
-        # Anywhere: in a group, between groups, while a segment is sealed.
+        if "--clean" in kept:
+            writer.wait_for_cold()
+        # Anywhere: in a group, between groups, while a segment is sealed, while one is made cold.
         time.sleep(choose.uniform(0, 0.4))
         writer.kill()
-        verify(volume, acknowledged)
+        colds.append(verify(volume, acknowledged, *kept))
+    assert all(colds) if "--clean" in kept else not any(colds), colds
 
 
 @pytest.mark.parametrize("options", [[], ["--direct"]], ids=["cached", "direct"])
@@ -73,10 +93,12 @@ def test_a_volume_survives_power_cuts_in_a_row(folder, file_system, options):
     choose = random.Random(file_system)
     disk = Disk(folder, "1G", file_system)
     volume, acknowledged = disk.mount_point / "volume", folder / "acknowledged"
+    colds = []
     try:
         for _ in range(4):
-            writer = Writer(volume, acknowledged, *options)
+            writer = Writer(volume, acknowledged, "--clean", *options)
             writer.wait_for_more(50)
+            writer.wait_for_cold()
             time.sleep(choose.uniform(0, 0.5))
             # What was acknowledged before the cut counts: the process outlives its disk for a moment.
             before = acknowledged.read_bytes()
@@ -85,6 +107,7 @@ def test_a_volume_survives_power_cuts_in_a_row(folder, file_system, options):
             acknowledged.write_bytes(before[: before.rfind(b"\n") + 1])
             disk.unmount()
             disk.mount()
-            verify(volume, acknowledged)
+            colds.append(verify(volume, acknowledged, "--clean"))
+        assert all(colds), colds
     finally:
         disk.close()

@@ -36,6 +36,10 @@ enum StressBatch {
     configuration.segmentBytes = options.segmentBytes
     configuration.groupBytesMax = 1 << 20
     configuration.tailCacheBytes = 1 << 20
+    if options.cleans {
+      configuration.capacityBytes = 16 * options.segmentBytes
+      configuration.carryBytesPerSecond = 256 << 20
+    }
     return configuration
   }
 
@@ -59,10 +63,35 @@ enum StressWriter {
           try await Self.write(index, volume, acknowledged, options, until: deadline)
         }
       }
+      group.addTask { try await Self.watchCold(volume, acknowledged, until: deadline) }
       try await group.waitForAll()
     }
     await volume.close()
     print("wrote until the end")
+  }
+
+  /// What partitions keep in all, where others fill the disk.
+  private static let keptBytesMax: Int64 = 3 << 20
+
+  /// Notes how many cold segments are durable, whenever that changes.
+  private static func watchCold(
+    _ volume: Volume, _ acknowledged: Acknowledged, until deadline: MonotonicInstant
+  ) async throws {
+    var known = -1
+    while SystemClock().monotonic < deadline {
+      let log = volume.stats.log
+      if log.segmentsCold != known {
+        // What makes it part of the log has a place by now.
+        while volume.stats.log.counters.groupsDurable < log.counters.groupsWritten,
+          SystemClock().monotonic < deadline
+        {
+          try await Task.sleep(for: .milliseconds(1))
+        }
+        known = log.segmentsCold
+        acknowledged.noteCold(known)
+      }
+      try await Task.sleep(for: .milliseconds(2))
+    }
   }
 
   private static func write(
@@ -76,9 +105,14 @@ enum StressWriter {
       }
     }
     volume.setLocalRetention(
-      partition, bytes: 64 << 10, milliseconds: nil, hasObjectTier: options.recycles)
+      partition, bytes: 64 << 10, milliseconds: nil, hasObjectTier: !options.keeps(index))
+    let keepers = (0..<options.partitions).count { options.keeps($0) }
     var end = volume.state(of: partition)?.end ?? .zero
     while SystemClock().monotonic < deadline {
+      if options.cleans, options.keeps(index) {
+        try await Task.sleep(for: .milliseconds(10))
+        if volume.localBytes(partition).bytes > Self.keptBytesMax / Int64(keepers) { continue }
+      }
       var appends: [Volume.Append] = []
       for _ in 0..<3 {
         let batch = StressBatch.make(index, at: end)
@@ -92,13 +126,15 @@ enum StressWriter {
         try await Self.durably { (completion) throws(MemQError) in
           try volume.append(taken, completion: completion)
         }
-      } catch let error as MemQError where error.code == .resourceExhausted {
+      } catch let error as MemQError
+        where error.code == .resourceExhausted || (options.cleans && error.code == .volumeFull)
+      {
         end = taken[0].summary.baseOffset
         try await Task.sleep(for: .milliseconds(1))
         continue
       }
       acknowledged.note(index, end)
-      if options.recycles { volume.setUploadedOffset(partition, to: end) }
+      if !options.keeps(index) { volume.setUploadedOffset(partition, to: end) }
     }
   }
 
@@ -134,6 +170,12 @@ final class Acknowledged: Sendable {
     self.file.withLock { _ = Glibc.write($0, line, line.count) }
   }
 
+  /// How many cold segments there are; of no partition.
+  func noteCold(_ count: Int) {
+    let line = Array("cold \(count)\n".utf8)
+    self.file.withLock { _ = Glibc.write($0, line, line.count) }
+  }
+
   /// Each partition's last.
   static func read(_ path: String) throws -> [Int: Offset] {
     let bytes = try Files.contents(path, byteCountMax: 1 << 30) ?? []
@@ -154,6 +196,7 @@ enum StressVerifier {
   static func run(_ options: VolumeStress.Options) async throws {
     let volume = try await Volume.open(
       StressBatch.configuration(options), logger: StressBatch.logger)
+    let cold = volume.stats.log.segmentsCold
     let ends = try Acknowledged.read(options.acknowledged)
     var batches = 0
     for (index, acknowledged) in ends.sorted(by: { $0.key < $1.key }) {
@@ -164,10 +207,16 @@ enum StressVerifier {
         )
         exit(1)
       }
+      guard !options.keeps(index) || state.localStart == .zero else {
+        print("LOST partition \(index): begins at \(state.localStart), and nothing of it may go")
+        exit(1)
+      }
       batches += try await Self.compare(volume, index, state)
     }
     await volume.close()
-    print("all there: \(ends.count) partitions, \(batches) batches on this disk, byte for byte")
+    print(
+      "all there: \(ends.count) partitions, \(batches) batches on this disk, \(cold) cold segments, byte for byte"
+    )
   }
 
   private static func compare(

@@ -24,6 +24,11 @@ struct VolumeStress {
     var segmentBytes: Int64 = 4 << 20
     /// Uploaded offsets follow the acknowledged ones, so that segments are recycled.
     var recycles = true
+    /// A small volume on which some partitions have nothing but this disk: the cleaner makes cold segments of what they hold.
+    var cleans = false
+
+    /// Whether everything of the partition stays.
+    func keeps(_ partition: Int) -> Bool { !self.recycles || (self.cleans && partition % 4 == 1) }
 
     init(_ arguments: [String]) {
       var rest = arguments.dropFirst(2)
@@ -34,6 +39,7 @@ struct VolumeStress {
         case "--unsynced": self.isUnsynced = true
         case "--direct": self.isDirect = true
         case "--keep": self.recycles = false
+        case "--clean": self.cleans = true
         case "--seconds": self.seconds = Int(rest.popFirst() ?? "") ?? self.seconds
         case "--partitions": self.partitions = Int(rest.popFirst() ?? "") ?? self.partitions
         case "--segment-kib":
@@ -48,8 +54,8 @@ struct VolumeStress {
   static func usage() -> Never {
     print(
       """
-      memq-volume-stress write FOLDER ACKNOWLEDGED [--seconds N] [--partitions N] [--segment-kib N] [--keep] [--unsynced] [--direct]
-      memq-volume-stress verify FOLDER ACKNOWLEDGED
+      memq-volume-stress write FOLDER ACKNOWLEDGED [--seconds N] [--partitions N] [--segment-kib N] [--keep|--clean] [--unsynced] [--direct]
+      memq-volume-stress verify FOLDER ACKNOWLEDGED [--keep|--clean]
       """)
     exit(2)
   }
