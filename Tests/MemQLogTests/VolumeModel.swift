@@ -118,6 +118,9 @@ struct VolumeModel {
     }
     self.answerSnapshotsWanted()
     self.noteCompletions()
+    guard self.volume.retiresUnderWay <= 1 else {
+      throw ModelViolation(description: "segments are retired side by side, and appends wait")
+    }
   }
 
   /// Lets time pass, with its tick.
@@ -126,6 +129,12 @@ struct VolumeModel {
     self.send(.room(availableBytes: self.volume.availableBytes))
     if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
     self.drain()
+  }
+
+  /// Lets time pass, with its tick, while the disk is busy.
+  mutating func pass(beforeDisk time: Duration) {
+    self.time = self.time + time
+    if let wake = self.volume.wake, wake <= self.time { self.send(.tick) }
   }
 
   mutating func send(_ event: VolumeCore.Event) {

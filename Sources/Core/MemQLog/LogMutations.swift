@@ -13,4 +13,6 @@ package struct LogMutations: OptionSet, Sendable {
   package static let carriesOverTruncates = LogMutations(rawValue: 4)
   /// Recovery goes by the cold end alone, which has risen again since a truncate.
   package static let ignoresColdCuts = LogMutations(rawValue: 8)
+  /// A footer that no segment follows for want of room does not wait for the groups before it.
+  package static let sealsUnmarkedWithoutSlot = LogMutations(rawValue: 16)
 }

@@ -181,6 +181,8 @@ struct LiveSegment: Hashable, Sendable {
   var end: Int64
   /// The partitions with a span in it: in the order of their first frame, once it is sealed in that of their places.
   var logs = LogPlaces()
+  /// The partitions whose newest producer snapshot has a place in it, and some that have a newer one since.
+  var snapshots = LogPlaces()
   /// The footer's group; nil in the active segment and in one that was cut by recovery.
   var footer: FooterPlace?
   /// Where the search for something that keeps the segment stands in `logs`.

@@ -362,13 +362,7 @@ extension VolumeCore {
         continue
       }
       self.cold.remove(at: index)
-      for log in segment.logs { self.release(log, in: segment.sequence, &effects) }
-      self.freeing.append(
-        FreeingSegment(
-          segment: Checkpoint.Segment(
-            sequence: segment.sequence, slot: segment.slot, end: segment.end, state: .cold),
-          carries: 0, after: GroupNumber(self.nextGroup.rawValue - 1)))
-      self.counters.segmentsReclaimed += 1
+      self.retireLater(segment, .cold, carries: 0, &effects)
     }
   }
 

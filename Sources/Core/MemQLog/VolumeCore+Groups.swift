@@ -36,7 +36,9 @@ extension VolumeCore {
         self.startIdleWrite(at: now, wall: wall, &effects)
       }
     case .sealing:
-      // Behind groups that are not durable yet: the sync that they wait for will do for the footer, too.
+      // Behind groups that are not durable yet: the sync that they wait for will do for the footer, too. Without a segment to go on in no
+      // group comes for long whose mark could say that they are durable: then the footer's own says so.
+      guard !self.readySlots.isEmpty || self.inFlight.isEmpty || self.sealsUnmarked else { return }
       effects.append(.write(self.layOutFooter(wall: wall)))
       self.phase = .sealWritten
     case .slotWanted:
@@ -48,6 +50,10 @@ extension VolumeCore {
     case .sealWritten, .closing, .closed:
       return
     }
+  }
+
+  private var sealsUnmarked: Bool {
+    self.configuration.mutations.contains(.sealsUnmarkedWithoutSlot)
   }
 
   /// A group may start when nothing is under way; early, while syncs are, when much waits or the next will soon begin; and right before a
@@ -195,6 +201,7 @@ extension VolumeCore {
       if due > now { consider(due) }
     }
     consider(self.rollingWorkAt(now))
+    if self.isReclaimLeft { consider(now) }
     consider(self.besideDueAt)
     consider(self.allocationRetryAt)
     if let due = self.segments.first?.snapshotsDueAt, due > now { consider(due) }

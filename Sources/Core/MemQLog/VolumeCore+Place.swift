@@ -134,6 +134,9 @@ extension VolumeCore {
     _ snapshot: PartitionLog.Snapshot, _ reference: LogReference, into builder: inout GroupBuilder
   ) {
     let log = self.logs[reference.index]!
+    if log.snapshotPlace?.place.segment != self.active!.sequence {
+      self.segments[self.segments.count - 1].snapshots.append(reference.index)
+    }
     self.logs[reference.index]!.snapshot = snapshot
     self.logs[reference.index]!.snapshotPlace = SnapshotPlace(
       place: LogPlace(self.active!.sequence, builder.nextPosition),

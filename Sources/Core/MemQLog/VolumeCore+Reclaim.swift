@@ -124,11 +124,19 @@ extension VolumeCore {
 
   // MARK: - Reclaim
 
+  /// Partitions that freed segments hold, of one event: a topic that is deleted may free a thousand segments, and appends get their
+  /// turn in between.
+  private var reclaimSlice: Int { 4 * self.configuration.rollSlice }
+
   /// Frees the oldest segments while nothing keeps them.
   mutating func reclaim(at now: MonotonicInstant, wall: Timestamp, _ effects: inout [Effect]) {
+    var left = self.reclaimSlice
+    self.isReclaimLeft = false
     while let oldest = self.segments.first, oldest.sequence < self.checkpointSegment,
       self.isReclaimable(0, at: now, wall: wall, &effects)
     {
+      guard left > 0 else { return self.isReclaimLeft = true }
+      left -= 1 + oldest.logs.count
       self.free(oldest, &effects)
     }
   }
@@ -259,11 +267,15 @@ extension VolumeCore {
     self.segments[self.segments.count - 1].reclaimCursor = .init()
   }
 
-  /// Takes a segment out of the log. Its file is retired once everything that freed it is durable.
+  /// Takes a segment out of the log. Its file is retired once everything that freed it is durable. Costs as much as it holds.
   private mutating func free(_ segment: LiveSegment, _ effects: inout [Effect]) {
     var carries = 0
-    for (index, log) in self.logs.enumerated() {
-      guard let log, log.snapshotPlace?.place.segment == segment.sequence else { continue }
+    var snapshots = segment.snapshots
+    snapshots.sort()
+    for index in snapshots {
+      guard let log = self.logs[index], log.snapshotPlace?.place.segment == segment.sequence else {
+        continue
+      }
       carries += 1
       self.pending.append(
         PendingFrame(
@@ -271,11 +283,18 @@ extension VolumeCore {
           request: nil, cost: PendingFrame.overhead + (log.snapshot?.bytes.count ?? 0)))
     }
     self.segments.removeFirst()
+    self.retireLater(segment, .freed, carries: carries, &effects)
+  }
+
+  /// Names the segment to be retired, and what it held to be gone.
+  mutating func retireLater(
+    _ segment: LiveSegment, _ state: Checkpoint.Segment.State, carries: Int,
+    _ effects: inout [Effect]
+  ) {
     self.freeing.append(
       FreeingSegment(
         segment: Checkpoint.Segment(
-          sequence: segment.sequence, slot: segment.slot, end: segment.end,
-          state: .freed),
+          sequence: segment.sequence, slot: segment.slot, end: segment.end, state: state),
         carries: carries, after: GroupNumber(self.nextGroup.rawValue - 1)))
     self.counters.segmentsReclaimed += 1
     for index in segment.logs { self.release(index, in: segment.sequence, &effects) }
@@ -296,14 +315,14 @@ extension VolumeCore {
     }
   }
 
-  /// Ends the lives of segments whose freeing is durable. Their headers say so before the files are used again, so that
-  /// a checkpoint that still names them is not taken for damage.
+  /// Ends the lives of segments whose freeing is durable, one at a time: each takes a sync beside those that appends wait for. Their
+  /// headers say so before the files are used again, so that a checkpoint that still names them is not taken for damage.
   mutating func retireFreed(wall: Timestamp, _ effects: inout [Effect]) {
-    for index in self.freeing.indices {
+    guard !self.freeing.isEmpty, !self.freeing.contains(where: \.isRetiring) else { return }
+    if let index = self.freeing.firstIndex(where: {
+      $0.carries == 0 && $0.after <= self.durableGroup
+    }) {
       let entry = self.freeing[index]
-      guard !entry.isRetiring, entry.carries == 0, entry.after <= self.durableGroup else {
-        continue
-      }
       self.freeing[index].isRetiring = true
       let header = SegmentHeader(
         kind: .freed, slot: entry.segment.slot, cluster: self.identity.cluster,

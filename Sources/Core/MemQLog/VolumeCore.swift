@@ -206,6 +206,8 @@ public struct VolumeCore: Sendable {
   var readers: [SegmentSlot: Int] = [:]
   /// Out of the log and not retired yet, oldest first: a checkpoint still names them.
   var freeing: [FreeingSegment] = []
+  /// More segments may go than one event frees.
+  var isReclaimLeft = false
   /// An allocation was refused; tried again at this time.
   var allocationRetryAt: MonotonicInstant?
 
@@ -266,8 +268,13 @@ public struct VolumeCore: Sendable {
     self.durableGroup = GroupNumber(recovered.nextGroup.rawValue - 1)
     self.phase = .slotWanted
     self.active = nil
+    var placeOf: [SegmentSequence: Int] = [:]
+    for (place, segment) in self.segments.enumerated() { placeOf[segment.sequence] = place }
     for (index, log) in self.logs.enumerated() {
       guard let log else { continue }
+      if let snapshot = log.snapshotPlace, let place = placeOf[snapshot.place.segment] {
+        self.segments[place].snapshots.append(index)
+      }
       self.byName[log.partition] = index
       self.checkpointBytes += self.checkpointCost(log.accepted)
     }

@@ -12,8 +12,8 @@ import MemQSystem
 /// One lock owns the core and everything filed from it. Threads take disk work first, then answers; answers leave in
 /// order, one thread at a time. Nothing here decides: see `VolumeCore`.
 final class VolumeEngine: Sendable {
-  /// A group write, two syncs, an allocation and answers can all be under way at once.
-  private static let threadCount = 5
+  /// A group write, two syncs, an allocation, a segment that is retired, and answers can all be under way at once.
+  private static let threadCount = 6
   /// Idle marks tick every few milliseconds; the core's own looks at a full disk are a second apart.
   private static let roomInterval: Duration = .milliseconds(500)
 

@@ -77,6 +77,11 @@ public struct SimulatedVolume: Sendable {
     self.outstanding.contains { if case .carry = $0 { true } else { false } }
   }
 
+  /// Segments that are being retired.
+  public var retiresUnderWay: Int {
+    self.outstanding.count { if case .retire = $0 { true } else { false } }
+  }
+
   /// What the file system has free.
   public var availableBytes: Int64 {
     Int64(max(0, self.slotsMax - self.disk.slots.count)) * self.identity.segmentBytes
