@@ -2,6 +2,7 @@
 
 import MemQAPI
 import MemQMetadata
+@testable import MemQMetadataService
 import MemQModel
 import MemQRuntime
 import SwiftProtobuf
@@ -52,5 +53,35 @@ import Testing
     change.full = false
     #expect(
       thrown { () throws(MemQError) in try changed.take(change) }?.code == .corruptMessage)
+  }
+
+  @Test
+  func `changes are kept up to a fraction of an image, and whoever is further behind gets all`()
+    async throws
+  {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(1)
+    try cluster.makeTopic("t", partitions: 1_000)
+    let cell = StateCell(limits: MetadataLimits())
+    try cell.reload(cluster.entries.values, at: cluster.revision)
+    let feed = ImageFeed(cell: cell, at: cluster.revision)
+    let image = try #require(cluster.state.image)
+    var delta = try #require(cluster.deltas.last)
+    #expect(delta.partitions.count == 1_000)
+    let first = delta.revision
+    for _ in 0..<20 {
+      delta.revision = delta.revision.next
+      feed.append(delta, of: image)
+    }
+    guard case .whole = try await feed.next(after: first) else {
+      Issue.record("20,000 changed partitions were kept")
+      return
+    }
+    let recent = Revision(delta.revision.rawValue - 10)
+    guard case .change(let update) = try await feed.next(after: recent) else {
+      Issue.record("10,000 changed partitions were not kept")
+      return
+    }
+    #expect(update.revision == recent.next.rawValue && update.partitions.count == 1_000)
   }
 }

@@ -12,6 +12,8 @@ import Synchronization
 final class ImageFeed: Sendable {
   private struct State {
     var updates: Deque<Memq_V1_ImageUpdate> = []
+    /// Nodes, topics and partitions in the ring.
+    var itemCount = 0
     /// Changes up to here are not in the ring.
     var floor: Revision
     var latest: Revision
@@ -22,6 +24,9 @@ final class ImageFeed: Sendable {
 
   /// Changes kept: some seconds of a busy cluster, a reconnect's worth.
   private static let updatesMax = 1_024
+  /// Of all changes kept. A node with tens of thousands of replicas changes them all; a watcher that is so far behind is better off with
+  /// the whole image, and the ring holds no more than a fraction of one.
+  static let itemsMax = 16_384
 
   private let cell: StateCell
   private let state: Mutex<State>
@@ -38,9 +43,14 @@ final class ImageFeed: Sendable {
     let update = delta.wire(of: image)
     self.change { state in
       state.updates.append(update)
+      state.itemCount += update.itemCount
       state.latest = delta.revision
-      if state.updates.count > Self.updatesMax {
-        state.floor = Revision(state.updates.removeFirst().revision)
+      while state.updates.count > Self.updatesMax
+        || state.itemCount > Self.itemsMax && state.updates.count > 1
+      {
+        let first = state.updates.removeFirst()
+        state.itemCount -= first.itemCount
+        state.floor = Revision(first.revision)
       }
     }
   }
@@ -49,6 +59,7 @@ final class ImageFeed: Sendable {
   func reset(to revision: Revision) {
     self.change { state in
       state.updates = []
+      state.itemCount = 0
       state.floor = revision
       state.latest = revision
     }
@@ -138,6 +149,12 @@ final class ImageFeed: Sendable {
     } onCancel: {
       self.state.withLock { $0.waiters.removeValue(forKey: id) }?.resume()
     }
+  }
+}
+
+extension Memq_V1_ImageUpdate {
+  fileprivate var itemCount: Int {
+    self.nodes.count + self.topics.count + self.partitions.count + self.uploadGroups.count
   }
 }
 
