@@ -471,13 +471,18 @@ struct SimVolume {
 
   /// An orderly end: all is durable and closed. False: the disk failed meanwhile.
   mutating func close(at now: MonotonicInstant, wall: Timestamp) throws(Shadow.Broken) -> Bool {
-    var rounds = 0
+    var (rounds, now) = (0, now)
     while !self.held.isEmpty || !self.queue.isEmpty || rounds == 0 {
       rounds += 1
       // A full disk keeps no volume from closing.
       if self.isShort, rounds > 3 { break }
       guard rounds < 100 else {
         throw Shadow.Broken(rule: "a volume doesn't close", detail: "\(self.held.count) held")
+      }
+      // A disk that has room only now is asked again after a while.
+      if rounds > 1 {
+        now = now + .milliseconds(100)
+        self.disk.handle(.tick, at: now, wall: wall)
       }
       self.disk.drain(at: now, wall: wall)
       _ = try self.takeDurable()
