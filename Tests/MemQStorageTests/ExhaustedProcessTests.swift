@@ -100,6 +100,30 @@ import Testing
     await again.close()
   }
 
+  @Test func `a disk that does not answer is said to be stalled until it does`() async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    var configuration = Example.configuration(folder)
+    configuration.stallAfter = .milliseconds(50)
+    let disk = FaultyDisk(path: configuration.path)
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    disk.set { $0.holdsSyncs = true }
+    let batch = Example.batch(at: .zero)
+    let append = Task { try await volume.appendDurably([(partition, batch)]) }
+    let deadline = ContinuousClock.now + .seconds(60)
+    while volume.stalledFor == nil, ContinuousClock.now < deadline { await Task.yield() }
+    #expect(volume.stalledFor ?? .zero >= .milliseconds(50))
+    // It is no failure: what hung is done in the end.
+    disk.set { $0.holdsSyncs = false }
+    try await append.value
+    while volume.stalledFor != nil, ContinuousClock.now < deadline { await Task.yield() }
+    #expect(volume.stalledFor == nil && volume.stats.state == .open)
+    #expect(try await volume.readAll(partition, from: .zero) == [batch.bytes])
+    await volume.close()
+  }
+
   @Test func `the cleaner takes nothing that it could not read for now as damaged`() async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }

@@ -44,6 +44,10 @@ extension Volume {
     /// How what is written gets to the disk.
     public var writes: WritePath = .cached
 
+    /// A disk that has not answered for so long is called stalled: see `Volume.stalledFor`. No disk that works takes as long, whatever it
+    /// has to do.
+    public var stallAfter: Duration = .seconds(10)
+
     /// For a repair: what can't be told any more is no reason not to open.
     package var acceptsLoss = false
 

@@ -31,6 +31,8 @@ final class VolumeEngine: Sendable {
     /// Of the syncs under way, whose open files are their own: the kernel tells each open file of a failed write-back once.
     var lanes = SyncLanes()
     var wakeAt: MonotonicInstant?
+    /// Since when each thread waits for the disk.
+    var diskSince = [MonotonicInstant?](repeating: nil, count: VolumeEngine.threadCount)
     /// Threads end once nothing is left to do, or at once when `isAbandoned`.
     var isStopped = false
     var isAbandoned = false
@@ -106,7 +108,7 @@ final class VolumeEngine: Sendable {
   func startThreads() {
     self.threads.withLock { threads in
       for index in 0..<Self.threadCount {
-        threads.append(OwnThread(name: "memq-disk-\(index)") { self.run() })
+        threads.append(OwnThread(name: "memq-disk-\(index)") { self.run(index) })
       }
       threads.append(OwnThread(name: "memq-clean") { self.cleaner.run(self) })
     }
@@ -236,9 +238,9 @@ final class VolumeEngine: Sendable {
 
   // MARK: - Threads
 
-  private func run() {
+  private func run(_ index: Int) {
     while true {
-      switch self.nextAction() {
+      switch self.nextAction(index) {
       case .job(let job): self.perform(job)
       case .deliver(let deliveries): self.deliver(deliveries)
       case .tick: self.tick()
@@ -268,11 +270,15 @@ final class VolumeEngine: Sendable {
     if let stats { self.metrics.stands(stats) }
   }
 
-  private func nextAction() -> Action {
+  private func nextAction(_ index: Int) -> Action {
     let clock = self.clock
     return self.monitor.await { state in
+      state.diskSince[index] = nil
       if state.isAbandoned { return .done(.end) }
-      if let job = state.jobs.popFirst() { return .done(.job(job)) }
+      if let job = state.jobs.popFirst() {
+        state.diskSince[index] = clock.monotonic
+        return .done(.job(job))
+      }
       if !state.deliveries.isEmpty, !state.isDelivering {
         return .done(.deliver(Self.takeDeliveries(&state)))
       }

@@ -15,6 +15,7 @@ struct ReplicationMetrics: Sendable {
   private let partitions = Gauge(label: "memq_replication_partitions")
   private let parked = Gauge(label: "memq_replication_append_parked")
   private let failedVolumes = Gauge(label: "memq_replication_volumes_failed")
+  private let stalledVolumes = Gauge(label: "memq_replication_volumes_stalled")
   private let damagedPartitions = Gauge(label: "memq_replication_partitions_damaged")
   private let pushedFromMemory = Counter(
     label: "memq_replication_push_bytes_total", dimensions: [("from", "memory")])
@@ -80,5 +81,6 @@ struct ReplicationMetrics: Sendable {
     self.lag.record(all.lagMax)
   }
   func setDamagedPartitions(_ count: Int) { self.damagedPartitions.record(count) }
+  func setStalledVolumes(_ count: Int) { self.stalledVolumes.record(count) }
   func setFailedVolumes(_ count: Int) { self.failedVolumes.record(count) }
 }

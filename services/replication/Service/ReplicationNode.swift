@@ -112,6 +112,7 @@ public final class ReplicationNode: Sendable {
     self.state.withLock { $0.unplaced = Set(recovered.map(\.partition.partition)) }
     self.cluster.onImage { [weak self] image in self?.apply(image) }
     self.cluster.setState(.ready)
+    self.watchStalls()
   }
 
   func prepared() async throws(MemQError) -> Prepared {
@@ -233,8 +234,10 @@ public final class ReplicationNode: Sendable {
 
   /// For `/readyz`; a nil problem is fine.
   public var readiness: [(check: String, problem: String?)] {
-    self.state.withLock { state in
-      let failed = state.volumeProblems.values.sorted().joined(separator: "; ")
+    let stalled = Self.text(stalled: self.allVolumes.map(\.volume))
+    return self.state.withLock { state in
+      let problems = state.volumeProblems.values.sorted() + (stalled.map { [$0] } ?? [])
+      let failed = problems.joined(separator: "; ")
       return [
         (
           "volumes",

@@ -147,6 +147,9 @@ extension MetricCatalogue {
       "memq_replication_volumes_failed", .gauge,
       "Volumes out of use: they could not be opened, or a write or sync failed."),
     MetricDefinition(
+      "memq_replication_volumes_stalled", .gauge,
+      "Volumes whose disk has not answered a write or sync for 10 s or longer."),
+    MetricDefinition(
       "memq_replication_partitions_damaged", .gauge,
       "Partitions of which records on this node's volumes do not read."),
   ]
