@@ -12,6 +12,7 @@
 #include <sys/auxv.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -20,6 +21,8 @@
 #ifndef IOV_MAX
 #define IOV_MAX 1024
 #endif
+
+enum { HUGE_PAGE_BYTES = 2 << 20 };
 
 int64_t memq_pwritev_all(int descriptor, struct iovec *pieces, size_t count, int64_t offset) {
   int64_t calls = 0;
@@ -79,6 +82,19 @@ int64_t memq_pwritev_staged(int descriptor, const struct iovec *pieces, size_t c
   }
   return calls;
 }
+
+void *memq_staging(size_t size) {
+  void *memory = mmap(NULL, size + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return NULL;
+  uintptr_t start = ((uintptr_t)memory + HUGE_PAGE_BYTES - 1) & ~(uintptr_t)(HUGE_PAGE_BYTES - 1);
+  size_t before = start - (uintptr_t)memory, after = HUGE_PAGE_BYTES - before;
+  if (before > 0) munmap(memory, before);
+  if (after > 0) munmap((void *)(start + size), after);
+  madvise((void *)start, size, MADV_HUGEPAGE);
+  return (void *)start;
+}
+
+void memq_staging_free(void *memory, size_t size) { munmap(memory, size); }
 
 int64_t memq_pread_all(int descriptor, void *bytes, size_t count, int64_t offset) {
   size_t done = 0;

@@ -21,25 +21,14 @@ final class StagingBuffers: Sendable {
   /// A default group in one call.
   static let byteCount = 4 << 20
   private static let keptMax = 2
-  private let free = Monitor<[StagingBuffer]>([])
+  private let free = Monitor<[StagingMemory]>([])
 
-  func with<R>(
-    _ body: (UnsafeMutableRawBufferPointer) throws(FileError) -> R
-  ) throws(FileError) -> R {
-    let buffer = self.free.withLock { $0.popLast() } ?? StagingBuffer(byteCount: Self.byteCount)
+  func with<R>(_ body: (StagingMemory) throws(FileError) -> R) throws(FileError) -> R {
+    let kept = self.free.withLock { $0.popLast() }
+    let buffer = if let kept { kept } else { try StagingMemory(Self.byteCount) }
     defer { self.free.withLock { if $0.count < Self.keptMax { $0.append(buffer) } } }
-    return try body(buffer.bytes)
+    return try body(buffer)
   }
-}
-
-final class StagingBuffer: @unchecked Sendable {
-  let bytes: UnsafeMutableRawBufferPointer
-
-  init(byteCount: Int) {
-    self.bytes = .allocate(byteCount: byteCount, alignment: LogFormat.blockBytes)
-  }
-
-  deinit { self.bytes.deallocate() }
 }
 
 /// A segment file that is written past the page cache. Reads and syncs go by the plain descriptor: the kernel drops what its cache

@@ -148,37 +148,6 @@ public final class File: Sendable {
   public func dropCache() { _ = posix_fadvise(self.descriptor, 0, 0, POSIX_FADV_DONTNEED) }
 }
 
-/// An open file that is written past the page cache (O_DIRECT): whole blocks, from aligned memory. Closed when the last reference goes.
-public final class DirectDescriptor: Sendable {
-  private let path: String
-  private let descriptor: Int32
-
-  /// - Throws: EINVAL where the file system has no such thing.
-  public init(_ path: String) throws(FileError) {
-    let descriptor = memq_open_direct(path)
-    guard descriptor >= 0 else { throw FileError(.open, path: path, number: -descriptor) }
-    self.path = path
-    self.descriptor = descriptor
-  }
-
-  deinit { close(self.descriptor) }
-
-  /// Writes all of the pieces from `position` on. Not durable before a `syncData` of the same file.
-  ///
-  /// - Parameters:
-  ///   - pieces: together whole blocks, as `position` is.
-  ///   - staging: aligned to a block, and so long.
-  public func write(
-    _ pieces: UnsafeMutableBufferPointer<iovec>, at position: Int64,
-    staging: UnsafeMutableRawBufferPointer
-  ) throws(FileError) {
-    guard let base = pieces.baseAddress, !pieces.isEmpty else { return }
-    let result = memq_pwritev_staged(
-      self.descriptor, base, pieces.count, position, staging.baseAddress, staging.count)
-    guard result >= 0 else { throw FileError(.write, path: self.path, number: Int32(-result)) }
-  }
-}
-
 /// Bytes for a gathered write. An alias, as the type belongs to whichever C module is loaded first.
 public typealias FilePiece = iovec
 

@@ -15,6 +15,10 @@ int64_t memq_pwritev_all(int descriptor, struct iovec *pieces, size_t count, int
 // address of `staging` are whole blocks. Leaves the pieces as they are. -EIO: the device took less than a sector.
 int64_t memq_pwritev_staged(int descriptor, const struct iovec *pieces, size_t count, int64_t offset, void *staging, size_t size);
 
+// Memory for that, of large pages where the kernel gives them: each page costs a direct write something. `size`: whole pages. NULL: there is none.
+void *memq_staging(size_t size);
+void memq_staging_free(void *memory, size_t size);
+
 // Reads until `count` bytes or the end of the file. Returns the bytes read.
 int64_t memq_pread_all(int descriptor, void *bytes, size_t count, int64_t offset);
 
