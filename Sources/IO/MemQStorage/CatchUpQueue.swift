@@ -45,9 +45,14 @@ final class CatchUpQueue: Sendable {
   /// Bytes of one pass, and so of one thread: longer ones would let others wait.
   static let passBytesMax = 16 << 20
   /// One pread: short enough not to be felt by an append that comes meanwhile.
-  private static let readBytesMax: Int64 = 1 << 20
-  private static let pauseMax: Duration = .milliseconds(5)
+  private static let readBytesMax: Int64 = 256 << 10
+  /// Between two of them while appends keep the disk busy, to the time that one takes: a fifth of the disk is enough to catch up with, and
+  /// appends hardly feel it. A read takes longer on a disk that is slow or has much to do, and so do its pauses.
+  private static let pausePerRead = 4.0
+  private static let pauseMax: Duration = .milliseconds(20)
   private static let lookMicroseconds: UInt32 = 250
+  /// So long without a sync the disk is not busy: between two groups there is less.
+  private static let idleLooks = 4
   /// Weight about a tenth of other threads'.
   private static let niceness: Int32 = 10
 
@@ -161,13 +166,12 @@ final class CatchUpQueue: Sendable {
     return jobs
   }
 
-  /// Waits while a sync of the log is under way, for at most `pauseMax`: reading then would make appends wait. So while appends
-  /// keep the disk busy, this thread reads 1 MiB each 5 ms, about 200 MB/s; otherwise as fast as the disk goes.
-  private static func giveWay(_ engine: VolumeEngine) {
-    let end = engine.clock.monotonic + Self.pauseMax
-    while engine.reading.syncsUnderWay.load(ordering: .relaxed) > 0,
-      engine.clock.monotonic < end
-    {
+  /// Waits after a read that took so long, as long as the log keeps the disk busy.
+  private static func giveWay(_ engine: VolumeEngine, read: Duration) {
+    let end = engine.clock.monotonic + min(read * Self.pausePerRead, Self.pauseMax)
+    var idle = 0
+    while idle < Self.idleLooks, engine.clock.monotonic < end {
+      idle = engine.reading.syncsUnderWay.load(ordering: .relaxed) > 0 ? 0 : idle + 1
       usleep(Self.lookMicroseconds)
     }
   }
@@ -181,12 +185,15 @@ final class CatchUpQueue: Sendable {
     var outcomes: [Outcome] = []
     if !live.isEmpty {
       let first = live[0]
+      let clock = reader.engine.clock
+      var begun = clock.monotonic
       outcomes = reader.run(
         live.flatMap(\.plans), limits: live.flatMap(\.limits),
         passBytes: first.passBytes ?? Self.passBytesMax, leader: first.isAlone ? nil : 0,
         readBytes: Self.readBytesMax
       ) {
-        Self.giveWay(reader.engine)
+        Self.giveWay(reader.engine, read: clock.monotonic - begun)
+        begun = clock.monotonic
         return state.withLock { state in
           !live.allSatisfy { state.cancelled.contains($0.number) }
         }
