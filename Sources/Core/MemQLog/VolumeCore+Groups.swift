@@ -189,24 +189,24 @@ extension VolumeCore {
 
   // MARK: - Time
 
-  /// Names the next time at which something may have to be done without an event.
+  /// Names the next time at which something may have to be done without an event. What is due and was not done waits for something
+  /// that ends with an event; slices that are left are the only work for which it is always time.
   mutating func planWake(at now: MonotonicInstant, _ effects: inout [Effect]) {
     guard self.phase != .closed else { return }
-    var next = self.markDueAt
+    var next = self.isSliceLeft || self.isReclaimLeft ? now : nil
     func consider(_ time: MonotonicInstant?) {
-      if let time, time < (next ?? MonotonicInstant(nanoseconds: .max)) { next = time }
+      if let time, time > now, time < (next ?? MonotonicInstant(nanoseconds: .max)) { next = time }
     }
+    consider(self.markDueAt)
     if let active = self.active, active.isWantedEmpty, let last = active.lastBatchAt {
-      let due = last + self.configuration.rollIdle
-      if due > now { consider(due) }
+      consider(last + self.configuration.rollIdle)
     }
-    consider(self.rollingWorkAt(now))
-    if self.isReclaimLeft { consider(now) }
+    consider(self.settling?.at)
     consider(self.besideDueAt)
     consider(self.allocationRetryAt)
-    if let due = self.segments.first?.snapshotsDueAt, due > now { consider(due) }
-    if let due = self.segments.last?.snapshotsDueAt, due > now { consider(due) }
-    if self.isCleanWanted, self.cleanAt > now { consider(self.cleanAt) }
+    consider(self.segments.first?.snapshotsDueAt)
+    consider(self.segments.last?.snapshotsDueAt)
+    if self.isCleanWanted { consider(self.cleanAt) }
     // A short disk is looked at again: something else may have freed room.
     if self.hasTimedRetention || self.isShortOfRoom {
       if self.housekeepingAt == nil || self.housekeepingAt! <= now {

@@ -115,10 +115,9 @@ extension VolumeCore {
     self.producersEnds = []
   }
 
-  /// When `workOnRolling` has something to do next.
-  func rollingWorkAt(_ now: MonotonicInstant) -> MonotonicInstant? {
-    if let draft = self.checkpointDraft, !draft.isDone, self.phase == .sealWritten { return now }
-    return self.settling?.at
+  /// The next checkpoint is being made, and nothing is waited for.
+  var isSliceLeft: Bool {
+    self.phase == .sealWritten && self.checkpointDraft.map { !$0.isDone } ?? false
   }
 
   private mutating func finishSettling() { self.settle(.max) }

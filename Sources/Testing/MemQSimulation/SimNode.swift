@@ -63,8 +63,6 @@ final class SimNode {
   /// Disk work that has its time; the rest is given one.
   var scheduledWork = 0
   var scheduledWake: MonotonicInstant?
-  /// The last wake that was given: the volume shows it until it asks for another.
-  var lastWake: MonotonicInstant?
   /// Milliseconds its wall clock is off.
   var clockError: Int64 = 0
   var ticks = 0
@@ -159,6 +157,5 @@ final class SimNode {
     self.quietUntil = 0
     self.scheduledWork = 0
     self.scheduledWake = nil
-    self.lastWake = nil
   }
 }

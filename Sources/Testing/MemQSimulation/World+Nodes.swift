@@ -375,7 +375,6 @@ extension World {
       return self.scheduler.schedule(.volumeWake(node: node, life: life, time), after: pause)
     }
     self.nodes[node].scheduledWake = nil
-    self.nodes[node].lastWake = time
     try self.nodes[node].volume.tick(at: self.now(node), wall: self.wall(node))
     try self.afterDisk(node)
   }
@@ -404,14 +403,15 @@ extension World {
       let delay = Int64(50_000 + self.nodes[node].random.number(0..<self.nodes[node].diskMax))
       self.scheduler.schedule(.disk(node: node, life: life), after: delay)
     }
-    guard let wake = self.nodes[node].volume.wake, wake != self.nodes[node].scheduledWake,
-      wake != self.nodes[node].lastWake
-    else { return }
+    // One that was given is no longer shown: the same time again is another.
+    guard let wake = self.nodes[node].volume.wake, wake != self.nodes[node].scheduledWake else {
+      return
+    }
     self.nodes[node].scheduledWake = wake
     self.scheduler.schedule(
       .volumeWake(node: node, life: life, wake),
       after: Swift.max(
-        0, wake.nanoseconds / self.nodes[node].clockRate * 1_000 + 1_000 - self.scheduler.now))
+        1_000, wake.nanoseconds / self.nodes[node].clockRate * 1_000 + 1_000 - self.scheduler.now))
   }
 
   /// Asks the rules and carries out what they say. Nothing comes between.
