@@ -188,6 +188,8 @@ extension World {
       try self.feed(node, partition, .uploadedOffsetMoved(uploaded))
       self.nodes[node].volume.setUploadedOffset(
         uploaded, partition, at: self.now(node), wall: self.wall(node))
+      // What moved by it is told at once, whether or not the disk has something to do (seed 36).
+      try self.afterDisk(node)
     }
     try self.applyLogStart(node, partition)
     try self.feed(node, partition, .assigned(assignment))
