@@ -46,7 +46,8 @@ import Testing
     #expect(volume.segmentsRolled == 0)
     // This one read the clock a moment earlier and waited for the lock.
     volume.handle(
-      .setUploadedOffset(partition, Offset(3)), at: start + (configuration.rollIdle - .nanoseconds(1)), wall: wall)
+      .setUploadedOffset(partition, Offset(3)),
+      at: start + (configuration.rollIdle - .nanoseconds(1)), wall: wall)
     #expect(volume.wake == due)
     volume.handle(.tick, at: try #require(volume.wake), wall: wall)
     drain(&volume, at: due)
