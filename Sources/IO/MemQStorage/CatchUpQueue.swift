@@ -44,15 +44,15 @@ final class CatchUpQueue: Sendable {
   private static let passJobsMax = 4_096
   /// Bytes of one pass, and so of one thread: longer ones would let others wait.
   static let passBytesMax = 16 << 20
-  /// One pread: short enough not to be felt by an append that comes meanwhile.
-  private static let readBytesMax: Int64 = 256 << 10
+  /// One pread: while appends keep the disk busy short enough not to be felt by one that comes meanwhile.
+  private static let (readBytesMax, busyReadBytesMax): (Int64, Int64) = (1 << 20, 256 << 10)
   /// Between two of them while appends keep the disk busy, to the time that one takes: a fifth of the disk is enough to catch up with, and
   /// appends hardly feel it. A read takes longer on a disk that is slow or has much to do, and so do its pauses.
   private static let pausePerRead = 4.0
   private static let pauseMax: Duration = .milliseconds(20)
   private static let lookMicroseconds: UInt32 = 250
-  /// So long without a sync the disk is not busy: between two groups there is less.
-  private static let idleLooks = 4
+  /// So long after a sync the disk is idle: between two groups there is less.
+  private static let idleAfter: Duration = .milliseconds(5)
   /// Weight about a tenth of other threads'.
   private static let niceness: Int32 = 10
 
@@ -136,6 +136,8 @@ final class CatchUpQueue: Sendable {
   // MARK: - On a thread
 
   private static func loop(_ reader: SegmentReader, _ state: Monitor<State>) {
+    // How long the last pread took: the next one waits for it, of whichever job.
+    var lastRead: Duration = .zero
     while true {
       let jobs: [Job] = state.await { state in
         guard !state.waiting.isEmpty else {
@@ -145,7 +147,7 @@ final class CatchUpQueue: Sendable {
         return .done(jobs)
       }
       guard !jobs.isEmpty else { return }
-      Self.serve(jobs, reader, state)
+      Self.serve(jobs, reader, state, &lastRead)
     }
   }
 
@@ -166,17 +168,22 @@ final class CatchUpQueue: Sendable {
     return jobs
   }
 
-  /// Waits after a read that took so long, as long as the log keeps the disk busy.
-  private static func giveWay(_ engine: VolumeEngine, read: Duration) {
-    let end = engine.clock.monotonic + min(read * Self.pausePerRead, Self.pauseMax)
-    var idle = 0
-    while idle < Self.idleLooks, engine.clock.monotonic < end {
-      idle = engine.reading.syncsUnderWay.load(ordering: .relaxed) > 0 ? 0 : idle + 1
-      usleep(Self.lookMicroseconds)
-    }
+  /// Appends keep the disk busy.
+  private static func isBusy(_ engine: VolumeEngine) -> Bool {
+    let last = MonotonicInstant(nanoseconds: engine.reading.lastSyncAt.load(ordering: .relaxed))
+    return engine.reading.syncsUnderWay.load(ordering: .relaxed) > 0
+      || engine.clock.monotonic < last + Self.idleAfter
   }
 
-  private static func serve(_ jobs: [Job], _ reader: SegmentReader, _ state: Monitor<State>) {
+  /// Waits after a read that took so long, as long as the disk is busy.
+  private static func giveWay(_ engine: VolumeEngine, read: Duration) {
+    let end = engine.clock.monotonic + min(read * Self.pausePerRead, Self.pauseMax)
+    while engine.clock.monotonic < end, Self.isBusy(engine) { usleep(Self.lookMicroseconds) }
+  }
+
+  private static func serve(
+    _ jobs: [Job], _ reader: SegmentReader, _ state: Monitor<State>, _ lastRead: inout Duration
+  ) {
     let now = reader.engine.clock.monotonic
     let (live, late) = (
       jobs.filter { $0.deadline > now }, jobs.filter { $0.deadline <= now }
@@ -186,18 +193,22 @@ final class CatchUpQueue: Sendable {
     if !live.isEmpty {
       let first = live[0]
       let clock = reader.engine.clock
-      var begun = clock.monotonic
+      // The kernel's own read-ahead may be 8 MiB, for which an append would wait 10 ms.
+      let isBusy = Self.isBusy(reader.engine)
+      var begun: MonotonicInstant?
       outcomes = reader.run(
         live.flatMap(\.plans), limits: live.flatMap(\.limits),
         passBytes: first.passBytes ?? Self.passBytesMax, leader: first.isAlone ? nil : 0,
-        readBytes: Self.readBytesMax
+        readBytes: isBusy ? Self.busyReadBytesMax : Self.readBytesMax, readsAhead: !isBusy
       ) {
-        Self.giveWay(reader.engine, read: clock.monotonic - begun)
+        if let begun { lastRead = clock.monotonic - begun }
+        Self.giveWay(reader.engine, read: lastRead)
         begun = clock.monotonic
         return state.withLock { state in
           !live.allSatisfy { state.cancelled.contains($0.number) }
         }
       }
+      if let begun { lastRead = clock.monotonic - begun }
     }
     var answers: [(Job, Result<[Outcome], MemQError>)] = []
     for job in late {

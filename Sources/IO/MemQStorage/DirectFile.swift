@@ -75,4 +75,5 @@ final class DirectFile: SegmentFile {
   }
 
   func dropCache() { self.plain.dropCache() }
+  func advise(readsAhead: Bool) { self.plain.advise(readsAhead: readsAhead) }
 }

@@ -12,6 +12,8 @@ final class ReadMeasures: Sendable {
   let bytes = Atomic<Int64>(0)
   /// Syncs of the log that are under way: appends wait for the disk.
   let syncsUnderWay = Atomic<Int>(0)
+  /// When the last one ended, in nanoseconds of the engine's clock.
+  let lastSyncAt = Atomic<Int64>(0)
   let errors = Atomic<UInt64>(0)
   /// When an error was last written to the log, monotonic ns.
   let loggedAt = Atomic<Int64>(.min)
@@ -63,12 +65,16 @@ struct SegmentReader: Sendable {
   ///   - passBytes: of all together, but at least one run. Cut in the order of the log, from where `plans[leader]` begins, or from
   ///     the lowest place: reads that begin before it wait for another pass.
   ///   - readBytes: of one pread, at most, unless a single run is larger.
+  ///   - readsAhead: the kernel may read more than it is asked for, megabytes at a stretch.
   ///   - goesOn: asked before each pread.
   func run(
     _ plans: [ReadPlan], limits: [Int], passBytes: Int = .max, leader: Int? = nil,
-    readBytes: Int64 = SegmentReader.readBytesMax, goesOn: () -> Bool = { true }
+    readBytes: Int64 = SegmentReader.readBytesMax, readsAhead: Bool = true,
+    goesOn: () -> Bool = { true }
   ) -> [Outcome] {
     let (slot, segment) = plans[0].place!
+    // A hint: where the file can't be opened the reads say so.
+    (try? self.engine.files.file(slot))?.advise(readsAhead: readsAhead)
     var reads: [Read] = []
     var runs: [Run] = []
     var failures: [MemQError?] = []

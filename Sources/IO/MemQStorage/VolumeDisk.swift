@@ -38,6 +38,12 @@ package protocol SegmentFile: AnyObject, Sendable {
   func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int64) throws(FileError) -> Int
   /// Makes the next reads ask the disk.
   func dropCache()
+  /// Whether the kernel is to read further than it is asked to. A hint.
+  func advise(readsAhead: Bool)
+}
+
+extension SegmentFile {
+  package func advise(readsAhead: Bool) {}
 }
 
 extension File: SegmentFile {}

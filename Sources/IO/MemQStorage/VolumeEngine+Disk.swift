@@ -59,7 +59,10 @@ extension VolumeEngine {
   private func sync(_ slot: SegmentSlot, _ group: GroupNumber, _ lane: Int) {
     let start = self.clock.monotonic
     self.reading.syncsUnderWay.wrappingAdd(1, ordering: .relaxed)
-    defer { self.reading.syncsUnderWay.wrappingSubtract(1, ordering: .relaxed) }
+    defer {
+      self.reading.lastSyncAt.store(self.clock.monotonic.nanoseconds, ordering: .relaxed)
+      self.reading.syncsUnderWay.wrappingSubtract(1, ordering: .relaxed)
+    }
     do throws(FileError) {
       try self.patiently { () throws(FileError) in
         try self.files.file(slot, lane: lane).syncData()

@@ -146,6 +146,12 @@ public final class File: Sendable {
 
   /// Drops clean pages from the page cache: the next read asks the disk.
   public func dropCache() { _ = posix_fadvise(self.descriptor, 0, 0, POSIX_FADV_DONTNEED) }
+
+  /// Whether reads of this open file in order make the kernel read further than it is asked to.
+  public func advise(readsAhead: Bool) {
+    _ = posix_fadvise(
+      self.descriptor, 0, 0, readsAhead ? POSIX_FADV_NORMAL : POSIX_FADV_RANDOM)
+  }
 }
 
 /// Bytes for a gathered write. An alias, as the type belongs to whichever C module is loaded first.
