@@ -16,11 +16,11 @@ extension Volume {
 }
 
 /// Memory in which groups are put together for O_DIRECT, which wants whole blocks at aligned addresses. Bounded: one buffer each for
-/// the log's writer and the cleaner is kept, and no more than these write at a time.
+/// the log's writer, the cleaner and a segment that is retired, and no more than these write at a time.
 final class StagingBuffers: Sendable {
   /// A default group in one call.
   static let byteCount = 4 << 20
-  private static let keptMax = 2
+  private static let keptMax = 3
   private let free = Monitor<[StagingMemory]>([])
 
   func with<R>(_ body: (StagingMemory) throws(FileError) -> R) throws(FileError) -> R {
@@ -54,15 +54,21 @@ final class DirectFile: SegmentFile {
     guard position % block == 0, byteCount % block == 0 else {
       return try self.plain.write(gathered: pieces, at: position)
     }
+    let direct = try self.opened()
+    try self.buffers.with { (staging) throws(FileError) in
+      try direct.write(pieces, at: position, staging: staging)
+    }
+  }
+
+  func prepareToWrite() throws(FileError) { _ = try self.opened() }
+
+  private func opened() throws(FileError) -> DirectDescriptor {
     let path = self.plain.path
-    let direct = try self.direct.withLock { (direct) throws(FileError) in
+    return try self.direct.withLock { (direct) throws(FileError) in
       if let direct { return direct }
       let opened = try DirectDescriptor(path)
       direct = opened
       return opened
-    }
-    try self.buffers.with { (staging) throws(FileError) in
-      try direct.write(pieces, at: position, staging: staging)
     }
   }
 

@@ -32,6 +32,8 @@ package protocol SegmentFile: AnyObject, Sendable {
   /// Writes all pieces from `position` on; may change the pieces.
   func write(
     gathered pieces: UnsafeMutableBufferPointer<FilePiece>, at position: Int64) throws(FileError)
+  /// Opens what writes need beyond this; they do so themselves where it was not done.
+  func prepareToWrite() throws(FileError)
   /// fdatasync.
   func syncData() throws(FileError)
   @discardableResult
@@ -43,6 +45,7 @@ package protocol SegmentFile: AnyObject, Sendable {
 }
 
 extension SegmentFile {
+  package func prepareToWrite() throws(FileError) {}
   package func advise(readsAhead: Bool) {}
 }
 
@@ -168,10 +171,24 @@ final class SegmentFiles: Sendable {
       do throws(FileError) {
         return try disk.file(slot)
       } catch {
-        guard error.isTransient, !self.files.isEmpty else { throw error }
-        (self.files, self.order) = ([:], [])
+        try self.giveUpReads(for: error)
         return try disk.file(slot)
       }
+    }
+
+    /// Has a file open all that its writes need.
+    mutating func prepare(_ file: any SegmentFile) throws(FileError) {
+      do throws(FileError) {
+        try file.prepareToWrite()
+      } catch {
+        try self.giveUpReads(for: error)
+        try file.prepareToWrite()
+      }
+    }
+
+    private mutating func giveUpReads(for error: FileError) throws(FileError) {
+      guard error.isTransient, !self.files.isEmpty else { throw error }
+      (self.files, self.order) = ([:], [])
     }
   }
 
@@ -207,6 +224,7 @@ final class SegmentFiles: Sendable {
       if state.laneSlot == slot { return state.lanes[0] }
       var lanes: [any SegmentFile] = []
       for _ in 0..<SyncLanes.count { lanes.append(try state.open(slot, on: disk)) }
+      try state.prepare(lanes[0])
       (state.lanes, state.laneSlot) = (lanes, slot)
       return lanes[0]
     }

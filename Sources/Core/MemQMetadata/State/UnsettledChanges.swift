@@ -17,7 +17,8 @@ struct UnsettledChanges: Hashable, Sendable {
 
   mutating func changed(at revision: Revision) {
     self.latest = max(self.latest, revision)
-    self.everything = max(self.everything, revision)
+    // Also what was kept one by one and is newer: all entries of a reading come in the order of their keys.
+    self.everything = self.latest
     self.topics = [:]
     self.partitions = [:]
   }

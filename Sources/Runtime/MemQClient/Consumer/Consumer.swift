@@ -303,14 +303,15 @@ public actor Consumer {
     guard self.membership != nil else {
       throw MemQError(.invalidArgument, "a consumer without a group has nothing to commit to")
     }
-    if self.hasLostMarks {
-      // The heartbeat heard of it first: what the caller believes to be committed is gone from `consumed`.
-      self.hasLostMarks = false
+    let hasLost = self.hasLostMarks
+    self.hasLostMarks = false
+    try await self.commit(self.consumed.keys)
+    // The heartbeat heard of it first: what the caller believes to be committed is gone from `consumed`.
+    guard !hasLost else {
       throw MemQError(
         .groupMemberUnknown, "the group gave this member up before what it consumed was committed",
         subject: self.membership?.group ?? "")
     }
-    try await self.commit(self.consumed.keys)
   }
 
   /// What can heal is tried again at the next turn.
@@ -331,7 +332,7 @@ public actor Consumer {
 
   /// Commits what is consumed, leaves the group and ends. What `next` handed out last counts as consumed when it is marked automatically.
   ///
-  /// - Throws: as `commit`.
+  /// - Throws: as `commit`, but nothing of what was lost earlier.
   public func close() async throws(MemQError) {
     guard !self.isClosed else { return }
     if self.configuration.marksAutomatically, let unmarked = self.unmarked {
@@ -344,7 +345,7 @@ public actor Consumer {
     self.assignment.end()
     guard let membership = self.membership else { return }
     var failure: MemQError?
-    do throws(MemQError) { try await self.commit() } catch { failure = error }
+    do throws(MemQError) { try await self.commit(self.consumed.keys) } catch { failure = error }
     await membership.leave()
     if let failure { throw failure }
   }
