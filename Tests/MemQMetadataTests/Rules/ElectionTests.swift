@@ -295,6 +295,24 @@ import Testing
     #expect(cluster.partition(topic).leader == nil, "the first node may have committed alone")
   }
 
+  @Test func `the minimum is not raised again before it holds everywhere that it was lowered`()
+    throws
+  {
+    var cluster = try PureCluster()
+    try cluster.joinReplicas(3)
+    let topic = try cluster.makeTopic("t", replicas: 3)
+    try cluster.fence(3)
+    try cluster.fence(2)
+    #expect(cluster.partition(topic).eligible == [NodeID(2)])
+    try cluster.setMinimum("1")
+    // The first node may commit alone by now.
+    let error = thrown { () throws(MemQError) in try cluster.setMinimum("2") }
+    #expect(error?.code == .unavailable && error?.isRetriable == true)
+    try cluster.run { $0.reconcile() }
+    try cluster.setMinimum("2")
+    #expect(cluster.partition(topic).eligible.isEmpty)
+  }
+
   @Test func `who was eligible before the minimum was lowered is not carried into a smaller ISR`()
     throws
   {

@@ -171,7 +171,8 @@ extension MetadataState {
 
   /// Sets and unsets settings, and adds partitions.
   ///
-  /// - Throws: as `createTopic`, and `.topicNotFound`.
+  /// - Throws: as `createTopic`, and `.topicNotFound`; retriable `.unavailable` for a higher `min.insync.replicas` while it does not yet
+  ///   hold everywhere that it was lowered: leaders may have committed by the lower one what those who were eligible before don't have.
   public func alterTopic(
     _ name: String, set: SortedMap<String, String>, unset: [String], partitionCount: Int
   ) throws(MemQError) -> Plan<TopicImage> {
@@ -196,6 +197,17 @@ extension MetadataState {
       replicationFactor: known.value.replicationFactor, given: given,
       createdAt: known.value.createdAt)
     guard topic != known.value else { return Plan(outcome: topic) }
+    let minimum = known.value.settings.minInSyncReplicas
+    if topic.settings.minInSyncReplicas > minimum,
+      let unsettled = self.partitions(of: topic.id).first(where: {
+        !$0.value.eligible.isEmpty && $0.value.inSync.count >= minimum
+      })
+    {
+      throw MemQError(
+        .unavailable, "a lower min.insync.replicas is still being applied; try again",
+        subject: "\(name)/\(unsettled.value.id.partition)", limit: Int64(minimum),
+        actual: Int64(topic.settings.minInSyncReplicas))
+    }
     if topic.settings.claimBytes > known.value.settings.claimBytes {
       try VolumeClaims(self, with: topic).check(topic, in: self)
     }
