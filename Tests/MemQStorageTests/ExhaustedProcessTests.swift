@@ -139,16 +139,7 @@ import Testing
     let first = Example.batch(at: .zero, bodyBytes: 8_000)
     try await volume.appendDurably([(kept, first)])
     disk.set { $0.readError = ENOMEM }
-    var end = Offset.zero
-    while !volume.isFull(for: 20_000) {
-      let batch = Example.batch(at: end, bodyBytes: 20_000)
-      do {
-        try await volume.appendDurably([(tiered, batch)])
-        end = batch.summary.endOffset
-      } catch let error as MemQError where error.isRetriable {
-        await Task.yield()
-      }
-    }
+    let end = try await volume.fillUp(tiered)
     let failed = disk.faults.withLock { $0.readsFailed }
     volume.setUploadedOffset(tiered, to: end)
     let deadline = ContinuousClock.now + .seconds(60)

@@ -109,6 +109,21 @@ extension Volume {
     }
   }
 
+  /// Appends until nothing but the reserve is left. Returns the end.
+  func fillUp(_ partition: TopicPartition) async throws -> Offset {
+    var end = Offset.zero
+    while !self.isFull(for: 20_000) {
+      let batch = Example.batch(at: end, bodyBytes: 20_000)
+      do {
+        try await self.appendDurably([(partition, batch)])
+        end = batch.summary.endOffset
+      } catch let error as MemQError where error.isRetriable {
+        await Task.yield()
+      }
+    }
+    return end
+  }
+
   /// How far what is read, from the beginning, is what was appended.
   func readable(
     _ partition: TopicPartition, of expected: [SyntheticBatch]

@@ -72,16 +72,7 @@ import Testing
     volume.setLocalRetention(tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
     let first = Example.batch(at: .zero, bodyBytes: 8_000)
     try await volume.appendDurably([(kept, first)])
-    var end = Offset.zero
-    while !volume.isFull(for: 20_000) {
-      let batch = Example.batch(at: end, bodyBytes: 20_000)
-      do {
-        try await volume.appendDurably([(tiered, batch)])
-        end = batch.summary.endOffset
-      } catch let error as MemQError where error.isRetriable {
-        await Task.yield()
-      }
-    }
+    let end = try await volume.fillUp(tiered)
     try Self.flip(Array(first.bytes[100..<140]), in: configuration.path)
     let found = Monitor<Volume.DamagedPartition?>(nil)
     volume.onDamage = { damaged in found.withLock { $0 = damaged } }
@@ -113,16 +104,7 @@ import Testing
     volume.setLocalRetention(tiered, bytes: nil, milliseconds: nil, hasObjectTier: true)
     let first = Example.batch(at: .zero, bodyBytes: 8_000)
     try await volume.appendDurably([(kept, first)])
-    var end = Offset.zero
-    while !volume.isFull(for: 20_000) {
-      let batch = Example.batch(at: end, bodyBytes: 20_000)
-      do {
-        try await volume.appendDurably([(tiered, batch)])
-        end = batch.summary.endOffset
-      } catch let error as MemQError where error.isRetriable {
-        await Task.yield()
-      }
-    }
+    let end = try await volume.fillUp(tiered)
     disk.set { $0.readsFail = true }
     volume.setUploadedOffset(tiered, to: end)
     let deadline = ContinuousClock.now + .seconds(60)

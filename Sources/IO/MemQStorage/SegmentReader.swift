@@ -65,16 +65,18 @@ struct SegmentReader: Sendable {
   ///   - passBytes: of all together, but at least one run. Cut in the order of the log, from where `plans[leader]` begins, or from
   ///     the lowest place: reads that begin before it wait for another pass.
   ///   - readBytes: of one pread, at most, unless a single run is larger.
-  ///   - readsAhead: the kernel may read more than it is asked for, megabytes at a stretch.
+  ///   - readsAhead: the kernel may read more than it is asked for, megabytes at a stretch; nil: as it was told last.
   ///   - goesOn: asked before each pread.
   func run(
     _ plans: [ReadPlan], limits: [Int], passBytes: Int = .max, leader: Int? = nil,
-    readBytes: Int64 = SegmentReader.readBytesMax, readsAhead: Bool = true,
+    readBytes: Int64 = SegmentReader.readBytesMax, readsAhead: Bool? = nil,
     goesOn: () -> Bool = { true }
   ) -> [Outcome] {
     let (slot, segment) = plans[0].place!
-    // A hint: where the file can't be opened the reads say so.
-    (try? self.engine.files.file(slot))?.advise(readsAhead: readsAhead)
+    if let readsAhead {
+      // A hint: where the file can't be opened the reads say so.
+      (try? self.engine.files.file(slot))?.advise(readsAhead: readsAhead)
+    }
     var reads: [Read] = []
     var runs: [Run] = []
     var failures: [MemQError?] = []
