@@ -317,7 +317,9 @@ private final class GatedDisk: VolumeDisk {
       let result = try result.get()
       #expect(result.batches == one.batches && result.slices == one.slices)
     }
-    #expect(one.byteCount > 0 && volume.stats.bytesRead - before <= before)
+    // How much is read around what is wanted hangs on whether appends keep the disk busy just
+    // then, by less than one read more; four reads of their own would be four times as much.
+    #expect(one.byteCount > 0 && volume.stats.bytesRead - before < 2 * before)
     await volume.close()
   }
 
