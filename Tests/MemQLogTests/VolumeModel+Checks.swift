@@ -84,6 +84,7 @@ extension VolumeModel {
       self.partitions[index].versions = [version]
       self.partitions[index].requests = [nil]
       if version.exists {
+        self.partitions[index].toldStart = found!.localStart
         self.partitions[index].uploaded = min(self.partitions[index].uploaded, version.end)
         self.send(.setLocalRetention(partition.id, self.retention(index)))
         self.send(.setUploadedOffset(partition.id, self.partitions[index].uploaded))
@@ -117,6 +118,27 @@ extension VolumeModel {
       let text = "producers below \(found.producerSnapshotEnd)"
       guard snapshot == Array(text.utf8), found.producerSnapshotEnd <= version.end else {
         throw ModelViolation(description: "\(found.partition): another snapshot came back")
+      }
+    }
+  }
+
+  mutating func noteLocalStarts() {
+    for (id, start) in self.volume.takeLocalStartMoves() {
+      guard let index = self.partitions.firstIndex(where: { $0.id == id }) else { continue }
+      self.partitions[index].toldStart = max(self.partitions[index].toldStart, start)
+    }
+  }
+
+  /// Nobody reads below the local start that does not know where it is.
+  mutating func checkLocalStarts() throws {
+    self.noteLocalStarts()
+    for partition in self.partitions {
+      guard let state = self.volume.core?.state(of: partition.id) else { continue }
+      guard state.localStart <= partition.toldStart else {
+        throw ModelViolation(
+          description:
+            "\(partition.id) begins at \(state.localStart), and told only of \(partition.toldStart)"
+        )
       }
     }
   }

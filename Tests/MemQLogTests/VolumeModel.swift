@@ -32,6 +32,8 @@ struct VolumeModel {
     /// The leader's: rises with each truncate too, so that equal ends and epochs mean equal records.
     var epoch = LeaderEpoch(1)
     var now: Version { self.versions[self.versions.count - 1] }
+    /// The highest local start that the volume told of, or that it had when the partition was opened or recovered.
+    var toldStart = Offset.zero
     /// The highest end of a snapshot in this life: no truncate reaches below it.
     var snapshotted = Offset.zero
     var uploaded: Offset {
@@ -118,6 +120,7 @@ struct VolumeModel {
     }
     self.answerSnapshotsWanted()
     self.noteCompletions()
+    try self.checkLocalStarts()
     guard self.volume.retiresUnderWay <= 1 else {
       throw ModelViolation(description: "segments are retired side by side, and appends wait")
     }
@@ -172,6 +175,8 @@ struct VolumeModel {
     let request = self.request(partition)
     self.partitions[partition].epoch = self.partitions[partition].epoch.next
     let epochs = [EpochStart(epoch: self.partitions[partition].epoch, start: start)]
+    self.noteLocalStarts()
+    self.partitions[partition].toldStart = start
     let life = self.partitions[partition].uploadedOfLife.count
     self.partitions[partition].uploadedOfLife.append(.zero)
     self.partitions[partition].snapshotted = .zero
@@ -389,9 +394,16 @@ struct VolumeModel {
     guard committed > self.partitions[partition].uploaded,
       self.partitions[partition].versions.allSatisfy(\.exists)
     else { return }
+    // A follower that keeps nothing of what is uploaded may hear of more than it has.
+    let isAhead =
+      self.nextRequest.isMultiple(of: 4) && self.retention(partition).bytes == 0
+      && !self.truncatesDeep(partition)
+    if isAhead { committed = self.partitions[partition].now.end + 8 }
     self.partitions[partition].uploaded = committed
     self.send(.setUploadedOffset(self.partitions[partition].id, committed))
-    self.send(.setHighWatermark(self.partitions[partition].id, committed))
+    self.send(
+      .setHighWatermark(
+        self.partitions[partition].id, min(committed, self.partitions[partition].now.end)))
   }
 
   /// Snapshots cover what no truncate reaches, as the rules of replication have it.

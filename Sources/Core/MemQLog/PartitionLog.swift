@@ -40,6 +40,9 @@ struct PartitionLog: Sendable {
   /// The cleaner found damage in what it was to carry: nothing of it is carried any more.
   var isCarryStopped = false
   var spans = SpanList()
+  /// The highest local start that its owner knows of. It never falls: what is cut and written anew
+  /// below it is uploaded, and read from there.
+  var toldStart = Offset.zero
 
   /// What counts against the partition's cap: frames that nothing but this disk has, placed or not.
   var cappedBytes: Int64 {
@@ -56,7 +59,7 @@ struct PartitionLog: Sendable {
 
   /// Records below have left the SSD for readers: uploaded ones of a partition that keeps none. Their bytes follow with
   /// their segment, which other partitions may still need.
-  private var releasedBelow: Offset {
+  var releasedBelow: Offset {
     guard self.retention.hasObjectTier, self.retention.bytes == 0 else { return .zero }
     return min(self.uploadedOffset, self.accepted.end)
   }

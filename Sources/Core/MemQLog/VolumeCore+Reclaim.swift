@@ -306,13 +306,8 @@ extension VolumeCore {
   ) {
     // In place: a copy of the log would make its index another one.
     guard self.logIDs[index] != .none else { return }
-    let before = self.logs[index]!.localStart
     self.logs[index]!.spans.release(segment)
-    let after = self.logs[index]!.localStart
-    let partition = self.logs[index]!.partition
-    if before != after, self.byName[partition] == index {
-      effects.append(.localStartMoved(partition, after))
-    }
+    self.tellLocalStart(index, &effects)
   }
 
   /// Ends the lives of segments whose freeing is durable, one at a time: each takes a sync beside those that appends wait for. Their

@@ -57,6 +57,10 @@ extension VolumeCore {
         base: batch.summary.baseOffset, end: batch.summary.endOffset,
         epoch: batch.summary.leaderEpoch)
       let isLast = index == batches.count - 1
+      // Without a look at what is placed, which an append never moves.
+      if self.logs[at]!.releasedBelow > self.logs[at]!.toldStart {
+        self.tellLocalStart(at, &effects)
+      }
       self.logs[at]!.waitingBytes += Int64(FrameHeader.byteCount + batch.byteCount)
       self.pending.append(
         PendingFrame(
@@ -147,8 +151,9 @@ extension VolumeCore {
       return effects.append(.complete(request, .failure(error)))
     }
     self.checkpointBytes += self.checkpointCost(state)
-    let log = PartitionLog(
+    var log = PartitionLog(
       id: self.nextLog, partition: partition, accepted: state, laid: state, isLaid: false)
+    log.toldStart = logStart
     self.nextLog = LogID(self.nextLog.rawValue + 1)
     let index = self.freeLogIndices.popLast() ?? self.logs.count
     if index == self.logs.count {
@@ -212,6 +217,7 @@ extension VolumeCore {
       PendingFrame(
         content: content, log: LogReference(index: index, log: self.logs[index]!.id),
         request: request, cost: cost))
+    self.tellLocalStart(index, &effects)
     return true
   }
 
@@ -228,20 +234,22 @@ extension VolumeCore {
     }
   }
 
-  /// Says so when `body` moves the lowest offset that may be read here.
-  mutating func movingLocalStart(
-    of partition: TopicPartition, _ effects: inout [Effect], _ body: (inout VolumeCore) -> Void
-  ) {
-    guard let index = self.byName[partition] else { return }
-    let before = self.logs[index]!.localStart
-    body(&self)
-    let after = self.logs[index]!.localStart
-    if before != after { effects.append(.localStartMoved(partition, after)) }
+  /// Tells the owner of an open log where what may be read here begins, once that has risen: to be called wherever the log's start or
+  /// end, its uploaded offset, its retention or its index changes, as the local start derives from all of them.
+  mutating func tellLocalStart(_ index: Int, _ effects: inout [Effect]) {
+    let (start, partition) = (self.logs[index]!.localStart, self.logs[index]!.partition)
+    guard start > self.logs[index]!.toldStart, self.byName[partition] == index else { return }
+    self.logs[index]!.toldStart = start
+    effects.append(.localStartMoved(partition, start))
   }
 
-  mutating func setPosition(_ partition: TopicPartition, _ body: (inout PartitionLog) -> Void) {
+  mutating func setPosition(
+    _ partition: TopicPartition, _ effects: inout [Effect], _ body: (inout PartitionLog) -> Void
+  ) {
     guard let index = self.byName[partition] else { return }
+    let uploaded = self.logs[index]!.uploadedOffset
     body(&self.logs[index]!)
+    if self.logs[index]!.uploadedOffset != uploaded { self.tellLocalStart(index, &effects) }
     guard !self.logs[index]!.arePositionsDue else { return }
     self.logs[index]!.arePositionsDue = true
     self.duePositions.append(LogReference(index: index, log: self.logs[index]!.id))
@@ -267,9 +275,12 @@ extension VolumeCore {
         log: LogReference(index: index, log: self.logs[index]!.id), request: nil, cost: cost))
   }
 
-  mutating func setRetention(_ partition: TopicPartition, _ retention: LocalRetention) {
+  mutating func setRetention(
+    _ partition: TopicPartition, _ retention: LocalRetention, _ effects: inout [Effect]
+  ) {
     guard let index = self.byName[partition] else { return }
     self.logs[index]!.retention = retention
+    self.tellLocalStart(index, &effects)
     if retention.milliseconds != nil { self.hasTimedRetention = true }
     self.resetReclaimCursors()
     if retention.bytes == 0, retention.hasObjectTier, let active = self.active,

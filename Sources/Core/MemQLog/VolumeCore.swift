@@ -96,6 +96,8 @@ public struct VolumeCore: Sendable {
     case carry(CarryPlan)
     /// The cleaner found damage in the partition's records, and leaves the rest of it where it is.
     case damageFound(TopicPartition, MemQError, from: Offset?)
+    /// What may be read here of an open partition begins higher than its owner was told: at its log start or where an opening found it, and
+    /// by each of these since.
     case localStartMoved(TopicPartition, Offset)
     case segmentRolled(SegmentSequence)
     /// Only a producer snapshot through all that is committed keeps this partition's oldest records on the disk. Asked for
@@ -272,6 +274,7 @@ public struct VolumeCore: Sendable {
     for (place, segment) in self.segments.enumerated() { placeOf[segment.sequence] = place }
     for (index, log) in self.logs.enumerated() {
       guard let log else { continue }
+      self.logs[index]!.toldStart = log.localStart
       if let snapshot = log.snapshotPlace, let place = placeOf[snapshot.place.segment] {
         self.segments[place].snapshots.append(index)
       }
@@ -315,17 +318,13 @@ public struct VolumeCore: Sendable {
     case .close(let request):
       self.beginClose(request, &effects)
     case .setHighWatermark(let partition, let offset):
-      self.setPosition(partition) { $0.highWatermark = offset }
+      self.setPosition(partition, &effects) { $0.highWatermark = offset }
     case .setUploadedOffset(let partition, let offset):
-      self.movingLocalStart(of: partition, &effects) { core in
-        core.setPosition(partition) { $0.uploadedOffset = offset }
-      }
+      self.setPosition(partition, &effects) { $0.uploadedOffset = offset }
     case .setProducerSnapshot(let partition, let bytes, let end):
       self.setSnapshot(partition, bytes, end)
     case .setLocalRetention(let partition, let retention):
-      self.movingLocalStart(of: partition, &effects) { core in
-        core.setRetention(partition, retention)
-      }
+      self.setRetention(partition, retention, &effects)
     case .written(let group):
       self.written(group)
     case .synced(let group):
