@@ -73,26 +73,28 @@ private let other = ClusterID("aaaaaaaa-2222-4333-8444-555555555555")!
     func read() throws -> SeenMetadata? {
       try MetadataMemory(in: try DataFolder.open(folder.path)).seen
     }
+    let failed: @Sendable (MemQError) -> Void = { Issue.record($0) }
     #expect(try read() == nil)
     var later = first
     later.revision = Revision(80)
     do {
       let memory = try MetadataMemory(in: try DataFolder.open(folder.path))
-      try await memory.saw(first, at: .zero)
-      try await memory.saw(later, at: .zero + .seconds(1))
+      #expect(try await memory.saw(first, at: .zero, onFailure: failed) == nil)
+      #expect(try await memory.saw(later, at: .zero + .seconds(1), onFailure: failed) == nil)
       #expect(memory.seen == later)
     }
     #expect(try read() == first, "revisions are written from time to time")
     do {
       let memory = try MetadataMemory(in: try DataFolder.open(folder.path))
-      try await memory.saw(later, at: .zero + .seconds(20))
+      let writing = try await memory.saw(later, at: .zero + .seconds(20), onFailure: failed)
+      try await #require(writing).value
     }
     #expect(try read() == later)
     later.incarnation = Incarnation(3)
     do {
       let memory = try MetadataMemory(in: try DataFolder.open(folder.path))
-      try await memory.saw(first, at: .zero + .seconds(20))
-      try await memory.saw(later, at: .zero + .seconds(20))
+      try await memory.saw(first, at: .zero + .seconds(20), onFailure: failed)
+      #expect(try await memory.saw(later, at: .zero + .seconds(20), onFailure: failed) == nil)
     }
     #expect(try read() == later, "an incarnation is written at once")
     for damaged in [

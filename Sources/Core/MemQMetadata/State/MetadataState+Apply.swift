@@ -74,6 +74,25 @@ extension MetadataState {
     return touched.delta(self.image!)
   }
 
+  /// The state anew from all entries of a reading, because the changes that lead there are not known.
+  ///
+  /// - Parameters:
+  ///   - reading: the store's revision that was read.
+  ///   - known: what was known before. Its revision is kept where that of every entry is lower: what it came from was deleted since,
+  ///     and nobody takes an image of a lower revision.
+  /// - Throws: `.corruptMessage`.
+  public static func loaded(
+    _ entries: [StoredEntry], at reading: Revision, instead known: MetadataState
+  ) throws(MemQError) -> MetadataState {
+    var state = MetadataState(limits: known.limits)
+    state.revision = known.revision
+    _ = try state.apply(
+      entries.map { StoreChange(key: $0.key, value: $0.value, revision: $0.revision) })
+    // What was deleted has no entry that tells of it.
+    state.unsettled.changed(at: reading)
+    return state
+  }
+
   private mutating func apply(
     _ change: StoreChange, _ touched: inout TouchedIDs
   ) throws(MemQError) {

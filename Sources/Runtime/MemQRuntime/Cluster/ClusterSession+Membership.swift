@@ -294,7 +294,7 @@ extension ClusterSession {
   /// What was seen is remembered before anybody acts on it.
   private func take(_ image: ClusterImage) async {
     await self.remember { memory throws(MemQError) in
-      try await memory.saw(SeenMetadata(image), at: self.clock.monotonic)
+      try await memory.saw(SeenMetadata(image), at: self.clock.monotonic) { self.forgot($0) }
     }
     self.cell.set(image)
   }

@@ -152,9 +152,13 @@ public final class ClusterSession: Sendable {
     do throws(MemQError) {
       try await body(memory)
     } catch {
-      self.logger.warning(
-        "What was seen of metadata could not be kept", metadata: ["error": "\(error)"])
+      self.forgot(error)
     }
+  }
+
+  func forgot(_ error: MemQError) {
+    self.logger.warning(
+      "What was seen of metadata could not be kept", metadata: ["error": "\(error)"])
   }
 
   /// How far metadata was seen, in this process or before.

@@ -50,6 +50,8 @@ public final class MetadataMemory: Sendable {
     var seen: SeenMetadata?
     var written: SeenMetadata?
     var writtenAt = MonotonicInstant.zero
+    /// A revision is being written.
+    var isWriting = false
   }
 
   private let folder: String
@@ -68,18 +70,36 @@ public final class MetadataMemory: Sendable {
   /// Nil: nothing yet.
   public var seen: SeenMetadata? { self.state.withLock { $0.seen } }
 
-  /// Call before what is seen is acted on. A new incarnation is durable on return; a revision from time to time.
+  /// Call before what is seen is acted on. A new incarnation is durable on return. A revision is written from time to time and is not
+  /// waited for: a disk that hangs must not keep the node from its metadata.
   ///
-  /// - Throws: `.unavailable` when the file can't be written.
-  func saw(_ seen: SeenMetadata, at now: MonotonicInstant) async throws(MemQError) {
-    let isDue = self.state.withLock { state in
+  /// - Parameter onFailure: told when a revision can't be written.
+  /// - Returns: the writing of a revision, when one began.
+  /// - Throws: `.unavailable` when a new incarnation can't be written.
+  @discardableResult
+  func saw(
+    _ seen: SeenMetadata, at now: MonotonicInstant,
+    onFailure: @escaping @Sendable (MemQError) -> Void
+  ) async throws(MemQError) -> Task<Void, Never>? {
+    let isNew = self.state.withLock { state in
       state.seen = seen
-      guard let written = state.written, written.incarnation == seen.incarnation else {
-        return true
-      }
-      return now - state.writtenAt >= Self.interval
+      return state.written?.incarnation != seen.incarnation
     }
-    if isDue { try await self.write(at: now) }
+    if isNew { try await self.write(at: now) }
+    let isDue = self.state.withLock { state in
+      guard !state.isWriting, now - state.writtenAt >= Self.interval else { return false }
+      state.isWriting = true
+      return true
+    }
+    guard isDue else { return nil }
+    return Task {
+      do throws(MemQError) {
+        try await self.write(at: now)
+      } catch {
+        onFailure(error)
+      }
+      self.state.withLock { $0.isWriting = false }
+    }
   }
 
   /// Makes all that was seen durable.

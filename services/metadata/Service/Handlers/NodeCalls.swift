@@ -195,10 +195,10 @@ extension MetadataNode {
       case .change(let update):
         try await writer.send(update)
         position = Revision(update.revision)
-      case .whole(let image):
+      case .whole(let image, let revision):
         instance.metrics.fullImages.increment()
         for page in ImagePages(image) { try await writer.send(page) }
-        position = image.revision
+        position = revision
       }
     }
   }

@@ -33,10 +33,10 @@ final class ImageFeed: Sendable {
 
   init(cell: StateCell, at revision: Revision) {
     self.cell = cell
-    self.state = Mutex(State(floor: revision, latest: revision))
+    self.state = Mutex(State(floor: revision, latest: Self.revision(in: cell)))
   }
 
-  /// The newest revision told.
+  /// The newest revision told, which every watcher's image reaches: not that of a reading, which may be above its entries'.
   var latest: Revision { self.state.withLock { $0.latest } }
 
   func append(_ delta: ImageDelta, of image: ClusterImage) {
@@ -55,15 +55,18 @@ final class ImageFeed: Sendable {
     }
   }
 
-  /// The image was loaded anew: what watchers have does not lead there.
+  /// The image was loaded anew by a reading at `revision`: what watchers have does not lead there.
   func reset(to revision: Revision) {
+    let latest = Self.revision(in: self.cell)
     self.change { state in
       state.updates = []
       state.itemCount = 0
       state.floor = revision
-      state.latest = revision
+      state.latest = latest
     }
   }
+
+  private static func revision(in cell: StateCell) -> Revision { cell.read { $0.revision } }
 
   func close() { self.change { $0.isClosed = true } }
 
@@ -79,7 +82,8 @@ final class ImageFeed: Sendable {
   /// What a watcher gets.
   enum Next {
     case change(Memq_V1_ImageUpdate)
-    case whole(ClusterImage)
+    /// What comes `after` it follows.
+    case whole(ClusterImage, after: Revision)
   }
 
   /// What a watcher at `revision` gets next; nil revision: the whole image. Waits until there is something.
@@ -123,10 +127,13 @@ final class ImageFeed: Sendable {
   }
 
   private func full() throws(MemQError) -> Next {
+    // First the floor: an image that is newer than it only makes the watcher ask again.
+    let floor = self.state.withLock { $0.floor }
     guard let image = self.cell.read({ $0.image }) else {
       throw MemQError(.unavailable, "metadata is not loaded yet")
     }
-    return .whole(image)
+    // A reading's revision is above its entries' where what changed last was deleted, or is no part of the image.
+    return .whole(image, after: max(image.revision, floor))
   }
 
   private func wait(after revision: Revision) async {

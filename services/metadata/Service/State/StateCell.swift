@@ -18,11 +18,9 @@ final class StateCell: Sendable {
     var isClosed = false
   }
 
-  private let limits: MetadataLimits
   private let contents: Mutex<Contents>
 
   init(limits: MetadataLimits) {
-    self.limits = limits
     self.contents = Mutex(Contents(state: MetadataState(limits: limits)))
   }
 
@@ -58,11 +56,11 @@ final class StateCell: Sendable {
     return delta
   }
 
-  /// Begins anew from all entries of a reading at `revision`.
+  /// Begins anew from all entries of a reading at `revision`. By the task that applies.
+  ///
+  /// - Throws: `.corruptMessage`; what was known stands.
   func reload(_ entries: [StoredEntry], at revision: Revision) throws(MemQError) {
-    var state = MetadataState(limits: self.limits)
-    _ = try state.apply(
-      entries.map { StoreChange(key: $0.key, value: $0.value, revision: $0.revision) })
+    let state = try MetadataState.loaded(entries, at: revision, instead: self.read { $0 })
     let due = self.contents.withLock { contents in
       contents.state = state
       contents.applied = max(contents.applied, revision)
