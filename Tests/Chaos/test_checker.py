@@ -184,6 +184,43 @@ def test_a_stale_out_of_range_is_refused(history):
     refused(history, "monotonic", "consumer-1.jsonl:5")
 
 
+def group(history, *members):
+    for number, events in enumerate(members, 1):
+        history.files[f"member-{number}"] = [{"e": "begin", "t": 0, "kind": "member", "group": "g", "partitions": [P]}, *events]
+
+
+def given(offset, *rows):
+    return {"e": "read", "t": 8 * S, "p": P, "o": offset, "r": [list(row) for row in rows]}
+
+
+def test_members_of_a_group_may_read_again_and_take_turns(history):
+    group(history, [given(0, [1, 0, 2, -1]), given(1, [1, 1, 1, -1], [2, 0, 1, -1])], [given(3, [1, 2, 2, -1])])
+    report = history.check()
+    assert report.ok and report.counts["read by groups"] == 6, report.shown
+
+
+def test_a_record_no_member_of_a_group_was_given_is_refused(history):
+    group(history, [given(0, [1, 0, 2, -1])], [given(3, [1, 2, 2, -1])])
+    assert "events/0 offsets 2 to 3" in refused(history, "gap")
+    group(history, [given(0, [1, 0, 2, -1], [2, 0, 1, -1])], [given(3, [1, 2, 1, -1])])
+    assert "events/0 offsets 4 to 5" in refused(history, "gap")
+    group(history, [], [])
+    assert "events/0 offsets 0 to 5" in refused(history, "gap")
+
+
+def test_a_member_that_read_something_else_is_refused(history):
+    group(history, [given(0, [1, 0, 2, -1], [2, 0, 1, -1], [1, 2, 1, -1], [1, 2, 1, -1])])
+    refused(history, "uncommitted", "member-1.jsonl:2")
+
+
+def test_a_commit_that_goes_back_is_refused(history):
+    commits = [{"e": "committed", "t": 8 * S, "p": P, "o": o} for o in (3, 5)]
+    group(history, [given(0, [1, 0, 2, -1], [2, 0, 1, -1], [1, 2, 2, -1]), *commits])
+    assert history.check().ok
+    group(history, [given(0, [1, 0, 2, -1], [2, 0, 1, -1], [1, 2, 2, -1]), *reversed(commits)])
+    refused(history, "group", "member-1.jsonl:4")
+
+
 def test_an_append_before_one_that_had_ended_is_refused(history):
     history.files["producer-1"][3]["t"] = 5 * S + 1
     history.log([1, 0, 2, 1], [1, 2, 2, 1], [2, 0, 1, 1])

@@ -3,7 +3,7 @@
 
 The final read of a partition, made after everything healed, is its log: it gives the one order that appends and reads are judged by.
   lost         an acknowledged record is not at the offset it was acknowledged with (acks=1: unless a new leader began there since)
-  gap          a read left offsets out
+  gap          a read left offsets out, or a consumer group did: no member of it was given them
   duplicate    an idempotent producer's record is there twice, or another's more often than it was sent
   order        a producer's records stand in another order than it sent them in
   phantom      a record nobody sent, or one whose refusal said that it was not appended
@@ -11,6 +11,7 @@ The final read of a partition, made after everything healed, is its log: it give
   monotonic    a consumer was led back: an offset again, "out of range" where it had read, a lower watermark without a new leader
   linear       an append that ended before another began stands behind it
   sequence     acks=all, and yet the leader missed an idempotent producer's earlier records
+  group        what a consumer group committed went back
   incomplete   the histories do not say enough to judge
 
 Files are read a line at a time, everything that grows with them is kept in columns on disk.
@@ -105,7 +106,7 @@ class Checker:
         self.seen_epochs: dict[str, dict[int, int]] = {}
 
     def check(self) -> Report:
-        consumers = []
+        consumers, members = [], []
         for path in sorted(self.folder.glob("*.jsonl")):
             header = next((event for _, event in read(path)), None)
             kind = header.get("kind") if header else None
@@ -115,6 +116,8 @@ class Checker:
                 self._read_final(path)
             elif kind == "consumer":
                 consumers.append(path)
+            elif kind == "member":
+                members.append((header, path))
             elif kind == "control":
                 self._read_control(path)
         for partition in sorted({partition for _, partition in self.sent}):
@@ -124,6 +127,7 @@ class Checker:
                 self.logs.pop(partition, None)
         for path in consumers:
             self._check_consumer(path)
+        self._check_groups(members)
         for partition, log in sorted(self.logs.items()):
             self._check_log(partition, log)
         for (producer, partition), sent in sorted(self.sent.items()):
@@ -361,22 +365,10 @@ class Checker:
                 self.report.wrong("gap", f"{partition} offsets {wanted} to {offset} were left out", place)
             elif offset < wanted:
                 self.report.wrong("monotonic", f"{partition} offset {offset} came again, {wanted} was next", place)
-            log = self.logs.get(partition)
-            for producer, n, count, epoch in event["r"]:
-                end = offset + count
-                last_epoch[partition] = epoch
-                self._saw_epoch(partition, epoch, event["t"])
-                self.report.counts["read by consumers"] += count
-                if log is None or end <= len(log) and log.n.view[offset:end].tolist() == list(range(n, n + count)) \
-                        and set(log.producer.view[offset:end].tolist()) == {producer}:
-                    offset = end
-                    continue
-                bad = next(k for k in range(count) if not log.holds(offset + k, producer, n + k))
-                there = (f"record {log.n[offset + bad]} of producer {log.producer[offset + bad]}"
-                         if offset + bad < len(log) else "nothing")
-                self.report.wrong("uncommitted", f"{partition} offset {offset + bad} was read as record {n + bad} of producer "
-                                  f"{producer}; in the end {there} is there", place)
-                offset = end
+            if event["r"]:
+                last_epoch[partition] = event["r"][-1][3]
+            self.report.counts["read by consumers"] += sum(row[2] for row in event["r"])
+            offset = self._check_read(event, place)
             next_offset[partition] = offset
             high = event.get("h")
             if high is None:
@@ -388,6 +380,60 @@ class Checker:
             ):
                 self.report.wrong("monotonic", f"the watermark of {partition} fell from {watermark[partition]} to {high}", place)
             watermark[partition] = max(high, watermark.get(partition, 0))
+
+
+    def _check_read(self, event: dict, place: Place) -> int:
+        """What was read is what is there in the end; gives the offset behind it."""
+        partition, offset = event["p"], event["o"]
+        log = self.logs.get(partition)
+        for producer, n, count, epoch in event["r"]:
+            end = offset + count
+            self._saw_epoch(partition, epoch, event["t"])
+            if log is None or end <= len(log) and log.n.view[offset:end].tolist() == list(range(n, n + count)) \
+                    and set(log.producer.view[offset:end].tolist()) == {producer}:
+                offset = end
+                continue
+            bad = next(k for k in range(count) if not log.holds(offset + k, producer, n + k))
+            there = (f"record {log.n[offset + bad]} of producer {log.producer[offset + bad]}"
+                     if offset + bad < len(log) else "nothing")
+            self.report.wrong("uncommitted", f"{partition} offset {offset + bad} was read as record {n + bad} of producer "
+                              f"{producer}; in the end {there} is there", place)
+            offset = end
+        return offset
+
+    def _check_groups(self, members: list[tuple[dict, Path]]) -> None:
+        """Members take turns and begin where the group committed: together they were given everything, and no commit went back."""
+        given: dict[tuple[str, str], Column] = {}
+        for header, path in members:
+            group, committed = header["group"], {}
+            for partition in header["partitions"]:
+                if (group, partition) not in given:
+                    given[group, partition] = Column(self.scratch, "B")
+            for line, event in read(path):
+                partition, place = event.get("p"), Place(path.name, line)
+                if event["e"] == "committed":
+                    if event["o"] < committed.get(partition, 0):
+                        self.report.wrong("group", f"the offset that {group} committed of {partition} went back from "
+                                          f"{committed[partition]} to {event['o']}", place)
+                    committed[partition] = event["o"]
+                    self.report.counts["commits of groups seen"] += 1
+                elif event["e"] == "read":
+                    end = self._check_read(event, place)
+                    self.report.counts["read by groups"] += end - event["o"]
+                    column = given[group, partition]
+                    column.extend_to(end)
+                    for offset in range(event["o"], end):
+                        column[offset] = 1
+        for (group, partition), column in sorted(given.items()):
+            log, missing = self.logs.get(partition), None
+            for offset in range(len(log) if log is not None else 0):
+                is_given = offset < len(column) and column[offset]
+                if not is_given and missing is None:
+                    missing = offset
+                if missing is not None and (is_given or offset == len(log) - 1):
+                    self.report.wrong("gap", f"no member of {group} was given {partition} offsets {missing} to "
+                                      f"{offset if is_given else offset + 1}")
+                    missing = None
 
 
 def check(folder: Path, scratch: Path | None = None) -> Report:

@@ -75,7 +75,13 @@ class Load:
             client("consumer-1", "consumer", "--partitions", everything),
             client("consumer-2", "consumer", "--partitions", everything, "--sessions", "--seed", seed),
             client("consumer-3", "sdk", "--consume", "--memq", memq, "--partitions", ",".join(first)),
+            client("member-1", "member", *self._group(first), "--seed", seed, "--watch"),
+            client("member-2", "member", *self._group(first), "--seed", seed + 1),
         ]
+        self.shared = first
+
+    def _group(self, partitions: list[str]) -> tuple:
+        return ("--memq", self.cluster.binaries / "memq", "--group", "chaos", "--partitions", ",".join(partitions))
 
     @property
     def clients(self) -> list[Client]:
@@ -111,15 +117,24 @@ class Load:
         return wrong
 
     def read_all(self, patience: float) -> list[str]:
-        """The final read; empty: done."""
-        final = Client(self.cluster, self.keep, "final", "consumer", "--final", "--partitions", ",".join(self.partitions))
-        try:
-            status = final.process.wait(patience)
-            return [] if status == 0 else [f"the final read ended with status {status}: {final.last_words()}"]
-        except subprocess.TimeoutExpired:
-            final.process.kill()
-            final.process.wait()
-            return [f"the final read did not come to an end within {patience:.0f} s"]
+        """The final read, and what the group has left; empty: done."""
+        lasts = [
+            (Client(self.cluster, self.keep, "final", "consumer", "--final", "--partitions", ",".join(self.partitions)),
+             "the final read"),
+            (Client(self.cluster, self.keep, "member-last", "member", *self._group(self.shared), "--last"),
+             "the group's last member"),
+        ]
+        end, wrong = time.monotonic() + patience, []
+        for client, what in lasts:
+            try:
+                status = client.process.wait(max(end - time.monotonic(), 0.1))
+                if status != 0:
+                    wrong.append(f"{what} ended with status {status}: {client.last_words()}")
+            except subprocess.TimeoutExpired:
+                client.process.kill()
+                client.process.wait()
+                wrong.append(f"{what} did not come to an end within {patience:.0f} s")
+        return wrong
 
     def kill(self) -> None:
         for client in self.clients:

@@ -73,6 +73,37 @@ async def produce(stop: asyncio.Event, given) -> None:
     history.close()
 
 
+async def collect(lines: asyncio.StreamReader, topic: str, history: Writer, count) -> None:
+    """Writes down what `memq consume --format "%p %o %v"` prints, and calls count(records) for it."""
+    runs, first, at, last = Runs(), 0, None, 0
+
+    def put():
+        nonlocal runs
+        if runs.rows:
+            history.put(e="read", p=f"{topic}/{at}", o=first, r=runs.rows)
+            count(sum(row[2] for row in runs.rows))
+        runs = Runs()
+
+    line = await lines.readline()
+    # The last line of a process that was killed may be cut short: it was not printed.
+    while line.endswith(b"\n"):
+        number, offset, value = line.rstrip(b"\n").split(b" ", 2)
+        number, offset = int(number), int(offset)
+        if number != at or offset != last:
+            put()
+            at, first = number, offset
+        # The command line shows no leader epochs: -1.
+        runs.add(*(name_of(value) or (-2, 0)), -1)
+        last = offset + 1
+        try:
+            line = await asyncio.wait_for(asyncio.shield(pending := asyncio.ensure_future(lines.readline())), 0.05)
+        except asyncio.TimeoutError:
+            put()
+            first = last
+            line = await pending
+    put()
+
+
 async def consume(stop: asyncio.Event, given) -> None:
     topic = split(given.partitions[0])[0]
     numbers = [split(partition)[1] for partition in given.partitions]
@@ -84,41 +115,16 @@ async def consume(stop: asyncio.Event, given) -> None:
     for number in numbers:
         command += ["--partition", str(number)]
     read = 0
+
+    def count(records: int):
+        nonlocal read
+        read += records
+
     for partition in given.partitions:
         history.put(e="start", p=partition, o=0)
     process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL,
                                                    stdout=asyncio.subprocess.PIPE, limit=1 << 20)
-
-    async def collect():
-        nonlocal read
-        runs, first, at, last = Runs(), 0, None, 0
-
-        def put():
-            nonlocal runs
-            if runs.rows:
-                history.put(e="read", p=f"{topic}/{at}", o=first, r=runs.rows)
-            runs = Runs()
-
-        line = await process.stdout.readline()
-        while line:
-            number, offset, value = line.rstrip(b"\n").split(b" ", 2)
-            number, offset = int(number), int(offset)
-            if number != at or offset != last:
-                put()
-                at, first = number, offset
-            # The command line shows no leader epochs: -1.
-            runs.add(*(name_of(value) or (-2, 0)), -1)
-            last = offset + 1
-            read += 1
-            try:
-                line = await asyncio.wait_for(asyncio.shield(pending := asyncio.ensure_future(process.stdout.readline())), 0.05)
-            except asyncio.TimeoutError:
-                put()
-                first = last
-                line = await pending
-        put()
-
-    collecting = asyncio.ensure_future(collect())
+    collecting = asyncio.ensure_future(collect(process.stdout, topic, history, count))
     while not stop.is_set() and process.returncode is None:
         tell(read=read)
         try:

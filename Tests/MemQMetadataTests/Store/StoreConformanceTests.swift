@@ -286,8 +286,8 @@ enum StoreKind: String, CaseIterable, Sendable {
   func `keys go with their lease`(kind: StoreKind) async throws {
     let clock = TestClock()
     try await kind.withStore(clock: clock) { store in
-      // etcd's time is the machine's.
-      let lease = try await store.grantLease(kind == .etcd ? .seconds(2) : .seconds(10))
+      // etcd's time is the machine's: long enough for what comes before the end on a busy one.
+      let lease = try await store.grantLease(.seconds(10))
       let other = try await store.grantLease(.seconds(100))
       _ = try await store.commit([
         Transaction(
