@@ -17,6 +17,9 @@ import Testing
     var generator = SeededGenerator(seed: 5)
     var batches: [SyntheticBatch] = []
     var stopAt: UInt64 = .max
+    /// The group that names the next cold segment after `stopAt`, counted from the opening.
+    var carriedIn: UInt64?
+    /// That is durable, and something waits to be retired.
     var isStopped = false
     mutating func drain() {
       while !self.isStopped, !self.volume.outstanding.isEmpty {
@@ -24,7 +27,11 @@ import Testing
         let retires = self.volume.outstanding.contains {
           if case .retire = $0 { true } else { false }
         }
-        if retires, self.volume.core!.stats.counters.segmentsCarried > self.stopAt {
+        let counters = self.volume.core!.stats.counters
+        if self.carriedIn == nil, counters.segmentsCarried > self.stopAt {
+          self.carriedIn = counters.groupsWritten
+        }
+        if retires, let group = self.carriedIn, counters.groupsDurable >= group {
           self.isStopped = true
         }
       }
@@ -181,11 +188,11 @@ import Testing
     let rolled = rig.volume.segmentsRolled
     try rig.fill { $0.volume.segmentsRolled > rolled }
     for _ in 0..<4 { try rig.append(1, records: 10, epoch: 2, body: 300) }
-    for _ in 0..<10 { try rig.append(2, records: 10, epoch: 1, body: 3_000) }
     rig.send(.setUploadedOffset(rig.id(1), Offset(80)))
     rig.send(.setHighWatermark(rig.id(1), Offset(80)))
-    let carried = rig.volume.core!.stats.counters.segmentsCarried
-    rig.stopAt = carried
+    rig.stopAt = rig.volume.core!.stats.counters.segmentsCarried
+    // These may bring the cleaner to it.
+    for _ in 0..<10 { try rig.append(2, records: 10, epoch: 1, body: 3_000) }
     try rig.fill { $0.isStopped }
   }
 

@@ -87,7 +87,8 @@ import Testing
       openCount: 9)
     let header = VolumeHeader(
       identity: identity, incarnation: Incarnation(2), incarnationID: UniqueID(high: 3, low: 4),
-      hasLog: true, created: Timestamp(milliseconds: 1_700_000_000_003))
+      hasLog: true, durableEnd: LogPlace(SegmentSequence(7), 40_960),
+      created: Timestamp(milliseconds: 1_700_000_000_003))
     #expect(hexText(header.encoded()) == Golden.volume)
     #expect(try VolumeHeader(decoding: header.encoded()) == header)
   }

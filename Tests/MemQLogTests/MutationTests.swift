@@ -166,6 +166,45 @@ import Testing
     #expect(told > 15 && lost > 3, "\(told) told, \(lost) lost")
   }
 
+  @Test func `a segment that goes before the log says that it is uploaded`() {
+    #expect(
+      self.isNoticed(within: 50) { $0.volume.configuration.mutations = .freesBeforePositions })
+  }
+
+  @Test func `what an opening of a full disk found is damaged, not torn, when it no longer reads`()
+    throws
+  {
+    for seed in 1...20 as ClosedRange<UInt64> {
+      var model = VolumeModel(seed: seed, segmentBytes: 64 << 10, slotsMax: 3)
+      model.bodyBytesMax = 1_000
+      try model.open()
+      model.drain()
+      for _ in 0..<500 where model.volume.core!.stats.segmentsFree > 0 {
+        model.append(0)
+        model.drain()
+      }
+      // Without a pause there is no group that only says what is durable, and no segment for an opening to go on in.
+      let ends = model.partitions.map(\.now.end)
+      for partition in model.partitions.indices {
+        model.append(partition)
+        model.drain()
+      }
+      try #require(model.partitions.map(\.now.end) != ends && model.volume.core!.hasActiveSegment)
+      let durable = model.volume.core!.stats.durable
+      try model.kill()
+      model.drain()
+      try #require(!model.volume.core!.hasActiveSegment)
+      var disk = model.volume.disk
+      let slot = try #require(
+        disk.slots.first {
+          try SegmentInspector.header($0, from: &disk)?.sequence == durable.segment
+        })
+      model.volume.kill()
+      model.volume.disk.flip(bit: 2, at: Int(durable.position) - 4_000, of: slot)
+      #expect(throws: MemQError.self, "seed \(seed)") { try model.open() }
+    }
+  }
+
   /// Puts one group's block over another's, as a disk that writes to the wrong place; `reseals` makes its headers what they would
   /// be if their checksums did not cover the position.
   private func misdirected(seed: UInt64, reseals: Bool) throws -> ModelViolation? {

@@ -22,6 +22,7 @@ extension VolumeModel {
     guard let counters = self.volume.core?.stats.counters else { return }
     self.bytesCarried += counters.bytesCarried
     self.segmentsCarried += counters.segmentsCarried
+    self.segmentsFreedUnstated += counters.segmentsFreedUnstated
   }
 
   mutating func crash() throws {
@@ -79,6 +80,14 @@ extension VolumeModel {
             \(partition.id) came back as \(found.map { "\($0.logStart)..<\($0.end) \($0.epochs)" } ?? "nothing"), \
             may be \(partition.versions.map { $0.exists ? "\($0.logStart)..<\($0.end) \($0.epochs)" : "nothing" })
             """)
+      }
+      if let found, self.segmentsFreedUnstated == 0,
+        found.localStart > max(found.logStart, found.uploadedOffset)
+      {
+        throw ModelViolation(
+          description:
+            "\(partition.id) begins at \(found.localStart), and nothing says that it is uploaded from \(found.uploadedOffset) to there"
+        )
       }
       let version = partition.versions[match]
       self.partitions[index].versions = [version]

@@ -56,6 +56,8 @@ struct VolumeModel {
   /// Frames the cleaner copied, and cold segments it made, over all openings.
   var bytesCarried: Int64 = 0
   var segmentsCarried: UInt64 = 0
+  /// Segments that went before the log could say why, for want of a segment to say it in.
+  var segmentsFreedUnstated: UInt64 = 0
   /// Partitions other than the first have no producers, and so no snapshots that would bound truncates: these reach into what is
   /// being or was carried. The second has an object tier and keeps some bytes of what is uploaded.
   var truncatesDeep = false

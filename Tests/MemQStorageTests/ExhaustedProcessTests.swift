@@ -6,6 +6,7 @@ import MemQLog
 import MemQModel
 import MemQStorage
 import MemQSystem
+import Synchronization
 import Testing
 
 /// A process that is out of descriptors or memory: its disk is as good as before.
@@ -100,6 +101,76 @@ import Testing
     await again.close()
   }
 
+  @Test(arguments: [(EMFILE, nil), (nil, ENOMEM)] as [(Int32?, Int32?)])
+  func `an opening waits for descriptors and memory, and takes nothing for damaged`(
+    openError: Int32?, readError: Int32?
+  ) async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    let (partition, made) = try await self.made(configuration, disk)
+    disk.set {
+      $0.openError = openError
+      $0.readError = readError
+      ($0.opensFailed, $0.readsFailed) = (0, 0)
+    }
+    let ender = Task {
+      let deadline = ContinuousClock.now + .seconds(60)
+      func failed() -> Int { disk.faults.withLock { $0.opensFailed + $0.readsFailed } }
+      while failed() < 5, ContinuousClock.now < deadline { await Task.yield() }
+      let count = failed()
+      disk.set {
+        $0.openError = nil
+        $0.readError = nil
+      }
+      return count
+    }
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    #expect(await ender.value >= 5)
+    #expect(volume.damagedPartitions.isEmpty && volume.stats.state == .open)
+    #expect(try await volume.readAll(partition, from: .zero) == made)
+    await volume.close()
+  }
+
+  @Test func `an opening that waited in vain says that it may be tried again`() async throws {
+    let folder = TemporaryFolder()
+    defer { withExtendedLifetime(folder) {} }
+    let configuration = Example.configuration(folder)
+    let disk = FaultyDisk(path: configuration.path)
+    let (partition, made) = try await self.made(configuration, disk)
+    disk.set { $0.openError = EMFILE }
+    do {
+      _ = try await Volume.open(
+        configuration, disk: disk, clock: HastyClock(), logger: Example.logger)
+      Issue.record("opened without descriptors")
+    } catch {
+      #expect(error.code == .resourceExhausted && error.isRetriable, "\(error)")
+    }
+    disk.set { $0.openError = nil }
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    #expect(try await volume.readAll(partition, from: .zero) == made)
+    await volume.close()
+  }
+
+  /// A volume of some segments, closed.
+  private func made(
+    _ configuration: Volume.Configuration, _ disk: FaultyDisk
+  ) async throws -> (TopicPartition, [[UInt8]]) {
+    let volume = try await Volume.open(configuration, disk: disk, logger: Example.logger)
+    let partition = Example.partition()
+    try await volume.openDurably(partition)
+    var (made, end): ([[UInt8]], Offset) = ([], .zero)
+    for _ in 0..<100 {
+      let batch = Example.batch(at: end, bodyBytes: 20_000)
+      try await volume.appendDurably([(partition, batch)])
+      made.append(batch.bytes)
+      end = batch.summary.endOffset
+    }
+    await volume.abandon()
+    return (partition, made)
+  }
+
   @Test func `a disk that does not answer is said to be stalled until it does`() async throws {
     let folder = TemporaryFolder()
     defer { withExtendedLifetime(folder) {} }
@@ -154,4 +225,14 @@ import Testing
     #expect(try await volume.readAll(kept, from: .zero) == [first.bytes])
     await volume.close()
   }
+}
+
+/// Each look takes ten seconds.
+private final class HastyClock: MemQClock {
+  private let looks = Atomic<Int64>(0)
+
+  var monotonic: MonotonicInstant {
+    .zero + .seconds(10 * self.looks.wrappingAdd(1, ordering: .relaxed).newValue)
+  }
+  var wall: Timestamp { Timestamp(milliseconds: 1_700_000_000_000) }
 }

@@ -15,4 +15,6 @@ package struct LogMutations: OptionSet, Sendable {
   package static let ignoresColdCuts = LogMutations(rawValue: 8)
   /// A footer that no segment follows for want of room does not wait for the groups before it.
   package static let sealsUnmarkedWithoutSlot = LogMutations(rawValue: 16)
+  /// Segments go though nothing durable says that what they held is uploaded.
+  package static let freesBeforePositions = LogMutations(rawValue: 32)
 }

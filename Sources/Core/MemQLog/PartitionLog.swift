@@ -20,6 +20,8 @@ struct PartitionLog: Sendable {
   var isLaid: Bool
   var highWatermark: Offset = .zero
   var uploadedOffset: Offset = .zero
+  /// As the newest positions frame that has a place states it: after a restart no less is known.
+  var uploadedStated: Offset = .zero
   var retention = LocalRetention()
   /// The newest producer snapshot that has a place, and where.
   var snapshot: Snapshot?

@@ -16,6 +16,8 @@ struct PendingFrame: Sendable {
     case snapshotCarry(SegmentSequence)
     /// A durable cold segment becomes part of the log. Of no partition.
     case coldSegment(CarryResult)
+    /// What is uploaded of these, which is why this segment goes. Of no partition.
+    case positions(SegmentSequence, [LogReference])
   }
 
   let content: Content

@@ -159,17 +159,21 @@ public struct VolumeHeader: Hashable, Sendable {
   public var hasLog: Bool
   /// What an opening found that may be lost, and nobody settled since.
   public var unnamed: UnnamedLosses
+  /// Where the last opening found the log to end: everything below is durable, whether a group says so or not. Where that opening had no
+  /// segment to go on in, none does.
+  public var durableEnd: LogPlace
   public var created: Timestamp
 
   public init(
     identity: VolumeIdentity, incarnation: Incarnation, incarnationID: UniqueID, hasLog: Bool,
-    unnamed: UnnamedLosses = [], created: Timestamp
+    unnamed: UnnamedLosses = [], durableEnd: LogPlace = .start, created: Timestamp
   ) {
     self.identity = identity
     self.incarnation = incarnation
     self.incarnationID = incarnationID
     self.hasLog = hasLog
     self.unnamed = unnamed
+    self.durableEnd = durableEnd
     self.created = created
   }
 
@@ -188,6 +192,8 @@ public struct VolumeHeader: Hashable, Sendable {
       bytes.store(self.incarnationID.high, at: 64)
       bytes.store(self.incarnationID.low, at: 72)
       bytes.store(self.created.milliseconds, at: 80)
+      bytes.store(self.durableEnd.segment.rawValue, at: 88)
+      bytes.store(self.durableEnd.position, at: 96)
       bytes.store(CRC32C.checksum(UnsafeRawBufferPointer(bytes.part(0..<124))), at: 124)
     }
     return bytes
@@ -208,6 +214,7 @@ public struct VolumeHeader: Hashable, Sendable {
         incarnationID: UniqueID(high: bytes.integer(at: 64), low: bytes.integer(at: 72)),
         hasLog: bytes.integer(at: 5) == UInt8(1),
         unnamed: UnnamedLosses(rawValue: bytes.integer(at: 6)),
+        durableEnd: LogPlace(SegmentSequence(bytes.integer(at: 88)), bytes.integer(at: 96)),
         created: Timestamp(milliseconds: bytes.integer(at: 80)))
     }
     guard let header else {

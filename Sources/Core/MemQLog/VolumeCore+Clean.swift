@@ -54,7 +54,7 @@ extension VolumeCore {
     guard self.phase == .running, let plan = self.planCarry(wall: wall) else { return }
     self.readySlots.removeFirst()
     self.nextSequence = plan.segment.next
-    let cost = PendingFrame.overhead + ColdSegment.byteCount(entries: plan.pieces.count)
+    let cost = PendingFrame.overhead + Self.coldFrameBytes(entries: plan.pieces.count)
     self.carry = CarryUnderWay(slot: plan.slot, sources: plan.sources, cost: cost)
     for source in plan.sources { self.readers[source, default: 0] += 1 }
     effects.append(.carry(plan))
@@ -73,7 +73,7 @@ extension VolumeCore {
     guard pieces.emptied >= 2 || pieces.isWorthwhile, !pieces.taken.isEmpty else { return nil }
     // Below the second reserve only what gives the segment back at once. The frame that names the cold segment must fit into
     // this segment, or into one that is left.
-    let frame = PendingFrame.overhead + ColdSegment.byteCount(entries: pieces.taken.count)
+    let frame = PendingFrame.overhead + Self.coldFrameBytes(entries: pieces.taken.count)
     guard pieces.emptied >= 1 || self.freeSegments > self.stateReserve + 1,
       self.remaining > frame + self.pending.cost + Int(self.identity.segmentBytes) / 64
         || self.readySlots.count >= 2
@@ -279,7 +279,12 @@ extension VolumeCore {
     self.pending.append(
       PendingFrame(
         content: .coldSegment(result), log: LogReference(index: -1, log: .none), request: nil,
-        cost: PendingFrame.overhead + ColdSegment.byteCount(entries: result.moved.count)))
+        cost: PendingFrame.overhead + Self.coldFrameBytes(entries: result.moved.count)))
+  }
+
+  /// What the frame that names a cold segment takes, with the positions that may have to stand before it.
+  static func coldFrameBytes(entries: Int) -> Int {
+    ColdSegment.byteCount(entries: entries) + FrameHeader.byteCount + self.positionsBytes(entries)
   }
 
   /// Goes on at once after what went as planned; else only after a while, so that nothing is copied round and round.
@@ -318,9 +323,27 @@ extension VolumeCore {
     self.cold.append(cold)
     self.counters.segmentsCarried += 1
     self.resetReclaimCursors()
+    // Below the cold end a restart takes hot records for carried: of those that were not, as they are uploaded, it must know that.
+    let unstated = self.unstated(cold.logs)
+    if !unstated.isEmpty {
+      builder.add(.ofVolume(.positions), payload: self.positions(unstated))
+    }
     let frame = ColdSegment(
       sequence: result.segment, slot: result.slot, end: result.end, entries: entries)
     builder.add(.ofVolume(.coldSegment), payload: frame.encoded())
+  }
+
+  /// Those of which more is uploaded than the log says.
+  private func unstated(_ logs: LogPlaces) -> [LogReference] {
+    guard !self.configuration.mutations.contains(.freesBeforePositions) else { return [] }
+    var unstated: [LogReference] = []
+    for index in logs where self.logIDs[index] != .none {
+      guard self.logs[index]!.retention.hasObjectTier,
+        self.logs[index]!.uploadedStated < self.logs[index]!.uploadedOffset
+      else { continue }
+      unstated.append(LogReference(index: index, log: self.logIDs[index]))
+    }
+    return unstated
   }
 
   /// Where what is left of it ends; nil: nothing is. A truncate, an upload or a drop may have come in between.

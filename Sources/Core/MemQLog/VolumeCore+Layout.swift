@@ -67,7 +67,8 @@ extension VolumeCore {
     case .epochStart, .logStart, .drop: 0
     case .truncate(_, let epochs): 4 + 16 * epochs.count
     case .open(let state): 4 + 16 * state.epochs.count
-    case .coldSegment(let result): ColdSegment.byteCount(entries: result.moved.count)
+    case .positions(_, let logs): Self.positionsBytes(logs.count)
+    case .coldSegment(let result): Self.coldFrameBytes(entries: result.moved.count)
     }
   }
 
@@ -165,10 +166,28 @@ extension VolumeCore {
     let cold = self.cold.map {
       Checkpoint.Segment(sequence: $0.sequence, slot: $0.slot, end: $0.end, state: .cold)
     }
-    // A cold segment that is on its way to be retired is simply no longer named.
-    let freeing = self.freeing.map(\.segment).filter { $0.state == .freed }
+    let freeing = self.freeingStated()
     return Checkpoint.payloads(
-      nextLog: self.nextLog, segments: freeing + self.missing + segments + cold, draft.bodies)
+      nextLog: self.nextLog, segments: freeing.hot + self.missing + segments + freeing.cold + cold,
+      draft.bodies)
+  }
+
+  /// What the checkpoint says of segments that are on their way to be retired. Until the log has said that what they held is uploaded,
+  /// they, and those that may only go after them, are part of it. After that a cold one is simply no longer named.
+  private func freeingStated() -> (hot: [Checkpoint.Segment], cold: [Checkpoint.Segment]) {
+    var (hot, cold): ([Checkpoint.Segment], [Checkpoint.Segment]) = ([], [])
+    var isHeld = false
+    for entry in self.freeing {
+      isHeld = isHeld || entry.statements > 0
+      var segment = entry.segment
+      if segment.state == .cold {
+        if isHeld { cold.append(segment) }
+      } else {
+        if isHeld { segment.state = .needed }
+        hot.append(segment)
+      }
+    }
+    return (hot, cold)
   }
 
   /// The active segment's index, and a trailer that says where it is.
@@ -221,25 +240,35 @@ extension VolumeCore {
   mutating func layOutMark(wall: Timestamp) -> GroupWrite {
     var builder = self.builder(frames: 1)
     let room = LogFormat.blockBytes - GroupHeader.byteCount - FrameHeader.byteCount - 4
-    let due = self.duePositions.prefix(room / Self.positionBytes)
-    var writer = ByteWriter()
-    var entries: [PartitionLog] = []
-    for reference in due {
-      guard let log = self.log(reference), log.isLaid else { continue }
+    let due = Array(self.duePositions.prefix(room / Self.positionBytes))
+    var entries: [LogReference] = []
+    for reference in due where self.log(reference)?.isLaid ?? false {
       self.logs[reference.index]!.arePositionsDue = false
-      entries.append(log)
+      entries.append(reference)
     }
     self.duePositions.removeFirst(due.count)
     if !entries.isEmpty {
-      writer.list(entries) { writer, log in
-        writer.integer(log.id.rawValue)
-        writer.integer(log.highWatermark.rawValue)
-        writer.integer(log.uploadedOffset.rawValue)
-      }
-      builder.add(.ofVolume(.positions), payload: writer.bytes)
+      builder.add(.ofVolume(.positions), payload: self.positions(entries))
     }
     return self.launch(builder, .mark, wall: wall)
   }
+
+  /// A positions frame's payload: what it says has a place from now on.
+  mutating func positions(_ references: [LogReference]) -> [UInt8] {
+    var writer = ByteWriter()
+    writer.list(references) { writer, reference in
+      let log = self.logs[reference.index]!
+      writer.integer(log.id.rawValue)
+      writer.integer(log.highWatermark.rawValue)
+      writer.integer(log.uploadedOffset.rawValue)
+    }
+    for reference in references {
+      self.logs[reference.index]!.uploadedStated = self.logs[reference.index]!.uploadedOffset
+    }
+    return writer.bytes
+  }
+
+  static func positionsBytes(_ count: Int) -> Int { 4 + self.positionBytes * count }
 
   private static let positionBytes = 24
 

@@ -14,6 +14,9 @@ extension VolumeCore {
     if case .coldSegment(let result) = frame.content {
       return self.placeColdSegment(result, into: &builder)
     }
+    if case .positions(let segment, let references) = frame.content {
+      return self.placePositions(segment, references, into: &builder)
+    }
     guard self.isHere(reference) else {
       preconditionFailure("a frame waits for a log that is gone")
     }
@@ -48,7 +51,7 @@ extension VolumeCore {
     case .snapshot(let snapshot):
       self.logs[reference.index]!.snapshotsPending -= 1
       self.placeSnapshot(snapshot, reference, into: &builder)
-    case .batch, .snapshotCarry, .coldSegment:
+    case .batch, .snapshotCarry, .coldSegment, .positions:
       preconditionFailure("handled above")
     }
   }
@@ -127,6 +130,21 @@ extension VolumeCore {
       return
     }
     self.freeing[index].carries -= 1
+    self.freeing[index].after = self.nextGroup
+  }
+
+  /// States that what a segment held is uploaded, which is why it goes.
+  private mutating func placePositions(
+    _ segment: SegmentSequence, _ references: [LogReference], into builder: inout GroupBuilder
+  ) {
+    let entries = references.filter { self.log($0)?.isLaid ?? false }
+    if !entries.isEmpty {
+      builder.add(.ofVolume(.positions), payload: self.positions(entries))
+    }
+    guard let index = self.freeing.firstIndex(where: { $0.segment.sequence == segment }) else {
+      return
+    }
+    self.freeing[index].statements -= 1
     self.freeing[index].after = self.nextGroup
   }
 

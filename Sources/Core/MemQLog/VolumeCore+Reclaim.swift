@@ -21,7 +21,8 @@ extension VolumeCore {
     guard let capacity = self.configuration.capacitySegments else { return byFileSystem }
     // One beyond the capacity, where the log could otherwise not go on to free what may go.
     if self.phase == .slotWanted, self.readySlots.isEmpty, self.slotCount == capacity,
-      self.freeing.contains(where: { $0.carries > 0 }) || self.waitsForSnapshots
+      self.freeing.contains(where: { $0.carries > 0 || $0.statements > 0 })
+        || self.waitsForSnapshots
     {
       return min(1, byFileSystem)
     }
@@ -89,7 +90,9 @@ extension VolumeCore {
     let wanted = min(
       4, max(1, self.configuration.pendingBytesMax / Int(self.identity.segmentBytes)))
     // Without a segment nothing is carried, and what waits for that doesn't come.
-    let freeing = self.freeing.count { $0.carries == 0 || self.phase != .slotWanted }
+    let freeing = self.freeing.count {
+      ($0.carries == 0 && $0.statements == 0) || self.phase != .slotWanted
+    }
     let coming = self.readySlots.count + self.readSlots.count + freeing
     let isSoon =
       self.phase != .running || wanted > 1
@@ -291,13 +294,51 @@ extension VolumeCore {
     _ segment: LiveSegment, _ state: Checkpoint.Segment.State, carries: Int,
     _ effects: inout [Effect]
   ) {
+    let statements = self.stateUploaded(segment)
     self.freeing.append(
       FreeingSegment(
         segment: Checkpoint.Segment(
           sequence: segment.sequence, slot: segment.slot, end: segment.end, state: state),
-        carries: carries, after: GroupNumber(self.nextGroup.rawValue - 1)))
+        carries: carries, statements: statements,
+        after: GroupNumber(self.nextGroup.rawValue - 1)))
     self.counters.segmentsReclaimed += 1
     for index in segment.logs { self.release(index, in: segment.sequence, &effects) }
+  }
+
+  /// Of one positions frame: little enough for any segment.
+  private static let statedMax = 256
+
+  /// Has the log say what is uploaded of the records that the segment holds, where it does not yet. A restart would otherwise find
+  /// them gone and nothing that tells why: beside damage elsewhere they would count as lost.
+  ///
+  /// - Returns: frames that the segment's file waits for.
+  private mutating func stateUploaded(_ segment: LiveSegment) -> Int {
+    guard !self.configuration.mutations.contains(.freesBeforePositions) else { return 0 }
+    var unstated: [LogReference] = []
+    for index in segment.logs where self.logIDs[index] != .none {
+      guard self.logs[index]!.retention.hasObjectTier,
+        self.logs[index]!.uploadedStated < self.logs[index]!.uploadedOffset
+      else { continue }
+      var end = Offset.zero
+      self.logs[index]!.spans.visit(segment.sequence) { standing in
+        if standing.span.hasRecords { end = standing.span.endOffset }
+        return false
+      }
+      guard end > max(self.logs[index]!.laid.logStart, self.logs[index]!.uploadedStated) else {
+        continue
+      }
+      unstated.append(LogReference(index: index, log: self.logIDs[index]))
+    }
+    var frames = 0
+    for start in stride(from: 0, to: unstated.count, by: Self.statedMax) {
+      let part = Array(unstated[start..<min(start + Self.statedMax, unstated.count)])
+      frames += 1
+      self.pending.append(
+        PendingFrame(
+          content: .positions(segment.sequence, part), log: LogReference(index: -1, log: .none),
+          request: nil, cost: PendingFrame.overhead + Self.positionsBytes(part.count)))
+    }
+    return frames
   }
 
   /// Takes what the log has in the segment out of its index, and with it everything before.
@@ -314,9 +355,13 @@ extension VolumeCore {
   /// headers say so before the files are used again, so that a checkpoint that still names them is not taken for damage.
   mutating func retireFreed(wall: Timestamp, _ effects: inout [Effect]) {
     guard !self.freeing.isEmpty, !self.freeing.contains(where: \.isRetiring) else { return }
-    if let index = self.freeing.firstIndex(where: {
-      $0.carries == 0 && $0.after <= self.durableGroup
-    }) {
+    var next = self.nextToRetire { $0.statements == 0 }
+    if next == nil, self.hasNowhereToWrite {
+      // What says that they may go has no place without them.
+      next = self.nextToRetire { _ in true }
+      if next != nil { self.counters.segmentsFreedUnstated += 1 }
+    }
+    if let index = next {
       let entry = self.freeing[index]
       self.freeing[index].isRetiring = true
       let header = SegmentHeader(
@@ -328,6 +373,21 @@ extension VolumeCore {
       block.withUnsafeMutableBytes { _ = header.encode(into: $0) }
       effects.append(.retire(entry.segment.slot, block: block))
     }
+  }
+
+  /// The first that waits for nothing, of those before the first whose statement is not durable: with that one's records went all that the
+  /// log had before, in cold segments too, and after a restart a hot one that is retired says of all before it that they are out of the log.
+  private func nextToRetire(where isStated: (FreeingSegment) -> Bool) -> Int? {
+    for (index, entry) in self.freeing.enumerated() {
+      guard isStated(entry), entry.after <= self.durableGroup else { return nil }
+      if entry.carries == 0 { return index }
+    }
+    return nil
+  }
+
+  /// The log has no segment, and none will come.
+  private var hasNowhereToWrite: Bool {
+    self.phase == .slotWanted && self.inFlight.isEmpty && self.freeSegments == 0
   }
 
   mutating func retired(_ slot: SegmentSlot) {
@@ -384,6 +444,8 @@ public struct VolumeCounters: Hashable, Sendable {
   public var groupsDurable: UInt64 = 0
   public var bytesWritten: Int64 = 0
   public var segmentsReclaimed: UInt64 = 0
+  /// Those of them that went before the log could say that what they held is uploaded: it had no segment to say it in.
+  public var segmentsFreedUnstated: UInt64 = 0
   /// Frames that the cleaner copied to cold segments.
   public var bytesCarried: Int64 = 0
   /// Cold segments that became part of the log.

@@ -249,7 +249,11 @@ extension VolumeCore {
     guard let index = self.byName[partition] else { return }
     let uploaded = self.logs[index]!.uploadedOffset
     body(&self.logs[index]!)
-    if self.logs[index]!.uploadedOffset != uploaded { self.tellLocalStart(index, &effects) }
+    let now = self.logs[index]!.uploadedOffset
+    if now != uploaded {
+      self.logs[index]!.uploadedStated = min(self.logs[index]!.uploadedStated, now)
+      self.tellLocalStart(index, &effects)
+    }
     guard !self.logs[index]!.arePositionsDue else { return }
     self.logs[index]!.arePositionsDue = true
     self.duePositions.append(LogReference(index: index, log: self.logs[index]!.id))

@@ -47,7 +47,9 @@ extension VolumeCore {
       order.append(Int32(place))
     }
     if !isSorted { order.sort { self.logIDs[Int($0)] < self.logIDs[Int($1)] } }
-    return CheckpointDraft(order: order, cold: self.cold.map(\.sequence))
+    // Those that wait to be retired may still be part of what it states.
+    let freeing = self.freeing.map(\.segment).filter { $0.state == .cold }.map(\.sequence)
+    return CheckpointDraft(order: order, cold: (freeing + self.cold.map(\.sequence)).sorted())
   }
 
   mutating func extend(_ draft: inout CheckpointDraft, by count: Int) {
@@ -106,7 +108,8 @@ extension VolumeCore {
     if let settling = self.settling, settling.at <= now {
       self.settle(self.configuration.rollSlice / 2)
       self.settling?.at = now + Self.settlePause
-      if self.settling == nil { self.cleanAt = .zero }
+      // What is due and was not done waits for an event (`planWake`), and this look is over: the next one comes at once.
+      if self.settling == nil { self.cleanAt = now + .nanoseconds(1) }
     }
     guard !self.producersEnds.isEmpty else { return }
     for (log, end) in self.producersEnds where self.isHere(log) {

@@ -154,6 +154,8 @@ public struct VolumeCore: Sendable {
     let segment: Checkpoint.Segment
     /// Snapshots that stand in it and wait to be written once more.
     var carries: Int
+    /// Frames that wait, and say what of it is uploaded.
+    var statements: Int
     /// Everything that freed it is in groups up to this one, which must be durable first.
     var after: GroupNumber
     var isRetiring = false
@@ -275,6 +277,7 @@ public struct VolumeCore: Sendable {
     for (index, log) in self.logs.enumerated() {
       guard let log else { continue }
       self.logs[index]!.toldStart = log.localStart
+      self.logs[index]!.uploadedStated = log.uploadedOffset
       if let snapshot = log.snapshotPlace, let place = placeOf[snapshot.place.segment] {
         self.segments[place].snapshots.append(index)
       }

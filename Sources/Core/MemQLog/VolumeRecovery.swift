@@ -20,26 +20,29 @@ public enum VolumeRecovery {
   ///   - runBytesMax: as `LogConfiguration.runBytesMax`.
   ///   - salvage: what to do with damage below what was durable.
   ///   - unnamed: what openings before found that may be lost, and nobody settled since.
+  ///   - durableEnd: where the last opening found the log to end.
   /// - Throws: `.logCorrupt` with the place; whatever the source throws.
   public static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source,
     runBytesMax: Int = LogConfiguration().runBytesMax, salvage: SalvageMode = .refuse,
-    unnamed: UnnamedLosses = [], progress: (RecoveryProgress) -> Void = { _ in }
+    unnamed: UnnamedLosses = [], durableEnd: LogPlace = .start,
+    progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
     try self.run(
       identity, from: &source, runBytesMax: runBytesMax, salvage: salvage, unnamed: unnamed,
-      mutations: [], progress)
+      durableEnd: durableEnd, mutations: [], progress)
   }
 
   package static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source, runBytesMax: Int,
-    salvage: SalvageMode = .refuse, unnamed: UnnamedLosses = [], mutations: LogMutations,
-    _ progress: (RecoveryProgress) -> Void = { _ in }
+    salvage: SalvageMode = .refuse, unnamed: UnnamedLosses = [], durableEnd: LogPlace = .start,
+    mutations: LogMutations, _ progress: (RecoveryProgress) -> Void = { _ in }
   ) throws(MemQError) -> RecoveredVolume {
     var recovery = Recovery(identity: identity, runBytesMax: runBytesMax, source: source)
     recovery.mutations = mutations
     recovery.salvage = salvage
     recovery.result.unnamed = unnamed
+    recovery.statedEnd = durableEnd
     let recovered = try recovery.run(progress)
     source = recovery.source
     return recovered
@@ -85,8 +88,8 @@ struct Recovery<Source: SegmentSource> {
   var base: Base?
   /// Cold segments that may belong to the log, though nothing says so.
   var unnamedCold: [UnnamedCold] = []
-  /// What a younger segment's header states as the tail's durable end.
-  private var statedEnd = LogPlace.start
+  /// Below this all is durable: a younger segment's header states it, or the volume file.
+  fileprivate var statedEnd = LogPlace.start
   var notes = SalvageNotes()
   var result = RecoveredVolume()
   var state = RecoveryState()
@@ -159,11 +162,13 @@ struct Recovery<Source: SegmentSource> {
     let youngest = self.found.last?.sequence ?? .none
     for slot in self.headerless where slot.sequence > youngest {
       // A durable mark within the segment itself means its head was durable, and so its header.
-      if slot.mark.segment == slot.sequence, self.salvage != .refuse {
+      let wasDurable =
+        slot.mark.segment == slot.sequence || slot.sequence == self.statedEnd.segment
+      if wasDurable, self.salvage != .refuse {
         try self.revive(slot, .hot)
         continue
       }
-      if slot.mark.segment == slot.sequence {
+      if wasDurable {
         throw .corrupt(LogPlace(slot.sequence, 0), "a segment's header is damaged")
       }
       self.result.discardedGroups = true
@@ -176,7 +181,14 @@ struct Recovery<Source: SegmentSource> {
         throw .corrupt(LogPlace(wanted, 0), "the last durable segment is missing or damaged")
       }
       do throws(MemQError) {
-        if try self.hasHead(candidate, isOwed: wanted != nil) { return candidate }
+        let isOwed = wanted != nil || candidate.sequence <= self.statedEnd.segment
+        if try self.hasHead(candidate, isOwed: isOwed) {
+          guard candidate.sequence >= self.statedEnd.segment || self.salvage == .acceptLoss else {
+            throw .corrupt(
+              LogPlace(self.statedEnd.segment, 0), "the last durable segment is missing")
+          }
+          return candidate
+        }
       } catch {
         guard self.salvage != .refuse, error.code == .logCorrupt else { throw error }
         self.base = try self.base(of: candidate)
@@ -186,7 +198,7 @@ struct Recovery<Source: SegmentSource> {
       }
       self.result.discardedGroups = true
       wanted = candidate.header.previousEnd.segment
-      self.statedEnd = candidate.header.previousEnd
+      self.statedEnd = max(self.statedEnd, candidate.header.previousEnd)
       if wanted == SegmentSequence.none { return nil }
     }
     if let wanted {

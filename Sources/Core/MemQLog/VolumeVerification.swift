@@ -108,14 +108,15 @@ public struct VolumeVerification: Sendable {
 
   /// - Parameters:
   ///   - runBytesMax: as `LogConfiguration.runBytesMax`.
-  ///   - unnamed: as the volume file states it.
+  ///   - unnamed, durableEnd: as the volume file states them.
   /// - Throws: whatever the source throws; damage is what this returns.
   public static func run<Source: SegmentSource>(
     _ identity: VolumeIdentity, from source: inout Source,
     runBytesMax: Int = LogConfiguration().runBytesMax, unnamed: UnnamedLosses = [],
-    progress: Progress = { _, _ in }
+    durableEnd: LogPlace = .start, progress: Progress = { _, _ in }
   ) throws(MemQError) -> VolumeVerification {
-    var verifier = Verifier(identity: identity, runBytesMax: runBytesMax, source: source)
+    var verifier = Verifier(
+      identity: identity, runBytesMax: runBytesMax, durableEnd: durableEnd, source: source)
     verifier.result.unnamed = unnamed
     try verifier.run(progress)
     source = verifier.source
@@ -135,6 +136,7 @@ private struct Verifier<Source: SegmentSource> {
 
   let identity: VolumeIdentity
   let runBytesMax: Int
+  let durableEnd: LogPlace
   var source: Source
   var result = VolumeVerification()
   /// What an open would go on from.
@@ -150,9 +152,10 @@ private struct Verifier<Source: SegmentSource> {
   var unknown: [SegmentSequence: Int] = [:]
   var done: Int64 = 0
 
-  init(identity: VolumeIdentity, runBytesMax: Int, source: Source) {
+  init(identity: VolumeIdentity, runBytesMax: Int, durableEnd: LogPlace, source: Source) {
     self.identity = identity
     self.runBytesMax = runBytesMax
+    self.durableEnd = durableEnd
     self.source = source
   }
 
@@ -177,7 +180,7 @@ private struct Verifier<Source: SegmentSource> {
     do throws(MemQError) {
       let volume = try VolumeRecovery.run(
         self.identity, from: &self.source, runBytesMax: self.runBytesMax, salvage: .isolate,
-        unnamed: self.result.unnamed)
+        unnamed: self.result.unnamed, durableEnd: self.durableEnd)
       self.result.unnamed = volume.unnamed
       (self.logs, self.recovered, hot, cold, end) = (
         volume.logs, volume.partitions, volume.segments, volume.cold, volume.end

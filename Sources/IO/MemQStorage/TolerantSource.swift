@@ -13,23 +13,37 @@ struct TolerantSource: SegmentSource {
 
   let slots: [SegmentSlot]
   let files: SegmentFiles
+  /// Nil: what the process can't do for now is said at once.
+  let patience: TransientPatience?
   /// The blocks that failed, with why.
   private(set) var failed: [(slot: SegmentSlot, position: Int64, error: FileError)] = []
 
-  init(slots: [SegmentSlot], files: SegmentFiles) {
+  init(slots: [SegmentSlot], files: SegmentFiles, patience: TransientPatience? = nil) {
     self.slots = slots
     self.files = files
+    self.patience = patience
   }
 
   mutating func read(
     _ slot: SegmentSlot, at position: Int64, into bytes: UnsafeMutableRawBufferPointer
   ) throws(MemQError) {
     do throws(FileError) {
-      let count = try self.files.file(slot).read(into: bytes, at: position)
+      let count = try self.count(slot, at: position, into: bytes)
       if count < bytes.count { self.fill(bytes, from: count) }
     } catch {
-      guard error.isUnreadable else { throw error.memqError(.volumeFailed) }
+      guard error.isUnreadable else { throw error.volumeError }
       try self.readBlocks(slot, at: position, into: bytes)
+    }
+  }
+
+  private func count(
+    _ slot: SegmentSlot, at position: Int64, into bytes: UnsafeMutableRawBufferPointer
+  ) throws(FileError) -> Int {
+    guard let patience = self.patience else {
+      return try self.files.file(slot).read(into: bytes, at: position)
+    }
+    return try patience.run { () throws(FileError) in
+      try self.files.file(slot).read(into: bytes, at: position)
     }
   }
 
@@ -49,9 +63,10 @@ struct TolerantSource: SegmentSource {
       let end = min(bytes.count, offset + rest)
       let part = UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<end])
       do throws(FileError) {
-        let count = try self.files.file(slot).read(into: part, at: at)
+        let count = try self.count(slot, at: at, into: part)
         if count < part.count { self.fill(part, from: count) }
       } catch {
+        guard !error.isTransient else { throw error.volumeError }
         let block = at - at % Int64(LogFormat.blockBytes)
         if !self.failed.contains(where: { $0.slot == slot && $0.position == block }) {
           self.failed.append((slot, block, error))

@@ -15,7 +15,10 @@ extension Volume {
   /// Damage below what was durable stays with the partitions that lost something by it, where these can be told
   /// (`damagedPartitions`); the others are whole.
   ///
-  /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt` with the place, `.volumeFailed`;
+  /// A process that is out of descriptors or memory is waited for, for up to a minute.
+  ///
+  /// - Throws: `.configurationInvalid`, `.dataFolderInUse`, `.wrongCluster`, `.logCorrupt` with the place, `.volumeFailed`; retriable
+  ///   `.resourceExhausted` when descriptors or memory did not come back;
   ///   `.volumeFull` when there is no room for its very first segment.
   public static func open(
     _ configuration: Configuration, logger: Logger,
@@ -78,7 +81,7 @@ private struct Opening: Sendable {
   let progress: @Sendable (RecoveryProgress) -> Void
 
   func run(_ readers: DiskThreads) throws(MemQError) -> Volume {
-    try self.disk.acquire()
+    try self.patiently { () throws(MemQError) in try self.disk.acquire() }
     do throws(MemQError) {
       return try self.open(readers)
     } catch {
@@ -96,6 +99,7 @@ private struct Opening: Sendable {
     next.incarnation = self.configuration.incarnation
     next.incarnationID = self.configuration.incarnationID
     next.unnamed = recovered.unnamed
+    next.durableEnd = recovered.end
     try self.write(next)
     let core = VolumeCore(
       header.identity, self.configuration.log(segmentBytes: header.identity.segmentBytes),
@@ -175,12 +179,12 @@ private struct Opening: Sendable {
   ) throws(MemQError) -> RecoveredVolume {
     let slots = try self.blocking { () throws(FileError) in try self.disk.slots() }
     try self.settle(slots, files, header.identity.segmentBytes)
-    var source = TolerantSource(slots: slots, files: files)
+    var source = TolerantSource(slots: slots, files: files, patience: self.patience)
     self.progress(RecoveryProgress(segmentsDone: 0, segmentsTotal: slots.count))
     let recovered = try VolumeRecovery.run(
       header.identity, from: &source,
       salvage: self.configuration.acceptsLoss ? .acceptLoss : .isolate, unnamed: header.unnamed,
-      progress: self.progress)
+      durableEnd: header.durableEnd, progress: self.progress)
     self.log(recovered.damages, source.failed, of: header)
     guard !header.hasLog || !recovered.isEmpty else {
       throw MemQError(
@@ -240,15 +244,21 @@ private struct Opening: Sendable {
 
   /// States that there is a log now, so that its loss is noticed.
   func noteLog() throws(MemQError) {
-    try self.disk.changeVolumeFile(self.configuration.path) { $0.hasLog = true }
+    try self.patiently { () throws(MemQError) in
+      try self.disk.changeVolumeFile(self.configuration.path) { $0.hasLog = true }
+    }
+  }
+
+  private var patience: TransientPatience {
+    TransientPatience(clock: self.clock, logger: self.logger, volume: self.configuration.path)
+  }
+
+  private func patiently(_ body: () throws(MemQError) -> Void) throws(MemQError) {
+    try self.patience.run(while: { (error: MemQError) in error.code == .resourceExhausted }, body)
   }
 
   private func blocking<R>(_ body: () throws(FileError) -> R) throws(MemQError) -> R {
-    do throws(FileError) {
-      return try body()
-    } catch {
-      throw error.memqError(.volumeFailed)
-    }
+    try self.patience.open(body)
   }
 }
 
@@ -261,7 +271,7 @@ extension VolumeDisk {
     do throws(FileError) {
       bytes = try self.volumeFile()
     } catch {
-      throw error.memqError(.volumeFailed)
+      throw error.volumeError
     }
     guard let bytes else {
       throw MemQError(.volumeFailed, "the volume file is gone", subject: path + "/volume")
@@ -273,7 +283,7 @@ extension VolumeDisk {
     do throws(FileError) {
       try self.replaceVolumeFile(header.encoded())
     } catch {
-      throw error.memqError(.volumeFailed)
+      throw error.volumeError
     }
   }
 }

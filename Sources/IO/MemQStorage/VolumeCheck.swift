@@ -97,7 +97,8 @@ public final class VolumeCheck: Sendable {
     }
     var source = TolerantSource(slots: slots, files: files)
     return try VolumeVerification.run(
-      self.header.identity, from: &source, unnamed: self.header.unnamed, progress: progress)
+      self.header.identity, from: &source, unnamed: self.header.unnamed,
+      durableEnd: self.header.durableEnd, progress: progress)
   }
 
   // MARK: - Repair

@@ -10,7 +10,7 @@ package import MemQSystem
 package protocol VolumeDisk: Sendable {
   /// Makes the folder and takes its lock, which goes with the process.
   ///
-  /// - Throws: `.dataFolderInUse`, `.volumeFailed`.
+  /// - Throws: `.dataFolderInUse`, `.volumeFailed`; retriable `.resourceExhausted`.
   func acquire() throws(MemQError)
   func release()
   /// The volume file; nil when there is none.
@@ -84,9 +84,7 @@ package final class FolderDisk: VolumeDisk {
       try file.lock()
       self.lock.withLock { $0 = file }
     } catch {
-      guard error.operation == .lock, error.isLockedElsewhere else {
-        throw error.memqError(.volumeFailed)
-      }
+      guard error.operation == .lock, error.isLockedElsewhere else { throw error.volumeError }
       throw MemQError(
         .dataFolderInUse, "another process has this volume open; stop it or choose another folder",
         subject: self.path)
@@ -253,7 +251,7 @@ struct DiskSource: SegmentSource {
       let count = try self.files.file(slot).read(into: bytes, at: position)
       guard count < bytes.count else { return }
     } catch {
-      throw error.memqError(error.isTransient ? .resourceExhausted : .volumeFailed)
+      throw error.volumeError
     }
     throw MemQError(
       .logCorrupt,

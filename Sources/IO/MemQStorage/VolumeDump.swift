@@ -102,7 +102,9 @@ public struct VolumeDump: Sendable {
       attempts -= 1
       var source = self.source
       do throws(MemQError) {
-        return try VolumeRecovery.run(self.header.identity, from: &source).partitions
+        return try VolumeRecovery.run(
+          self.header.identity, from: &source, durableEnd: self.header.durableEnd
+        ).partitions
       } catch {
         guard attempts > 0, error.code == .logCorrupt else { throw error }
       }

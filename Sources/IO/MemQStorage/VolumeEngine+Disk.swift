@@ -81,32 +81,12 @@ extension VolumeEngine {
     }
   }
 
-  /// Writes or syncs once the file can be opened. A process that is out of descriptors says nothing of its disk: what is to be written
-  /// waits, for at most `openPatience`. A write or a sync that fails is not tried again.
+  /// Writes or syncs once the file can be opened.
   func patiently(_ body: () throws(FileError) -> Void) throws(FileError) {
-    let end = self.clock.monotonic + Self.openPatience
-    var isLogged = false
-    while true {
-      do throws(FileError) {
-        return try body()
-      } catch {
-        guard error.isTransient, self.clock.monotonic < end,
-          !self.monitor.withLock({ $0.isAbandoned })
-        else { throw error }
-        if !isLogged {
-          self.logger.error(
-            "A segment file can't be opened for now; the log waits",
-            metadata: ["volume": "\(self.identity.volume)", "error": "\(error)"])
-        }
-        isLogged = true
-      }
-      usleep(Self.openPauseMicroseconds)
-    }
+    let patience = TransientPatience(
+      clock: self.clock, logger: self.logger, volume: "\(self.identity.volume)")
+    try patience.run(isEnded: { self.monitor.withLock { $0.isAbandoned } }, body)
   }
-
-  /// A process that has no descriptor for so long is of no use as a leader: the volume is given up then.
-  private static let openPatience: Duration = .seconds(60)
-  private static let openPauseMicroseconds: UInt32 = 5_000
 
   private func fail(_ error: FileError) {
     self.send(.diskFailed(error.memqError(.volumeFailed)))

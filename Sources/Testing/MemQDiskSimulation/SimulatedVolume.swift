@@ -31,6 +31,8 @@ public struct SimulatedVolume: Sendable {
   }
 
   public private(set) var identity: VolumeIdentity
+  /// As the volume file states it.
+  private var durableEnd = LogPlace.start
   public var configuration: LogConfiguration
   public var disk: CrashableDisk
   /// Segment files the file system has room for.
@@ -95,9 +97,10 @@ public struct SimulatedVolume: Sendable {
     self.disk.syncAll()
     let recovered = try VolumeRecovery.run(
       self.identity, from: &self.disk, runBytesMax: self.configuration.runBytesMax,
-      salvage: self.salvage, mutations: self.configuration.mutations)
+      salvage: self.salvage, durableEnd: self.durableEnd, mutations: self.configuration.mutations)
     var core = VolumeCore(self.identity, self.configuration, recovered: recovered)
     self.identity.openCount += 1
+    self.durableEnd = recovered.end
     var effects: [VolumeCore.Effect] = []
     core.handle(
       .room(availableBytes: self.availableBytes), at: now, wall: wall, into: &effects)
