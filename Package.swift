@@ -296,8 +296,8 @@ let modules: [Module] = [
   Module(
     "MemQIngestTests", .test, "Tests/MemQIngestTests", kind: .test,
     uses: [
-      "MemQModel", "MemQRecords", "MemQMetadata", "MemQScreening", "MemQObjectStore", "MemQSystem",
-      "MemQRPC", "MemQAPI", "MemQRuntime", "MemQIngestService", "MemQTestSupport",
+      "MemQModel", "MemQRecords", "MemQMetadata", "MemQPacking", "MemQScreening", "MemQObjectStore",
+      "MemQSystem", "MemQRPC", "MemQAPI", "MemQRuntime", "MemQIngestService", "MemQTestSupport",
     ], packages: nio + ["Logging", "SwiftProtobuf"]),
   Module(
     "MemQClientTests", .test, "Tests/MemQClientTests", kind: .test,

@@ -12,13 +12,15 @@ from memq.v1 import ingest_pb2, ingest_pb2_grpc
 
 
 def consume(servers: Servers, topic: str, partition: int = 0, offset: int = 0, count: int | None = None):
-    """Yields records, in order, without a gap."""
+    """Yields records, in order, without a gap. Raises LOG_TRUNCATED when an unclean election lost records that it has read."""
+    epoch = None
     while count is None or count > 0:
 
         def fetch(channel):
             request = ingest_pb2.FetchRequest(
                 topic=topic,
-                positions=[ingest_pb2.FetchPosition(partition=partition, offset=offset)],
+                # The epoch of what was read last: the server compares it with the log's.
+                positions=[ingest_pb2.FetchPosition(partition=partition, offset=offset, last_epoch=epoch)],
                 # A long poll: answers as soon as something is there. Records decoded for us; an SDK takes batches.
                 wait_max_ms=1_000,
                 format=ingest_pb2.FETCH_FORMAT_RECORDS,
@@ -38,6 +40,7 @@ def consume(servers: Servers, topic: str, partition: int = 0, offset: int = 0, c
                     if count == 0:
                         return
             offset = part.next_offset
+            epoch = part.last_epoch if part.HasField("last_epoch") else None
             end = part.high_watermark
         if count is None and offset >= end:
             return

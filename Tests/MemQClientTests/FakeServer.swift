@@ -9,6 +9,7 @@ import MemQRecords
 import MemQSystem
 import NIOCore
 import NIOPosix
+import SwiftProtobuf
 import Synchronization
 
 /// A server of one topic in memory, strict about sequences, with faults on order.
@@ -32,6 +33,20 @@ final class FakeServer: Sendable {
     var batches: [(base: Int64, end: Int64, bytes: [UInt8])] = []
     var producers: [Int64: Producer] = [:]
     var logStart: Int64 = 0
+    /// Of what is appended now.
+    var epoch: Int64 = 1
+    /// Of each record.
+    var epochs: [Int64] = []
+
+    /// Another leader, without the records from `offset` on.
+    mutating func lose(from offset: Int64) {
+      self.batches.removeAll { $0.end > offset }
+      let end = Int(self.batches.last?.end ?? 0)
+      self.records.removeSubrange(end...)
+      self.epochs.removeSubrange(end...)
+      self.producers = [:]
+      self.epoch += 1
+    }
   }
 
   struct State {
@@ -43,6 +58,8 @@ final class FakeServer: Sendable {
     var largestBatch = 0
     var messageBytesMax = Limits.recordBatchBytesDefault
     var committed: [Int32: Int64] = [:]
+    /// Leader epochs of commits.
+    var committedEpochs: [Int32: Int64] = [:]
     var groupEpoch: Int64 = 0
     var memberID = ""
     var assigned: [Int32] = []
@@ -204,8 +221,10 @@ final class FakeServer: Sendable {
       let base = Int64(partition.records.count)
       var stamped = bytes
       stamped.withUnsafeMutableBytes {
-        RecordBatchHeader.stamp($0, baseOffset: Offset(base), leaderEpoch: LeaderEpoch(1))
+        RecordBatchHeader.stamp(
+          $0, baseOffset: Offset(base), leaderEpoch: LeaderEpoch(partition.epoch))
       }
+      partition.epochs += records.map { _ in partition.epoch }
       partition.batches.append((base, base + Int64(records.count), stamped))
       partition.records += records
       return (base, false)
@@ -261,6 +280,11 @@ final class FakeServer: Sendable {
       header.highWatermark = Int64(log.records.count)
       header.logStartOffset = log.logStart
       header.nextOffset = position.offset
+      if position.hasLastEpoch, position.offset > 0,
+        Self.parted(position, log, &header)
+      {
+        return Hot(header)
+      }
       guard position.offset >= log.logStart, position.offset <= header.highWatermark else {
         header.error = Memq_V1_ErrorDetail(
           MemQError(
@@ -275,6 +299,26 @@ final class FakeServer: Sendable {
       header.nextOffset = batches.last?.end ?? position.offset
       return Hot(header, payload: RPCMessage(bytes: batches.flatMap(\.bytes)))
     }
+  }
+
+  /// Whether the reader has read what the log does not have.
+  private static func parted(
+    _ position: Memq_V1_FetchPosition, _ log: Partition, _ header: inout Memq_V1_FetchResponse
+  ) -> Bool {
+    let before = Int(position.offset) - 1
+    if before < log.epochs.count, log.epochs[before] == position.lastEpoch { return false }
+    let end = log.epochs.count { $0 <= position.lastEpoch }
+    header.nextOffset = Int64(end)
+    if end > 0 { header.lastEpoch = log.epochs[end - 1] }
+    header.truncation = .with {
+      $0.epoch = end > 0 ? log.epochs[end - 1] : -1
+      $0.endOffset = Int64(end)
+      $0.resumeOffset = Int64(end)
+      if end > 0 { $0.resumeEpoch = log.epochs[end - 1] }
+    }
+    header.error = Memq_V1_ErrorDetail(
+      MemQError(.logTruncated, "lost", limit: Int64(end), actual: position.offset))
+    return true
   }
 
   // MARK: Groups
@@ -309,6 +353,8 @@ final class FakeServer: Sendable {
       self.state.withLock { state in
         for offset in request.offsets {
           state.committed[offset.topicPartition.partition] = offset.offset
+          state.committedEpochs[offset.topicPartition.partition] =
+            offset.hasLeaderEpoch ? offset.leaderEpoch : nil
         }
         state.commits.append(request.offsets.map { ($0.topicPartition.partition, $0.offset) })
       }
@@ -322,6 +368,7 @@ final class FakeServer: Sendable {
           var answer = Memq_V1_GroupOffset()
           answer.topicPartition = wanted
           answer.offset = offset
+          if let epoch = state.committedEpochs[wanted.partition] { answer.leaderEpoch = epoch }
           response.offsets.append(answer)
         }
         return response

@@ -55,7 +55,72 @@ extension ReplicaTests {
   }
 }
 
+extension ReplicaTests {
+  @Test
+  func `a reader who read what an unclean election lost is told, the others are not`()
+    async throws
+  {
+    try await self.withCluster { cluster in
+      let partition = try await cluster.topic("events", ["min.insync.replicas": "1"])
+      try await self.append(0..<10, to: partition, in: cluster)
+      try await cluster.waitForISR(3, of: partition)
+      try await cluster.waitUntilEqual(partition, end: 10)
+      let leader = try await cluster.leader(of: partition)
+      let others = cluster.numbers.filter { $0 != leader }
+      for other in others { await cluster.cutOff(other) }
+      try await cluster.waitForISR(1, of: partition)
+      try await self.append(10..<20, to: partition, in: cluster)
+      let read = try await cluster.readHeader(partition, at: 0)
+      let epoch = read.lastEpoch
+      #expect(read.nextOffset == 20 && read.hasLastEpoch)
+      let same = try await cluster.readHeader(partition, at: 20, lastEpoch: epoch)
+      #expect(same.nextOffset == 20 && same.lastEpoch == epoch && !same.hasTruncation)
+      await cluster.cutOff(leader)
+      try await cluster.wait(partition) { $0.leader == nil }
+      try await cluster.start(others[0])
+      try await cluster.alter("events", ["unclean.leader.election.enable": "true"])
+      // More than was lost: the old offset exists again.
+      for number in 0..<15 {
+        let answer = try await cluster.append(try batch(["new-\(number)"]), to: partition)
+        #expect(!answer.hasError && answer.baseOffset == 10 + Int64(number))
+      }
+      for offset: Int64 in [15, 20, 25, 99] {
+        let told = try await cluster.readHeader(partition, at: offset, lastEpoch: epoch)
+        #expect(told.truncation.epoch == epoch && told.truncation.endOffset == 10)
+        #expect(told.truncation.resumeOffset == 10 && told.truncation.resumeEpoch == epoch)
+      }
+      let agrees = try await cluster.readHeader(partition, at: 10, lastEpoch: epoch)
+      #expect(!agrees.hasTruncation && agrees.nextOffset == 25 && agrees.lastEpoch > epoch)
+      let unchecked = try await cluster.readHeader(partition, at: 20)
+      #expect(!unchecked.hasTruncation && unchecked.nextOffset == 25)
+      // A leader that is behind its reader does not judge it.
+      let error = await #expect(throws: MemQError.self) {
+        try await cluster.readHeader(partition, at: 20, lastEpoch: agrees.lastEpoch + 1)
+      }
+      #expect(error?.code == .unknownLeaderEpoch)
+    }
+  }
+}
+
 extension ReplicaCluster {
+  /// The last answer's fields of one read that waits for nothing.
+  func readHeader(
+    _ partition: TopicPartition, at offset: Int64, lastEpoch: Int64? = nil
+  ) async throws -> Memq_V1_ReadResponse {
+    let channel = try #require(try self.leaderChannel(partition, lane: .read))
+    let responses = try await channel.streamHot(
+      ReplicationMethods.read,
+      .with {
+        $0.topicPartition = partition.wire
+        $0.offset = offset
+        $0.leaderEpoch = -1
+        if let lastEpoch { $0.lastEpoch = lastEpoch }
+      }, RPCCallOptions(timeout: Self.wait))
+    var last = Memq_V1_ReadResponse()
+    while let response = try await responses.next() { last = response.header }
+    return last
+  }
+
   func alter(_ topic: String, _ settings: [String: String]) async throws {
     _ = try await self.metadataChannel.call(
       MetadataMethods.alterTopic,

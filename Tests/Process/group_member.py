@@ -17,6 +17,10 @@ class GroupMember:
         self.read: list[tuple[int, int, bytes]] = []
         # Where each partition goes on.
         self.positions: dict[int, int] = {}
+        # Leader epoch of the record before it, where that is known.
+        self.epochs: dict[int, int] = {}
+        # Partitions whose log lost what was read, and where they went on.
+        self.truncations: list[tuple[int, int]] = []
         self.joins = self.number = 0
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
@@ -105,6 +109,10 @@ class GroupMember:
             timeout=20,
         ).offsets
         committed = {one.topic_partition.partition: one.offset for one in offsets}
+        self.epochs = {n: at for n, at in self.epochs.items() if n not in new}
+        self.epochs.update(
+            {one.topic_partition.partition: one.leader_epoch for one in offsets if one.HasField("leader_epoch")}
+        )
         self.positions.update({n: committed.get(n, 0) for n in new})
 
     def _read(self) -> None:
@@ -112,7 +120,10 @@ class GroupMember:
         parts = self.ingest.Fetch(
             pb.FetchRequest(
                 topic=self.topic,
-                positions=[pb.FetchPosition(partition=n, offset=at) for n, at in self.positions.items()],
+                positions=[
+                    pb.FetchPosition(partition=n, offset=at, last_epoch=self.epochs.get(n))
+                    for n, at in self.positions.items()
+                ],
                 wait_max_ms=100,
                 max_bytes=65536,
                 format=pb.FETCH_FORMAT_RECORDS,
@@ -120,12 +131,19 @@ class GroupMember:
             timeout=20,
         )
         changed = {}
+        epochs = {}
         for part in parts:
+            if part.error.code == self.api.errors_pb2.ERROR_CODE_LOG_TRUNCATED:
+                self.truncations.append((part.partition, part.next_offset))
+                changed[part.partition] = part.next_offset
+                epochs[part.partition] = part.last_epoch if part.HasField("last_epoch") else None
+                continue
             for record in part.records:
                 if record.offset >= self.positions[part.partition]:
                     self.read.append((part.partition, record.offset, record.value))
             if part.next_offset > self.positions[part.partition]:
                 changed[part.partition] = part.next_offset
+                epochs[part.partition] = part.last_epoch if part.HasField("last_epoch") else None
         if not changed:
             return
         self.ingest.CommitOffsets(
@@ -134,10 +152,11 @@ class GroupMember:
                 member_id=self.member,
                 member_epoch=self.epoch,
                 offsets=[
-                    self.api.metadata_pb2.GroupOffset(topic_partition=self._at(n), offset=at)
+                    self.api.metadata_pb2.GroupOffset(topic_partition=self._at(n), offset=at, leader_epoch=epochs[n])
                     for n, at in changed.items()
                 ],
             ),
             timeout=20,
         )
         self.positions.update(changed)
+        self.epochs.update(epochs)

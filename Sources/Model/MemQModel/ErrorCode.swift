@@ -53,6 +53,7 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
   case volumeFull = 217
   case logCorrupt = 218
   case partitionQuotaExceeded = 219
+  case logTruncated = 220
 
   // Metadata: 300–399
   case revisionConflict = 300
@@ -121,6 +122,7 @@ public enum ErrorCode: Int32, Sendable, CaseIterable {
       .topicSettingInvalid, .topicCombinationRefused, .topicDeleted, .offsetOutOfRange,
       .recordBatchTooLarge, .recordBatchInvalid, .recordBatchChecksumMismatch, .duplicateSequence,
       .outOfOrderSequence, .sequenceStraddles, .producerFenced, .unknownProducer, .logCorrupt,
+      .logTruncated,
       .nodeUnknown, .nodeFenced, .transactionTooLarge, .limitReached, .groupNotFound,
       .groupMemberFenced, .groupMemberUnknown, .partitionNotAssigned, .groupNotEmpty,
       .groupNameInvalid, .offsetMissing, .fileNotFound,

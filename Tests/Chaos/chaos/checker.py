@@ -8,7 +8,7 @@ The final read of a partition, made after everything healed, is its log: it give
   order        a producer's records stand in another order than it sent them in
   phantom      a record nobody sent, or one whose refusal said that it was not appended
   uncommitted  a consumer saw something else at an offset than what is there in the end, or something above the watermark
-  monotonic    a consumer was led back: an offset again, "out of range" where it had read, a lower watermark without a new leader
+  monotonic    a consumer was led back: an offset again, a refusal where it had read, a lower watermark without a new leader
   linear       an append that ended before another began stands behind it
   sequence     acks=all, and yet the leader missed an idempotent producer's earlier records
   group        what a consumer group committed went back
@@ -358,8 +358,8 @@ class Checker:
                 self.report.wrong("incomplete", f"a read of {partition} before its start", place)
                 continue
             if what == "range":
-                self.report.wrong("monotonic", f"{partition} offset {wanted}, up to which it had read, was out of range "
-                                  f"(limit {event.get('limit')})", place)
+                self.report.wrong("monotonic", f"{partition} offset {wanted}, up to which it had read, was refused: "
+                                  f"{event.get('why', 'OFFSET_OUT_OF_RANGE')} (limit {event.get('limit')})", place)
                 continue
             if offset > wanted:
                 self.report.wrong("gap", f"{partition} offsets {wanted} to {offset} were left out", place)

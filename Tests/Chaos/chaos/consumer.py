@@ -29,6 +29,8 @@ class Consumer:
             self.topics.setdefault(topic, []).append(number)
         self.position: dict[str, int] = {}
         self.watermark: dict[str, int] = {}
+        # Leader epoch of the record before the position: the server is to see that nothing was lost before it.
+        self.epoch: dict[str, int] = {}
         self.server = 0
         self.random = random.Random(given.seed)
         self.read = 0
@@ -36,23 +38,28 @@ class Consumer:
     def start(self, partition: str, offset: int) -> None:
         self.position[partition] = offset
         self.watermark.pop(partition, None)
+        self.epoch.pop(partition, None)
         self.history.put(e="start", p=partition, o=offset)
 
     async def fetch(self, stub, topic: str, numbers: list[int]) -> None:
         api = self.given.api
         request = api.ingest_pb2.FetchRequest(
             topic=topic, max_bytes=1 << 20, wait_max_ms=WAIT_MS,
-            positions=[api.ingest_pb2.FetchPosition(partition=n, offset=self.position[f"{topic}/{n}"]) for n in numbers],
+            positions=[self.place(f"{topic}/{n}", n) for n in numbers],
         )
         async for part in stub.Fetch(request, timeout=ANSWER_SECONDS):
             self.take(f"{topic}/{part.partition}", part)
+
+    def place(self, partition: str, number: int):
+        at = self.given.api.ingest_pb2.FetchPosition
+        return at(partition=number, offset=self.position[partition], last_epoch=self.epoch.get(partition))
 
     def take(self, partition: str, part) -> None:
         position = self.position[partition]
         if part.HasField("error"):
             code = self.given.api.code(part.error)
-            if code == "OFFSET_OUT_OF_RANGE":
-                self.history.put(e="range", p=partition, o=position, limit=part.error.limit)
+            if code in ("OFFSET_OUT_OF_RANGE", "LOG_TRUNCATED"):
+                self.history.put(e="range", p=partition, o=position, limit=part.error.limit, why=code)
             else:
                 self.history.put(e="error", p=partition, why=code)
             return
@@ -80,6 +87,10 @@ class Consumer:
         self.watermark[partition] = part.high_watermark
         # Where the server says to go on: what it leaves out shows as a gap.
         self.position[partition] = max(part.next_offset, last) if runs.rows else part.next_offset
+        if part.HasField("last_epoch"):
+            self.epoch[partition] = part.last_epoch
+        else:
+            self.epoch.pop(partition, None)
 
     async def calls(self, stop: asyncio.Event, one) -> None:
         """Calls one(stub, channel) again and again, at the other ingest after a failure, until it gives true."""

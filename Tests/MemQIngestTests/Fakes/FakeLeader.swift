@@ -27,6 +27,10 @@ final class FakeLeader: Sendable {
     var end: Int64 = 0
     /// Below it the "SSD" has nothing.
     var localStart: Int64 = 0
+    /// What it says to who reads with this last epoch.
+    var truncated: (lastEpoch: Int64, answer: LogTruncation)?
+    /// Last epochs that readers named, by offset.
+    var lastEpochs: [Int64: Int64] = [:]
     /// Next sequence by producer.
     var producers: [Int64: Int32] = [:]
   }
@@ -149,8 +153,19 @@ final class FakeLeader: Sendable {
   ) async throws(MemQError) {
     let partition = try TopicPartition(request.topicPartition)
     var waited: Int32 = 0
+    if request.hasLastEpoch {
+      self.change(partition) { $0.lastEpochs[request.offset] = request.lastEpoch }
+    }
     while true {
       let log = self.log(partition)
+      if request.hasLastEpoch, let truncated = log.truncated,
+        truncated.lastEpoch == request.lastEpoch
+      {
+        var header = Memq_V1_ReadResponse()
+        header.highWatermark = log.end
+        header.truncation = Memq_V1_LogTruncation(truncated.answer)
+        return try await writer.send(Hot(header))
+      }
       guard request.offset >= log.localStart, request.offset <= log.end else {
         throw MemQError(.offsetOutOfRange, "not here", limit: log.localStart)
       }
@@ -170,6 +185,7 @@ final class FakeLeader: Sendable {
         if !payload.isEmpty, payload.byteCount + batch.count > request.maxBytes { break }
         payload.append(ByteBuffer(bytes: batch))
         header.nextOffset = parsed.endOffset.rawValue
+        header.lastEpoch = parsed.leaderEpoch.rawValue
       }
       return try await writer.send(Hot(header, payload: payload))
     }

@@ -191,6 +191,19 @@ import Testing
     #expect(hexText(name) == "0500" + "00000000000000000000000000000007" + "2817695d")
   }
 
+  @Test func `offsets keep the leader epochs that are known, beside those without one`() throws {
+    let key = StoreKey.offsets("g", Self.topic, chunk: 1)
+    let time = Timestamp(milliseconds: 4)
+    let record = OffsetChunkRecord(
+      topic: Self.topic,
+      offsets: [
+        PartitionIndex(64): CommittedOffset(offset: Offset(5), metadata: "x", committedAt: time),
+        PartitionIndex(69): CommittedOffset(
+          offset: Offset(6), metadata: "", committedAt: time, leaderEpoch: LeaderEpoch(7)),
+      ])
+    #expect(try OffsetChunkRecord(record.encoded(for: key), for: key) == record)
+  }
+
   @Test func `keys sort as their parts do and none is a prefix of another's range`() {
     let files = ["a", "a/b", "a b", "b", "é"]
     let keys = files.map { StoreKey.file(Self.topic, $0) }.sorted()

@@ -164,6 +164,8 @@ typedef enum memq_code {
   MEMQ_ERROR_LOG_CORRUPT = 218,
   /** The partition is at its hard cap on this disk. */
   MEMQ_ERROR_PARTITION_QUOTA_EXCEEDED = 219,
+  /** The log lost records that were read; limit is the offset to go on at, what lies behind it is another history. */
+  MEMQ_ERROR_LOG_TRUNCATED = 220,
   /** Somebody else changed it first; read again. */
   MEMQ_ERROR_REVISION_CONFLICT = 300,
   /** The node is not registered. */
@@ -501,7 +503,7 @@ typedef enum memq_reset {
   MEMQ_RESET_NEAREST = 0,
   MEMQ_RESET_EARLIEST = 1,
   MEMQ_RESET_LATEST = 2,
-  /** memq_consumer_poll() fails with MEMQ_ERROR_OFFSET_OUT_OF_RANGE. */
+  /** memq_consumer_poll() fails with MEMQ_ERROR_OFFSET_OUT_OF_RANGE, or with MEMQ_ERROR_LOG_TRUNCATED. */
   MEMQ_RESET_FAIL = 3
 } memq_reset;
 
@@ -556,7 +558,7 @@ MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_open(memq_client *client, const
  *
  * @param timeout_ms how long to wait for records; 0: only what is there. When the group gives other partitions it may take up to 10 s longer.
  * @param[out] batch the records, to be freed with memq_batch_free(); NULL when there were none in time, which is no error.
- * @return MEMQ_ERROR_OFFSET_OUT_OF_RANGE with MEMQ_RESET_FAIL; MEMQ_ERROR_TOPIC_NOT_FOUND when the topic is gone;
+ * @return MEMQ_ERROR_OFFSET_OUT_OF_RANGE and MEMQ_ERROR_LOG_TRUNCATED with MEMQ_RESET_FAIL; MEMQ_ERROR_TOPIC_NOT_FOUND when the topic is gone;
  *   MEMQ_ERROR_UNAVAILABLE when no server was found for `reconnect_timeout_ms`. Such a failure is final: later polls repeat it.
  */
 MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_poll(memq_consumer *consumer, int64_t timeout_ms, memq_batch **batch, memq_error **error);
@@ -588,6 +590,12 @@ MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_commit_offset(memq_consumer *co
 
 /** Goes on elsewhere in a partition that it reads. What was fetched and not polled is dropped. */
 MEMQ_API MEMQ_MUST_CHECK memq_code memq_consumer_seek(memq_consumer *consumer, int32_t partition, int64_t offset, memq_error **error);
+
+/**
+ * How often the log lost records that had been handed out (an unclean election) and polls went on, as `reset` says, at the end of what is still
+ * the same: offsets go back, and other records stand there.
+ */
+MEMQ_API int64_t memq_consumer_truncations(memq_consumer *consumer);
 
 /** The partitions it reads, ascending. With a group they stand until the next poll. */
 MEMQ_API const int32_t *memq_consumer_partitions(const memq_consumer *consumer, size_t *count);

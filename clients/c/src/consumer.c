@@ -39,7 +39,23 @@ typedef struct position {
   /* Handed out by polls before the last one: what the background commits. */
   int64_t consumed;
   int64_t committed;
+  /* Leader epochs of the records before offset, delivered and consumed; -1: not known. With them the server can tell that the log lost records
+     that were read (KIP-320). */
+  int64_t epoch, delivered_epoch, consumed_epoch;
 } position;
+
+static position new_position(int32_t partition) {
+  return (position){
+      .partition = partition,
+      .offset = -1,
+      .delivered = -1,
+      .consumed = -1,
+      .committed = -1,
+      .epoch = -1,
+      .delivered_epoch = -1,
+      .consumed_epoch = -1,
+  };
+}
 
 /* What a member's calls carry. */
 typedef struct member {
@@ -104,6 +120,8 @@ struct memq_consumer {
   /* Messages in a row that could not be read. */
   int unreadable_count;
   size_t first_position;
+  /* How often the log lost what was handed out. */
+  int64_t truncations;
   int64_t failing_since;
   int64_t retry_at;
   mq_backoff backoff;
@@ -262,6 +280,10 @@ static memq_code send_commit(memq_consumer *consumer, const position *offsets, s
     memq__v1__group_offset__init(&wire[i]);
     wire[i].topic_partition = &places[i];
     wire[i].offset = offsets[i].committed;
+    if (offsets[i].consumed_epoch >= 0) {
+      wire[i].leader_epoch_is_case = MEMQ__V1__GROUP_OFFSET__LEADER_EPOCH_IS_LEADER_EPOCH;
+      wire[i].leader_epoch = offsets[i].consumed_epoch;
+    }
     pointers[i] = &wire[i];
   }
   if (code == MEMQ_OK) {
@@ -278,6 +300,12 @@ static memq_code send_commit(memq_consumer *consumer, const position *offsets, s
   free(places);
   free(pointers);
   return code;
+}
+
+/* What was handed out is processed. */
+static void consume(position *at) {
+  at->consumed = at->delivered;
+  at->consumed_epoch = at->delivered_epoch;
 }
 
 typedef enum commit_kind { COMMIT_CONSUMED, COMMIT_DELIVERED } commit_kind;
@@ -298,7 +326,7 @@ static memq_code commit(memq_consumer *consumer, commit_kind kind, int64_t deadl
     if (changed == NULL) code = mq_fail_memory(error);
     for (size_t i = 0; changed != NULL && i < consumer->count; i++) {
       position *at = &consumer->positions[i];
-      if (kind == COMMIT_DELIVERED) at->consumed = at->delivered;
+      if (kind == COMMIT_DELIVERED) consume(at);
       if (at->consumed < 0 || at->consumed == at->committed) continue;
       changed[count] = *at;
       changed[count++].committed = at->consumed;
@@ -336,11 +364,19 @@ memq_code memq_consumer_commit_offset(memq_consumer *consumer, int32_t partition
   } else if (offset < 0) {
     code = mq_fail(&error, MEMQ_ERROR_INVALID_ARGUMENT, consumer->topic, "an offset is not negative");
   } else {
-    const position one = {.partition = partition, .committed = offset};
-    code = send_commit(consumer, &one, 1, deadline, NULL, &error);
+    position one = new_position(partition);
+    one.committed = offset;
     pthread_mutex_lock(&consumer->lock);
     position *at = find(consumer, partition);
-    if (code == MEMQ_OK && at != NULL) at->committed = at->consumed = offset;
+    if (at != NULL && at->delivered == offset) one.consumed_epoch = at->delivered_epoch;
+    pthread_mutex_unlock(&consumer->lock);
+    code = send_commit(consumer, &one, 1, deadline, NULL, &error);
+    pthread_mutex_lock(&consumer->lock);
+    at = find(consumer, partition);
+    if (code == MEMQ_OK && at != NULL) {
+      at->committed = at->consumed = offset;
+      at->consumed_epoch = one.consumed_epoch;
+    }
     pthread_mutex_unlock(&consumer->lock);
   }
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
@@ -518,6 +554,10 @@ static mq_msg *fetch_request(memq_consumer *consumer) {
       memq__v1__fetch_position__init(&wire[i]);
       wire[i].partition = from->partition;
       wire[i].offset = from->offset;
+      if (from->epoch >= 0) {
+        wire[i].last_epoch_is_case = MEMQ__V1__FETCH_POSITION__LAST_EPOCH_IS_LAST_EPOCH;
+        wire[i].last_epoch = from->epoch;
+      }
       pointers[i] = &wire[i];
     }
     request.topic = consumer->topic;
@@ -532,6 +572,10 @@ static mq_msg *fetch_request(memq_consumer *consumer) {
   free(wire);
   free(pointers);
   return message;
+}
+
+static int64_t last_epoch(const Memq__V1__FetchResponse *response) {
+  return response->last_epoch_is_case == MEMQ__V1__FETCH_RESPONSE__LAST_EPOCH_IS_LAST_EPOCH ? response->last_epoch : -1;
 }
 
 static void end_fetch(memq_consumer *consumer) {
@@ -555,13 +599,34 @@ static memq_code fetch_failed(memq_consumer *consumer, memq_error *error) {
   return MEMQ_OK;
 }
 
-static memq_code part_failed(memq_consumer *consumer, position *at, const Memq__V1__ErrorDetail *detail, memq_error *error) {
-  mq_fail_detail(error, detail);
+/* The log lost records that were read: on where both histories agree, as far as the server can tell. */
+static void go_back(memq_consumer *consumer, position *at, const Memq__V1__FetchResponse *response) {
+  at->offset = response->next_offset;
+  at->epoch = last_epoch(response);
+  if (at->delivered > at->offset) {
+    consumer->truncations++;
+    at->delivered = at->offset;
+    at->delivered_epoch = at->epoch;
+  }
+  if (at->consumed > at->offset) {
+    at->consumed = at->offset;
+    at->consumed_epoch = at->epoch;
+  }
+}
+
+static memq_code part_failed(memq_consumer *consumer, position *at, const Memq__V1__FetchResponse *response, memq_error *error) {
+  mq_fail_detail(error, response->error);
+  if (error->code == MEMQ_ERROR_LOG_TRUNCATED && consumer->options.reset != MEMQ_RESET_FAIL) {
+    go_back(consumer, at, response);
+    *error = (memq_error){0};
+    return MEMQ_OK;
+  }
   if (error->code != MEMQ_ERROR_OFFSET_OUT_OF_RANGE || consumer->options.reset == MEMQ_RESET_FAIL) return fetch_failed(consumer, error);
   /* The limit is the nearest offset there is: the log's start for one below it, the high watermark for one above. The other end is found by
      asking beyond it. */
   int64_t nearest = error->has_limit && error->limit >= 0 ? error->limit : 0;
   bool is_below = at->offset < nearest;
+  at->epoch = -1;
   switch (consumer->options.reset) {
     case MEMQ_RESET_EARLIEST: at->offset = is_below ? nearest : 0; break;
     case MEMQ_RESET_LATEST: at->offset = is_below ? BEYOND_ANY_OFFSET : nearest; break;
@@ -584,11 +649,11 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
   memq_code code = MEMQ_OK;
   position *at = find(consumer, response->partition);
   if (at != NULL && response->error != NULL) {
-    code = part_failed(consumer, at, response->error, error);
+    code = part_failed(consumer, at, response, error);
   } else if (at != NULL) {
     consumer->failing_since = 0;
     mq_backoff_reset(&consumer->backoff);
-    int64_t next = response->next_offset;
+    int64_t next = response->next_offset, epoch = last_epoch(response);
     if (response->n_records > 0) {
       int64_t last = response->records[response->n_records - 1]->offset;
       next = mq_max(next, last < INT64_MAX ? last + 1 : last);
@@ -599,16 +664,21 @@ static memq_code take(memq_consumer *consumer, const mq_msg *message, memq_batch
         end_fetch(consumer);
         code = mq_fail_memory(error);
         next = at->offset;
+        epoch = at->epoch;
       } else if (made->count > 0) {
         *batch = made;
         at->delivered = next;
+        at->delivered_epoch = epoch;
         response = NULL;
       } else {
         response = NULL;
         memq_batch_free(made);
       }
     }
-    at->offset = mq_max(at->offset, next);
+    if (next >= at->offset) {
+      at->offset = next;
+      at->epoch = epoch;
+    }
   }
   if (response != NULL) memq__v1__fetch_response__free_unpacked(response, NULL);
   return code;
@@ -650,7 +720,7 @@ static memq_code follow_wanted(memq_consumer *consumer, int64_t deadline, memq_e
     for (size_t i = 0; i < consumer->count; i++) is_any_gone |= !is_among(wanted, wanted_count, consumer->positions[i].partition);
     for (size_t i = 0; i < wanted_count; i++) {
       if (find(consumer, wanted[i]) == NULL)
-        made[made_count++] = (position){.partition = wanted[i], .offset = -1, .delivered = -1, .consumed = -1, .committed = -1};
+        made[made_count++] = new_position(wanted[i]);
     }
     pthread_mutex_unlock(&consumer->lock);
     /* Where it cannot be committed the next reader goes on at the last commit. */
@@ -792,7 +862,7 @@ memq_code memq_consumer_poll(memq_consumer *consumer, int64_t timeout_ms, memq_b
   while (consumer->is_polling && !consumer->is_closing && mq_cond_wait(&consumer->changed, &consumer->lock, deadline)) continue;
   if (!consumer->is_polling) {
     consumer->is_polling = true;
-    for (size_t i = 0; i < consumer->count; i++) consumer->positions[i].consumed = consumer->positions[i].delivered;
+    for (size_t i = 0; i < consumer->count; i++) consume(&consumer->positions[i]);
     code = poll_locked(consumer, deadline, batch, &error);
     consumer->is_polling = false;
     pthread_cond_broadcast(&consumer->changed);
@@ -811,11 +881,19 @@ memq_code memq_consumer_seek(memq_consumer *consumer, int32_t partition, int64_t
                    at == NULL ? "the consumer does not read this partition" : "an offset is not negative");
   } else {
     at->offset = at->delivered = at->consumed = offset;
+    at->epoch = at->delivered_epoch = at->consumed_epoch = -1;
     consumer->generation++;
     mq_waker_signal(&consumer->waker);
   }
   pthread_mutex_unlock(&consumer->lock);
   return code == MEMQ_OK ? MEMQ_OK : mq_publish(error_out, &error);
+}
+
+int64_t memq_consumer_truncations(memq_consumer *consumer) {
+  pthread_mutex_lock(&consumer->lock);
+  int64_t count = consumer->truncations;
+  pthread_mutex_unlock(&consumer->lock);
+  return count;
 }
 
 const int32_t *memq_consumer_partitions(const memq_consumer *consumer, size_t *count) {
@@ -897,8 +975,7 @@ static memq_code assign(memq_consumer *consumer, const int32_t *given, size_t co
   for (size_t i = 0; i < count; i++) {
     if (i > 0 && consumer->partitions[i] == consumer->partitions[i - 1]) continue;
     consumer->partitions[consumer->count] = consumer->partitions[i];
-    consumer->positions[consumer->count++] =
-        (position){.partition = consumer->partitions[i], .offset = -1, .delivered = -1, .consumed = -1, .committed = -1};
+    consumer->positions[consumer->count++] = new_position(consumer->partitions[i]);
   }
   consumer->shown_count = consumer->count;
   return MEMQ_OK;
@@ -995,7 +1072,10 @@ static memq_code fetch_committed(memq_consumer *consumer, position *positions, s
                            memcmp(one->topic_partition->topic_id.data, consumer->topic_id, sizeof(consumer->topic_id)) == 0
                        ? find_in(positions, count, one->topic_partition->partition)
                        : NULL;
-    if (at != NULL && one->offset >= 0) at->offset = at->committed = one->offset;
+    if (at != NULL && one->offset >= 0) {
+      at->offset = at->committed = one->offset;
+      at->epoch = one->leader_epoch_is_case == MEMQ__V1__GROUP_OFFSET__LEADER_EPOCH_IS_LEADER_EPOCH ? one->leader_epoch : -1;
+    }
   }
   memq__v1__fetch_offsets_response__free_unpacked(offsets, NULL);
   return MEMQ_OK;
@@ -1072,6 +1152,7 @@ static memq_code begin(memq_consumer *consumer, position *positions, size_t coun
     /* Without a committed offset the next reader would begin where `start` leads it then, and leave out what came meanwhile. */
     bool is_fixed = consumer->group != NULL && at->committed < 0 && consumer->options.start != MEMQ_START_EARLIEST;
     at->delivered = at->consumed = is_fixed ? at->offset : at->committed;
+    at->delivered_epoch = at->consumed_epoch = at->epoch;
   }
   return code;
 }

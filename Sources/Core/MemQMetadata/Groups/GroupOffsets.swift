@@ -7,11 +7,16 @@ public struct OffsetCommit: Hashable, Sendable {
   public var partition: TopicPartition
   public var offset: Offset
   public var metadata: String
+  /// Leader epoch of the record before the offset; nil: not known.
+  public var leaderEpoch: LeaderEpoch?
 
-  public init(partition: TopicPartition, offset: Offset, metadata: String) {
+  public init(
+    partition: TopicPartition, offset: Offset, metadata: String, leaderEpoch: LeaderEpoch? = nil
+  ) {
     self.partition = partition
     self.offset = offset
     self.metadata = metadata
+    self.leaderEpoch = leaderEpoch
   }
 }
 
@@ -138,7 +143,8 @@ extension MetadataState {
           topic: topic, chunk: OffsetChunkRecord.chunk(of: commit.partition.partition))
         if chunks[id] == nil { chunks[id] = known[id]?.value ?? OffsetChunkRecord(topic: topic) }
         chunks[id]!.offsets[commit.partition.partition] = CommittedOffset(
-          offset: commit.offset, metadata: commit.metadata, committedAt: now)
+          offset: commit.offset, metadata: commit.metadata, committedAt: now,
+          leaderEpoch: commit.leaderEpoch)
       }
     }
     guard let name = requests.first?.session.group, !chunks.isEmpty else {

@@ -180,11 +180,16 @@ public struct CommittedOffset: Hashable, Sendable {
   /// Free text of the client.
   public var metadata: String
   public var committedAt: Timestamp
+  /// Leader epoch of the record before the offset, as its reader read it (KIP-320); nil: not known.
+  public var leaderEpoch: LeaderEpoch?
 
-  public init(offset: Offset, metadata: String, committedAt: Timestamp) {
+  public init(
+    offset: Offset, metadata: String, committedAt: Timestamp, leaderEpoch: LeaderEpoch? = nil
+  ) {
     self.offset = offset
     self.metadata = metadata
     self.committedAt = committedAt
+    self.leaderEpoch = leaderEpoch
   }
 }
 
@@ -214,6 +219,15 @@ public struct OffsetChunkRecord: StoredRecord, Hashable {
       writer.text(entry.1.metadata)
       writer.time(entry.1.committedAt)
     }
+    let epochs = self.offsets.compactMap { partition, offset in
+      offset.leaderEpoch.map { (partition, $0) }
+    }
+    // Absent, as in values from before there were any, where none is known.
+    guard !epochs.isEmpty else { return }
+    writer.list(epochs) { writer, entry in
+      writer.integer(entry.0.rawValue)
+      writer.integer(entry.1.rawValue)
+    }
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.topic = try reader.id()
@@ -226,6 +240,11 @@ public struct OffsetChunkRecord: StoredRecord, Hashable {
       )
     }
     for (partition, offset) in entries { self.offsets[partition] = offset }
+    guard reader.remaining > 0 else { return }
+    let epochs = try reader.list { r throws(MemQError) in
+      (PartitionIndex(try r.integer()), LeaderEpoch(try r.integer()))
+    }
+    for (partition, epoch) in epochs { self.offsets[partition]?.leaderEpoch = epoch }
   }
 }
 

@@ -33,7 +33,7 @@ extension ErrorCode {
       .notFound
 
     case .topicExists, .duplicateSequence: .alreadyExists
-    case .offsetOutOfRange, .rangeInvalid: .outOfRange
+    case .offsetOutOfRange, .rangeInvalid, .logTruncated: .outOfRange
     case .infected, .notScanned: .permissionDenied
 
     case .recordBatchChecksumMismatch, .logCorrupt, .objectCorrupt, .digestMismatch,

@@ -13,6 +13,8 @@ public struct ColdRead: Sendable {
   public var baseOffset: Offset
   /// Offset to go on with.
   public var nextOffset: Offset
+  /// Leader epoch of the record before it.
+  public var lastEpoch: LeaderEpoch
 }
 
 /// Lists a group's objects by sequence after `afterSequence`: MetadataService.ListObjects, as its caller reaches it.
@@ -65,6 +67,23 @@ public final class ObjectReader: Sendable {
     _ partition: TopicPartition, group: Int32, from offset: Offset, maxBytes: Int
   ) async throws(MemQError) -> ColdRead {
     try await self.core.read(partition, group: group, from: offset, maxBytes: maxBytes)
+  }
+
+  /// Whether a reader that goes on at `offset`, and that read the record before it in epoch `lastEpoch`, has read what the objects do not hold
+  /// there: it read records that were lost before others were uploaded under their offsets. Nil when they agree, or when no object
+  /// holds the record before the offset.
+  ///
+  /// Costs nothing but a look into a footer that is mostly there; only where they part more footers are read, as many as a binary search takes.
+  ///
+  /// - Parameters:
+  ///   - logStart: the first offset that exists; nobody goes on below it.
+  /// - Throws: as `read`, without `.offsetOutOfRange`.
+  public func truncation(
+    _ partition: TopicPartition, group: Int32, forReaderAt offset: Offset, lastEpoch: LeaderEpoch,
+    logStart: Offset
+  ) async throws(MemQError) -> LogTruncation? {
+    try await self.core.truncation(
+      partition, group: group, forReaderAt: offset, lastEpoch: lastEpoch, logStart: logStart)
   }
 
   /// The first offset whose batch has a record of this timestamp or a later one; nil when no object has.

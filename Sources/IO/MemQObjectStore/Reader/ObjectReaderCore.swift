@@ -129,6 +129,21 @@ actor ObjectReaderCore {
 
   // MARK: The index
 
+  func entry(
+    _ group: Int32, of partition: TopicPartition, holding offset: Offset
+  ) -> RunIndex.Entry? {
+    self.groups[group]?.index.entry(partition, holding: offset)
+  }
+
+  /// The live runs that are known, by offset.
+  func entries(_ group: Int32, of partition: TopicPartition) -> [RunIndex.Entry] {
+    self.groups[group]?.index.entries(of: partition) ?? []
+  }
+
+  func object(_ group: Int32, _ sequence: Int64) -> ObjectRef? {
+    self.groups[group]?.objects[sequence]
+  }
+
   private func object(
     _ group: Int32, of partition: TopicPartition, wanted: Offset,
     _ find: (RunIndex) -> RunIndex.Entry?

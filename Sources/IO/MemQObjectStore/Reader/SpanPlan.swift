@@ -59,15 +59,18 @@ struct SpanPlan {
       guard offset < header.endOffset else { continue }
       let start = walk.place - header.batchLength
       var next = header.endOffset
+      var epoch = header.leaderEpoch
       var end = walk.place
       while let more = try walk.next(), walk.place - start <= maxBytes {
         next = more.endOffset
+        epoch = more.leaderEpoch
         end = walk.place
       }
       var batches = bytes.getSlice(at: bytes.readerIndex + start, length: end - start)!
       // A small piece must not keep the whole span in memory.
       if batches.readableBytes < 16 << 10 { batches = ByteBuffer(bytes: batches.readableBytesView) }
-      return ColdRead(batches: batches, baseOffset: header.baseOffset, nextOffset: next)
+      return ColdRead(
+        batches: batches, baseOffset: header.baseOffset, nextOffset: next, lastEpoch: epoch)
     }
     throw MemQError(
       .objectCorrupt, "no batch of the run holds the offset", subject: "\(run.partition)",

@@ -26,7 +26,7 @@ extension Admin {
     return GroupInfo(try await self.read(IngestMethods.describeGroup, request))
   }
 
-  /// Sets a group's offsets of partitions that no member has.
+  /// Sets a group's offsets of partitions that no member has. Nobody has read what lies before them: they are stored without a leader epoch.
   ///
   /// - Throws: `.groupNotEmpty`, `.topicNotFound`.
   public func resetGroup(

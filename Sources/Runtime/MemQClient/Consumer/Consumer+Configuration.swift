@@ -15,12 +15,15 @@ extension Consumer {
   }
 
   /// What to do when an offset does not exist (any more).
+  ///
+  /// Where the log lost records that were handed out (an unclean election) all but `fail` go on at the end of what is still the same, so
+  /// nothing of the new history is passed over (``Configuration/onTruncation``).
   public enum Reset: Hashable, Sendable {
     /// Go on at the nearest one that does.
     case nearest
     case beginning
     case end
-    /// Throw `.offsetOutOfRange`.
+    /// Throw `.offsetOutOfRange` or `.logTruncated`.
     case fail
   }
 
@@ -36,6 +39,9 @@ extension Consumer {
     /// Told whenever the group gives or takes partitions. Partitions are given back when this has returned, and what it marked as consumed
     /// is committed.
     public var onAssignment: (@Sendable (AssignmentChange) async -> Void)?
+    /// Told when the log lost records that `next` had handed out, before anything that stands in their place is handed out. Not with
+    /// ``Reset/fail``: then `next` throws.
+    public var onTruncation: (@Sendable (TruncatedPartition) async -> Void)?
     public var start = Start.beginning
     public var reset = Reset.nearest
     /// End (`next` returns nil) at the high watermarks that stand when the consumer is made.
@@ -69,6 +75,21 @@ public enum AssignmentChange: Hashable, Sendable {
   case revoked([PartitionIndex])
   /// Another member may read them already: nothing can be committed any more. What was not committed is read again.
   case lost([PartitionIndex])
+}
+
+/// A partition's log lost records that were handed out: an unclean election, with the topic's leave.
+public struct TruncatedPartition: Hashable, Sendable {
+  public var partition: PartitionIndex
+  /// Records below it had been handed out.
+  public var read: Offset
+  /// Records below it are still the same, as far as is known; it goes on here, with others.
+  public var next: Offset
+
+  public init(partition: PartitionIndex, read: Offset, next: Offset) {
+    self.partition = partition
+    self.read = read
+    self.next = next
+  }
 }
 
 /// A piece of one partition: records in order, without a gap.

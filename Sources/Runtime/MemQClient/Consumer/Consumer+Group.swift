@@ -80,10 +80,10 @@ extension Consumer {
       let open = partitions.filter { self.assignment.isHeld($0, by: grant) }
       guard !open.isEmpty else { return }
       do throws(MemQError) {
-        let committed = try await membership.offsets(of: open)
+        let (committed, epochs) = try await membership.offsets(of: open)
         let positions = try await self.positions(of: open, committed)
         await self.configuration.onAssignment?(.assigned(open))
-        self.begin(open, grant, positions, committed)
+        self.begin(open, grant, positions, committed, epochs)
         return
       } catch {
         guard error.isRetriable || error.code == .cancelled else {
@@ -112,7 +112,8 @@ extension Consumer {
 
   private func begin(
     _ partitions: [PartitionIndex], _ grant: Int, _ positions: SortedMap<PartitionIndex, Offset>,
-    _ committed: SortedMap<PartitionIndex, Offset>
+    _ committed: SortedMap<PartitionIndex, Offset>,
+    _ epochs: SortedMap<PartitionIndex, LeaderEpoch>
   ) {
     for partition in partitions where self.assignment.isHeld(partition, by: grant) {
       guard let position = positions[partition] else { continue }
@@ -120,6 +121,9 @@ extension Consumer {
       self.assignment.begin(partition, at: position, firstFetch: self.nextFetchNumber)
       self.deliveredPositions[partition] = position
       self.committed[partition] = committed[partition]
+      self.trails[partition] = committed[partition].map {
+        EpochTrail(epochs[partition], before: $0)
+      }
       if position < self.end(of: partition) { self.fetchPositions[partition] = position }
     }
     self.fixPlaces(partitions)
@@ -185,6 +189,8 @@ extension Consumer {
     self.deliveredPositions[partition] = nil
     self.consumed[partition] = nil
     self.committed[partition] = nil
+    self.trails[partition] = nil
+    self.truncatedPartitions.remove(partition)
     if self.unmarked?.partition == partition { self.unmarked = nil }
   }
 
@@ -262,7 +268,8 @@ extension Consumer {
       self.assignment.commitWaiters = []
       for waiter in waiters { waiter.resume() }
     }
-    try await membership.commit(changed.map { ($0.0, $0.1) })
+    try await membership.commit(
+      changed.map { ($0.0, $0.1, self.trails[$0.0]?.epoch(before: $0.1)) })
     for (partition, offset, grant) in changed
     where self.assignment.held[partition]?.grant == grant {
       self.committed[partition] = offset

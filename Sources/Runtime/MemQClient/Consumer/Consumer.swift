@@ -55,6 +55,12 @@ public actor Consumer {
   var committed: SortedMap<PartitionIndex, Offset> = [:]
   /// The group gave this member up before all that was consumed was committed, and nobody who commits has been told yet.
   var hasLostMarks = false
+  /// Leader epochs of what was fetched.
+  var trails: SortedMap<PartitionIndex, EpochTrail> = [:]
+  /// Where the log lost records that were handed out: marks from before may name them.
+  var truncatedPartitions: Set<PartitionIndex> = []
+  /// How often the log lost records that had been handed out (``Configuration/onTruncation``).
+  public internal(set) var truncationCount = 0
 
   init(
     _ description: TopicDescription, _ plan: ConsumerPlan, client: MemQClient,
@@ -72,6 +78,10 @@ public actor Consumer {
     self.ends = plan.ends
     self.committed = plan.committed
     self.membership = plan.membership
+    for (partition, epoch) in plan.epochs {
+      guard let committed = plan.committed[partition] else { continue }
+      self.trails[partition] = EpochTrail(epoch, before: committed)
+    }
     if plan.membership != nil {
       self.assignment = GroupAssignment(plan.positions, isWaiting: plan.isWaiting)
     }
@@ -101,7 +111,7 @@ public actor Consumer {
 
   /// The next piece of some partition; nil at the end, with ``Configuration/stopsAtEnd``.
   ///
-  /// - Throws: `.cancelled`, `.offsetOutOfRange` (with ``Reset/fail``), `.groupMemberFenced` when another member has joined under the
+  /// - Throws: `.cancelled`, `.offsetOutOfRange` and `.logTruncated` (with ``Reset/fail``), `.groupMemberFenced` when another member has joined under the
   ///   same instance id, `.topicNotFound` when the topic is gone, `.unavailable` when no server was found for ``Configuration/reconnectTimeout``.
   public func next() async throws(MemQError) -> ConsumedRecords? {
     if self.configuration.marksAutomatically, let unmarked = self.unmarked {
@@ -201,7 +211,11 @@ public actor Consumer {
       guard request.positions.count < Self.positionsMax else { break }
       var position = Memq_V1_FetchPosition()
       position.partition = partition.rawValue
-      position.offset = self.fetchPositions[partition]!.rawValue
+      let offset = self.fetchPositions[partition]!
+      position.offset = offset.rawValue
+      if let epoch = self.trails[partition]?.epoch(before: offset) {
+        position.lastEpoch = epoch.rawValue
+      }
       request.positions.append(position)
     }
     return request
@@ -225,9 +239,17 @@ public actor Consumer {
       return try await self.partFailed(MemQError(part.header.error), partition, part.header)
     }
     let end = self.end(of: partition)
-    let records = try FetchedBatches.records(in: part.payload, from: position, below: end)
+    var trail = self.trails[partition] ?? EpochTrail(nil, before: position)
+    let records = try FetchedBatches.records(
+      in: part.payload, from: position, below: end, noting: &trail)
     let next = min(
       max(Offset(part.header.nextOffset), records.last.map { $0.offset + 1 } ?? position), end)
+    if part.header.hasLastEpoch, trail.epoch(before: next) == nil,
+      next == Offset(part.header.nextOffset)
+    {
+      trail = EpochTrail(LeaderEpoch(part.header.lastEpoch), before: next)
+    }
+    self.trails[partition] = trail
     guard next > position || !records.isEmpty else { return }
     self.fetchPositions[partition] = next >= end ? nil : next
     self.ready.append(
@@ -244,6 +266,7 @@ public actor Consumer {
   private func partFailed(
     _ error: MemQError, _ partition: PartitionIndex, _ header: Memq_V1_FetchResponse
   ) async throws(MemQError) {
+    if error.code == .logTruncated { return try await self.truncated(error, partition, header) }
     guard error.code == .offsetOutOfRange else { throw error }
     guard let position = self.fetchPositions[partition],
       let offset = self.configuration.reset.offset(from: position, error, header)
@@ -254,6 +277,7 @@ public actor Consumer {
         "topic": "\(self.topic)", "partition": "\(partition)",
         "offset": "\(position)", "next": "\(offset)",
       ])
+    self.trails[partition] = nil
     // Behind everything stands who does not know the end yet: the next answer tells it.
     let end = self.end(of: partition)
     self.fetchPositions[partition] = end < .max && offset >= end ? nil : offset
@@ -290,6 +314,12 @@ public actor Consumer {
     if self.unmarked?.partition == partition { self.unmarked = nil }
     if self.membership != nil {
       guard let begin = self.assignment.begin(partition), offset >= begin else { return }
+    }
+    // What was lost is not consumed: others stand there, or nothing yet.
+    if self.truncatedPartitions.contains(partition),
+      offset > self.deliveredPositions[partition] ?? .zero
+    {
+      return
     }
     self.consumed[partition] = offset
     self.assignment.marked()

@@ -7,6 +7,8 @@ struct ConsumerPlan: Sendable {
   var positions: SortedMap<PartitionIndex, Offset> = [:]
   var ends: SortedMap<PartitionIndex, Offset> = [:]
   var committed: SortedMap<PartitionIndex, Offset> = [:]
+  /// Leader epochs of the records before what is committed.
+  var epochs: SortedMap<PartitionIndex, LeaderEpoch> = [:]
   var membership: GroupMembership?
   /// More partitions are to come.
   var isWaiting = false
@@ -39,7 +41,7 @@ extension MemQClient {
     }
     do throws(MemQError) {
       if let membership = plan.membership {
-        plan.committed = try await membership.offsets(of: partitions)
+        (plan.committed, plan.epochs) = try await membership.offsets(of: partitions)
       }
       plan.positions = try await self.admin.begin(
         topic, partitions, configuration.start, plan.committed)

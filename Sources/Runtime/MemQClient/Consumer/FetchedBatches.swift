@@ -9,9 +9,10 @@ import NIOCore
 enum FetchedBatches {
   /// The records of whole batches that stand one after another, with offsets from `from` up to `below`.
   ///
+  /// - Parameter trail: takes note of their leader epochs.
   /// - Throws: `.recordBatchInvalid`, `.recordBatchChecksumMismatch`, `.recordBatchTooLarge`.
   static func records(
-    in payload: RPCMessage, from: Offset, below: Offset
+    in payload: RPCMessage, from: Offset, below: Offset, noting trail: inout EpochTrail
   ) throws(MemQError) -> [Record] {
     guard payload.byteCount > 0 else { return [] }
     let result = payload.contiguous().withUnsafeReadableBytes { bytes in
@@ -27,8 +28,11 @@ enum FetchedBatches {
           }
           let whole = UnsafeRawBufferPointer(rebasing: rest[..<header.batchLength])
           rest = UnsafeRawBufferPointer(rebasing: rest[header.batchLength...])
-          guard header.endOffset > from, header.baseOffset < below, !header.attributes.isControl
-          else { continue }
+          guard header.endOffset > from, header.baseOffset < below else { continue }
+          trail.note(
+            header.leaderEpoch, from: max(header.baseOffset, from),
+            to: min(header.endOffset, below))
+          guard !header.attributes.isControl else { continue }
           _ = try RecordBatchHeader.validate(whole, maxBytes: .max)
           let decoded = try RecordBatch.records(whole)
           if header.baseOffset >= from && header.endOffset <= below {

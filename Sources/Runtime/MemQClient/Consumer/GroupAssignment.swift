@@ -71,6 +71,12 @@ struct GroupAssignment {
     self.held[partition]?.firstFetch = firstFetch
   }
 
+  /// It goes on below where it began.
+  mutating func goBack(_ partition: PartitionIndex, to offset: Offset) {
+    guard let begin = self.held[partition]?.begin, begin > offset else { return }
+    self.held[partition]?.begin = offset
+  }
+
   mutating func leave(_ partitions: [PartitionIndex]) {
     for partition in partitions { self.held[partition]?.isLeaving = true }
   }

@@ -84,33 +84,41 @@ struct GroupMembership: Sendable {
     wire.map { TopicPartition($0) }.filter { $0.topic == self.topicID }.map(\.partition).sorted()
   }
 
-  /// Committed offsets of these partitions; those without one are left out.
+  /// Committed offsets of these partitions, and the leader epochs of the records before them as far as they are known; those without an offset
+  /// are left out.
   func offsets(
     of partitions: [PartitionIndex]
-  ) async throws(MemQError) -> SortedMap<PartitionIndex, Offset> {
-    guard !partitions.isEmpty else { return [:] }
+  ) async throws(MemQError) -> (
+    offsets: SortedMap<PartitionIndex, Offset>, epochs: SortedMap<PartitionIndex, LeaderEpoch>
+  ) {
+    guard !partitions.isEmpty else { return ([:], [:]) }
     var request = Memq_V1_FetchOffsetsRequest()
     request.group = self.group
     request.partitions = partitions.map { TopicPartition(self.topicID, $0).wire }
     let response = try await self.servers.call(
       IngestMethods.fetchOffsets, request, timeout: self.timeout, retryFor: self.timeout)
     var found: SortedMap<PartitionIndex, Offset> = [:]
+    var epochs: SortedMap<PartitionIndex, LeaderEpoch> = [:]
     for offset in response.offsets {
-      found[TopicPartition(offset.topicPartition).partition] = Offset(offset.offset)
+      let partition = TopicPartition(offset.topicPartition).partition
+      found[partition] = Offset(offset.offset)
+      if offset.hasLeaderEpoch { epochs[partition] = LeaderEpoch(offset.leaderEpoch) }
     }
-    return found
+    return (found, epochs)
   }
 
-  func commit(_ offsets: [(PartitionIndex, Offset)]) async throws(MemQError) {
+  /// - Parameter offsets: each with the leader epoch of the record before it, where that is known.
+  func commit(_ offsets: [(PartitionIndex, Offset, LeaderEpoch?)]) async throws(MemQError) {
     var request = Memq_V1_CommitOffsetsRequest()
     request.group = self.group
     request.memberID = self.memberID
     request.memberEpoch = self.epoch
     request.instanceID = self.instanceID
-    request.offsets = offsets.map { partition, offset in
+    request.offsets = offsets.map { partition, offset, epoch in
       var wire = Memq_V1_GroupOffset()
       wire.topicPartition = TopicPartition(self.topicID, partition).wire
       wire.offset = offset.rawValue
+      if let epoch { wire.leaderEpoch = epoch.rawValue }
       return wire
     }
     _ = try await self.servers.call(

@@ -38,6 +38,8 @@ public struct GroupInfo: Hashable, Sendable {
     public var committedAt: Timestamp
     /// Where the partition ends for readers; nil: not known.
     public var highWatermark: Offset?
+    /// Leader epoch of the record before the offset, as its reader read it; nil: not known.
+    public var leaderEpoch: LeaderEpoch?
 
     /// Records that are committed in the log and not by the group.
     public var lag: Int64? {

@@ -180,7 +180,8 @@ extension GroupInfo {
           topicPartition: TopicPartition($0.topicPartition),
           offset: $0.offset < 0 ? nil : Offset($0.offset),
           committedAt: Timestamp(milliseconds: $0.committedAtMs),
-          highWatermark: $0.hasHighWatermark ? Offset($0.highWatermark) : nil)
+          highWatermark: $0.hasHighWatermark ? Offset($0.highWatermark) : nil,
+          leaderEpoch: $0.hasLeaderEpoch ? LeaderEpoch($0.leaderEpoch) : nil)
       }.sorted { $0.topicPartition < $1.topicPartition })
   }
 }

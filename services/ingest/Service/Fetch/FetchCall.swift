@@ -29,12 +29,15 @@ struct FetchCall: Sendable {
   private struct Position: Sendable {
     let partition: PartitionIndex
     var offset: Offset
+    /// Leader epoch of the record before it; nil: not known.
+    var lastEpoch: LeaderEpoch?
   }
 
   /// What became of one partition in one round.
   private struct Read: Sendable {
     var index: Int
     var offset: Offset
+    var lastEpoch: LeaderEpoch?
     var sentBytes = 0
     var failed = false
   }
@@ -57,7 +60,10 @@ struct FetchCall: Sendable {
       if !first, !holds, !isLast { try await pause(min(left, Self.pollEvery)) }
       let reads = try await self.round(
         positions, budget, wait: holds ? left : .zero, stopsAtFirst: holds, tellsEmpty: isLast)
-      for read in reads { positions[read.index].offset = read.offset }
+      for read in reads {
+        positions[read.index].offset = read.offset
+        positions[read.index].lastEpoch = read.lastEpoch
+      }
       if isLast || budget.sent >= min(wanted, bytes) || reads.contains(where: \.failed) { return }
       first = false
     }
@@ -88,7 +94,10 @@ struct FetchCall: Sendable {
         throw refuse("an offset is not negative", "offset", 0, position.offset)
       }
       positions.append(
-        Position(partition: PartitionIndex(position.partition), offset: Offset(position.offset)))
+        Position(
+          partition: PartitionIndex(position.partition), offset: Offset(position.offset),
+          lastEpoch: position.hasLastEpoch && position.lastEpoch >= 0
+            ? LeaderEpoch(position.lastEpoch) : nil))
     }
     return positions
   }
@@ -146,15 +155,25 @@ struct FetchCall: Sendable {
   private func read(
     _ index: Int, _ position: Position, _ budget: FetchBudget, wait: Duration, tellsEmpty: Bool
   ) async -> Result<Read, MemQError> {
-    var read = Read(index: index, offset: position.offset)
+    var read = Read(index: index, offset: position.offset, lastEpoch: position.lastEpoch)
     guard var reserved = budget.reserve() else { return .success(read) }
     defer { budget.giveBack(reserved) }
     let partition = TopicPartition(self.topic.id, position.partition)
     var lost: MemQError?
     do throws(MemQError) {
       try await self.reader.read(
-        partition, from: position.offset, maxBytes: reserved, wait: wait
+        partition, from: position.offset, after: position.lastEpoch, maxBytes: reserved, wait: wait
       ) { piece throws(MemQError) in
+        if let truncation = piece.truncation {
+          read.failed = true
+          do throws(MemQError) {
+            try await self.send(truncation, piece.marks, position)
+          } catch {
+            lost = error
+            throw error
+          }
+          return false
+        }
         let bytes = piece.batches.byteCount
         if bytes > 0, !budget.spend(bytes, reserved: &reserved) { return false }
         do throws(MemQError) {
@@ -164,7 +183,10 @@ struct FetchCall: Sendable {
           throw error
         }
         read.sentBytes += bytes
-        if bytes > 0 { read.offset = piece.nextOffset }
+        if bytes > 0 {
+          read.offset = piece.nextOffset
+          read.lastEpoch = piece.lastEpoch
+        }
         return true
       }
       if let lost { return .failure(lost) }
@@ -189,6 +211,7 @@ struct FetchCall: Sendable {
     header.highWatermark = piece.marks.highWatermark.rawValue
     header.logStartOffset = piece.marks.logStart.rawValue
     header.nextOffset = piece.nextOffset.rawValue
+    if let epoch = piece.lastEpoch { header.lastEpoch = epoch.rawValue }
     header.fromObjects = piece.isFromObjects
     guard !piece.batches.isEmpty else {
       if tellsEmpty { try await self.writer.send(Hot(header)) }
@@ -215,6 +238,7 @@ struct FetchCall: Sendable {
         size += record.byteCountEstimate
         guard size >= 1 << 20 else { continue }
         message.nextOffset = record.offset.rawValue + 1
+        message.lastEpoch = batch.header.leaderEpoch.rawValue
         try await self.writer.send(Hot(message))
         message = header
         size = 0
@@ -222,6 +246,21 @@ struct FetchCall: Sendable {
     }
     // The last one carries the end of the batches, also where no record of theirs was wanted.
     try await self.writer.send(Hot(message))
+  }
+
+  private func send(
+    _ truncation: LogTruncation, _ marks: LogMarks, _ position: Position
+  ) async throws(MemQError) {
+    let subject = "\(self.topic.name)/\(position.partition)"
+    var header = Memq_V1_FetchResponse()
+    header.partition = position.partition.rawValue
+    header.highWatermark = marks.highWatermark.rawValue
+    header.logStartOffset = marks.logStart.rawValue
+    header.nextOffset = truncation.resume.rawValue
+    if let epoch = truncation.resumeEpoch { header.lastEpoch = epoch.rawValue }
+    header.truncation = Memq_V1_LogTruncation(truncation)
+    header.error = Memq_V1_ErrorDetail(truncation.error(subject, at: position.offset))
+    try await self.writer.send(Hot(header))
   }
 
   private func send(_ error: MemQError, _ position: Position) async throws(MemQError) {

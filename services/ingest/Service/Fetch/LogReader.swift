@@ -14,8 +14,12 @@ struct LogPiece: Sendable {
   /// Whole record batches; may begin below the offset asked for.
   var batches: RPCMessage
   var nextOffset: Offset
+  /// Leader epoch of the record before `nextOffset`; nil: not known.
+  var lastEpoch: LeaderEpoch?
   var marks: LogMarks
   var isFromObjects: Bool
+  /// The reader has read what the log does not have: the only piece, without batches. `nextOffset` is where it goes on.
+  var truncation: LogTruncation?
 }
 
 /// Reads partitions wherever their records are.
@@ -31,14 +35,17 @@ struct LogReader: Sendable {
   /// Reads from `offset` on and hands each piece to `take` until that returns false.
   ///
   /// - Parameters:
+  ///   - lastEpoch: leader epoch of the record before `offset`, as the reader read it: whoever has the log compares it with its own. Nil: it
+  ///     is not compared.
   ///   - wait: how long to wait for a first record.
   /// - Throws: `.offsetOutOfRange` (limit: the nearest offset that exists), and what leader, objects and `take` throw.
   func read(
-    _ partition: TopicPartition, from offset: Offset, maxBytes: Int, wait: Duration,
+    _ partition: TopicPartition, from offset: Offset, after lastEpoch: LeaderEpoch? = nil,
+    maxBytes: Int, wait: Duration,
     take: (LogPiece) async throws(MemQError) -> Bool
   ) async throws(MemQError) {
     if let known = self.knownMarks(partition), ReadPlace.of(offset, known) == .objects,
-      let piece = try await self.fromObjects(partition, offset, maxBytes, known)
+      let piece = try await self.fromObjects(partition, offset, lastEpoch, maxBytes, known)
     {
       _ = try await take(piece)
       return
@@ -48,10 +55,10 @@ struct LogReader: Sendable {
     while true {
       attempts += 1
       do throws(MemQError) {
-        return try await self.fromLeader(partition, offset, maxBytes, wait, take)
+        return try await self.fromLeader(partition, offset, lastEpoch, maxBytes, wait, take)
       } catch {
         if error.code == .offsetOutOfRange {
-          return try await self.elsewhere(partition, offset, maxBytes, take)
+          return try await self.elsewhere(partition, offset, lastEpoch, maxBytes, take)
         }
         let step = RetryDecision.step(
           after: error, attempts: attempts, now: self.clock.monotonic, deadline: deadline,
@@ -76,7 +83,8 @@ struct LogReader: Sendable {
   }
 
   private func fromLeader(
-    _ partition: TopicPartition, _ offset: Offset, _ maxBytes: Int, _ wait: Duration,
+    _ partition: TopicPartition, _ offset: Offset, _ lastEpoch: LeaderEpoch?, _ maxBytes: Int,
+    _ wait: Duration,
     _ take: (LogPiece) async throws(MemQError) -> Bool
   ) async throws(MemQError) {
     let (known, node) = try self.cluster.image.leader(of: partition)
@@ -87,6 +95,7 @@ struct LogReader: Sendable {
     request.minBytes = 1
     request.waitMaxMs = Int32(clamping: wait.milliseconds)
     request.leaderEpoch = known.leaderEpoch.rawValue
+    if let lastEpoch { request.lastEpoch = lastEpoch.rawValue }
     let options = RPCCallOptions(timeout: wait + Self.patience)
     let pieces = try await self.cluster.channel(to: node, lane: .read)
       .streamHot(ReplicationMethods.read, request, options)
@@ -101,8 +110,10 @@ struct LogReader: Sendable {
         hasTaken = true
         let more = try await take(
           LogPiece(
-            batches: piece.payload, nextOffset: Offset(header.nextOffset), marks: marks,
-            isFromObjects: false))
+            batches: piece.payload, nextOffset: Offset(header.nextOffset),
+            lastEpoch: header.hasLastEpoch ? LeaderEpoch(header.lastEpoch) : nil, marks: marks,
+            isFromObjects: false,
+            truncation: header.hasTruncation ? LogTruncation(header.truncation) : nil))
         guard more else { return }
       }
     } catch {
@@ -113,13 +124,15 @@ struct LogReader: Sendable {
 
   /// The leader does not have the offset: it stands in objects, or nowhere.
   private func elsewhere(
-    _ partition: TopicPartition, _ offset: Offset, _ maxBytes: Int,
+    _ partition: TopicPartition, _ offset: Offset, _ lastEpoch: LeaderEpoch?, _ maxBytes: Int,
     _ take: (LogPiece) async throws(MemQError) -> Bool
   ) async throws(MemQError) {
     let marks = try await self.askMarks(partition)
     switch ReadPlace.of(offset, marks) {
     case .objects:
-      if let piece = try await self.fromObjects(partition, offset, maxBytes, marks) {
+      if let piece = try await self.fromObjects(
+        partition, offset, lastEpoch, maxBytes, marks)
+      {
         _ = try await take(piece)
         return
       }
@@ -142,7 +155,8 @@ struct LogReader: Sendable {
 
   /// Nil when no object holds the offset.
   private func fromObjects(
-    _ partition: TopicPartition, _ offset: Offset, _ maxBytes: Int, _ marks: LogMarks
+    _ partition: TopicPartition, _ offset: Offset, _ lastEpoch: LeaderEpoch?, _ maxBytes: Int,
+    _ marks: LogMarks
   ) async throws(MemQError) -> LogPiece? {
     guard let known = self.cluster.image.partitions[partition] else {
       throw MemQError(.topicDeleted, "the topic was deleted meanwhile", subject: "\(partition)")
@@ -150,9 +164,19 @@ struct LogReader: Sendable {
     do throws(MemQError) {
       let read = try await self.objects.read(
         partition, group: known.uploadGroup, from: offset, maxBytes: maxBytes)
+      // What was uploaded stays, but a reader may have read what was lost before it was uploaded.
+      if let lastEpoch,
+        let truncation = try await self.objects.truncation(
+          partition, group: known.uploadGroup, forReaderAt: offset, lastEpoch: lastEpoch,
+          logStart: marks.logStart)
+      {
+        return LogPiece(
+          batches: RPCMessage(), nextOffset: truncation.resume, marks: marks, isFromObjects: true,
+          truncation: truncation)
+      }
       return LogPiece(
-        batches: RPCMessage(read.batches), nextOffset: read.nextOffset, marks: marks,
-        isFromObjects: true)
+        batches: RPCMessage(read.batches), nextOffset: read.nextOffset, lastEpoch: read.lastEpoch,
+        marks: marks, isFromObjects: true)
     } catch {
       guard error.code == .offsetOutOfRange else { throw error }
       return nil

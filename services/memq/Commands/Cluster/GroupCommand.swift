@@ -131,6 +131,7 @@ struct GroupDescribe: AsyncParsableCommand {
             "offset": .optional(commit.offset) { .number($0.rawValue) },
             "high_watermark": .optional(commit.highWatermark) { .number($0.rawValue) },
             "lag": .optional(commit.lag) { .number($0) },
+            "leader_epoch": .optional(commit.leaderEpoch) { .number($0.rawValue) },
             "committed_at_ms": .number(commit.committedAt.milliseconds),
             "member": .optional(group.reader(of: commit.topicPartition)?.id, JSON.string),
           ]

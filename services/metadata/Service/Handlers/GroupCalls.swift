@@ -98,7 +98,9 @@ extension MetadataNode {
       commits.append(
         OffsetCommit(
           partition: try TopicPartition(offset.topicPartition), offset: Offset(offset.offset),
-          metadata: offset.metadata))
+          metadata: offset.metadata,
+          leaderEpoch: offset.hasLeaderEpoch && offset.leaderEpoch >= 0
+            ? LeaderEpoch(offset.leaderEpoch) : nil))
     }
     let offsets = commits
     _ = try instance.cell.read { (state) throws(MemQError) in try state.chunks(of: offsets) }
@@ -123,6 +125,7 @@ extension MetadataNode {
             $0.offset = offset.offset.rawValue
             $0.metadata = offset.metadata
             $0.committedAtMs = offset.committedAt.milliseconds
+            if let epoch = offset.leaderEpoch { $0.leaderEpoch = epoch.rawValue }
           }
         }
       }

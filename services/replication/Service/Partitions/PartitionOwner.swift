@@ -430,14 +430,25 @@ final class PartitionOwner {
     switch self.view(for: reader) {
     case .failure(let error): .failure(error)
     case .success(let view):
-      view.highWatermark > reader.offset || reader.deadline <= self.shard.clock.monotonic
+      view.truncation != nil || view.highWatermark > reader.offset
+        || reader.deadline <= self.shard.clock.monotonic
         ? .success(view) : nil
     }
   }
 
   private func view(for reader: PartitionReader) -> Result<PartitionView, MemQError> {
     do throws(MemQError) {
-      let view = try self.leaderView(epoch: reader.leaderEpoch)
+      var view = try self.leaderView(epoch: reader.leaderEpoch)
+      if let lastEpoch = reader.lastEpoch {
+        // A leader that is behind must not judge who has read from a later one.
+        guard lastEpoch <= view.leaderEpoch else {
+          throw AppendRefusal.unknownLeaderEpoch(current: view.leaderEpoch).error(self.name)
+        }
+        view.truncation = view.epochs.truncation(
+          forReaderAt: reader.offset, lastEpoch: lastEpoch, logStart: view.logStart,
+          logEnd: view.logEnd)
+        if view.truncation != nil { return .success(view) }
+      }
       try view.check(reader.offset, self.name)
       return .success(view)
     } catch {
@@ -459,6 +470,7 @@ final class PartitionOwner {
     return PartitionView(
       name: self.name, volume: self.lane.volume, highWatermark: leader.highWatermark,
       isHighWatermarkCurrent: leader.isHighWatermarkCurrent, logStart: self.logStart,
-      localStart: leader.log.localStart, logEnd: leader.log.end, leaderEpoch: leader.epoch)
+      localStart: leader.log.localStart, logEnd: leader.log.end, leaderEpoch: leader.epoch,
+      epochs: leader.log.epochs)
   }
 }

@@ -361,7 +361,9 @@ final class PartitionShard: @unchecked Sendable {
       name: desired.name, volume: lane.volume, highWatermark: end, isHighWatermarkCurrent: false,
       logStart: Swift.max(isCut ? found.logStart : .zero, desired.logStart),
       localStart: lane.volume.state(of: partition)?.localStart ?? end, logEnd: end,
-      leaderEpoch: desired.assignment.leaderEpoch)
+      leaderEpoch: desired.assignment.leaderEpoch,
+      // Where the damage begins says nothing of what readers have read: nothing is compared.
+      epochs: EpochCache())
   }
 
   // MARK: - Partitions come and go

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQModel
+import MemQReplication
 import MemQStorage
 import Synchronization
 
@@ -14,6 +15,9 @@ struct PartitionView: Sendable {
   let localStart: Offset
   let logEnd: Offset
   let leaderEpoch: LeaderEpoch
+  let epochs: EpochCache
+  /// The reader who asked has read what this log does not have.
+  var truncation: LogTruncation?
 
   /// An offset that can be read here, or will be.
   ///
@@ -43,16 +47,20 @@ final class PartitionReader: Sendable {
   let id: UInt64
   let offset: Offset
   let leaderEpoch: LeaderEpoch?
+  /// Of the record before its offset, as it read it; nil: not checked.
+  let lastEpoch: LeaderEpoch?
   let deadline: MonotonicInstant
   private let continuation: Mutex<CheckedContinuation<Result<PartitionView, MemQError>, Never>?>
 
   init(
-    id: UInt64, offset: Offset, leaderEpoch: LeaderEpoch?, deadline: MonotonicInstant,
+    id: UInt64, offset: Offset, leaderEpoch: LeaderEpoch?, lastEpoch: LeaderEpoch?,
+    deadline: MonotonicInstant,
     _ continuation: CheckedContinuation<Result<PartitionView, MemQError>, Never>
   ) {
     self.id = id
     self.offset = offset
     self.leaderEpoch = leaderEpoch
+    self.lastEpoch = lastEpoch
     self.deadline = deadline
     self.continuation = Mutex(continuation)
   }

@@ -26,7 +26,10 @@ extension ReplicationNode {
     let plan = try ReadPlan(request, now: self.clock.monotonic, Self.readBytesMax, Self.readWaitMax)
     var offset = plan.offset
     var sent = 0
-    var view = try await self.view(plan, from: offset)
+    var view = try await self.view(plan, from: offset, lastEpoch: plan.lastEpoch)
+    if let truncation = view.truncation {
+      return try await writer.send(Hot(view.response(truncation)))
+    }
     var stuckAt: Offset?
     while true {
       while offset < view.highWatermark && sent < plan.bytesMax {
@@ -76,15 +79,16 @@ extension ReplicationNode {
   }
 
   /// The leader's positions once there is something at `offset`, or the wait is over.
-  private func view(_ plan: ReadPlan, from offset: Offset) async throws(MemQError) -> PartitionView
-  {
+  private func view(
+    _ plan: ReadPlan, from offset: Offset, lastEpoch: LeaderEpoch? = nil
+  ) async throws(MemQError) -> PartitionView {
     let shard = try self.requireShard(of: plan.partition)
     let id = lastReader.wrappingAdd(1, ordering: .relaxed).newValue
     let result = await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
         let reader = PartitionReader(
-          id: id, offset: offset, leaderEpoch: plan.leaderEpoch, deadline: plan.deadline,
-          continuation)
+          id: id, offset: offset, leaderEpoch: plan.leaderEpoch, lastEpoch: lastEpoch,
+          deadline: plan.deadline, continuation)
         shard.mailbox.post(
           .run { shard in
             guard let owner = shard.partitions[plan.partition] else {
@@ -109,6 +113,7 @@ private struct ReadPlan: Sendable {
   let bytesMin: Int
   let deadline: MonotonicInstant
   let leaderEpoch: LeaderEpoch?
+  let lastEpoch: LeaderEpoch?
 
   init(
     _ request: Memq_V1_ReadRequest, now: MonotonicInstant, _ bytesMax: Int, _ waitMax: Duration
@@ -129,6 +134,7 @@ private struct ReadPlan: Sendable {
     self.bytesMin = Swift.max(1, Int(request.minBytes))
     self.deadline = now + .milliseconds(request.waitMaxMs)
     self.leaderEpoch = request.leaderEpoch < 0 ? nil : LeaderEpoch(request.leaderEpoch)
+    self.lastEpoch = request.hasLastEpoch ? LeaderEpoch(request.lastEpoch) : nil
   }
 }
 
@@ -139,6 +145,17 @@ extension PartitionView {
       $0.logStartOffset = self.logStart.rawValue
       $0.localStartOffset = self.localStart.rawValue
       $0.nextOffset = next.rawValue
+      if let epoch = self.epochs.epoch(before: next) { $0.lastEpoch = epoch.rawValue }
+    }
+  }
+
+  fileprivate func response(_ truncation: LogTruncation) -> Memq_V1_ReadResponse {
+    .with {
+      $0.highWatermark = self.highWatermark.rawValue
+      $0.logStartOffset = self.logStart.rawValue
+      $0.localStartOffset = self.localStart.rawValue
+      $0.nextOffset = truncation.resume.rawValue
+      $0.truncation = Memq_V1_LogTruncation(truncation)
     }
   }
 }

@@ -195,53 +195,107 @@ public nonisolated struct Memq_V1_FetchPosition: Sendable {
   /// First offset wanted.
   public var offset: Int64 = 0
 
+  /// Leader epoch of the record before it, as the reader read it: the last answer's last_epoch, or what was committed with the offset.
+  /// When the log no longer has that record the partition answers LOG_TRUNCATED. Absent: not checked.
+  public var lastEpoch: Int64 {
+    get {_lastEpoch ?? 0}
+    set {_lastEpoch = newValue}
+  }
+  /// Returns true if `lastEpoch` has been explicitly set.
+  public var hasLastEpoch: Bool {self._lastEpoch != nil}
+  /// Clears the value of `lastEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearLastEpoch() {self._lastEpoch = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _lastEpoch: Int64? = nil
 }
 
 /// A piece of one partition.
-public nonisolated struct Memq_V1_FetchResponse: Sendable {
+public nonisolated struct Memq_V1_FetchResponse: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   /// The partition.
-  public var partition: Int32 = 0
+  public var partition: Int32 {
+    get {_storage._partition}
+    set {_uniqueStorage()._partition = newValue}
+  }
 
   /// Committed below it.
-  public var highWatermark: Int64 = 0
+  public var highWatermark: Int64 {
+    get {_storage._highWatermark}
+    set {_uniqueStorage()._highWatermark = newValue}
+  }
 
   /// First offset that exists.
-  public var logStartOffset: Int64 = 0
+  public var logStartOffset: Int64 {
+    get {_storage._logStartOffset}
+    set {_uniqueStorage()._logStartOffset = newValue}
+  }
 
-  /// Offset to go on with.
-  public var nextOffset: Int64 = 0
+  /// Offset to go on with. With LOG_TRUNCATED: where a reader goes on that knows nothing but its last epoch.
+  public var nextOffset: Int64 {
+    get {_storage._nextOffset}
+    set {_uniqueStorage()._nextOffset = newValue}
+  }
 
   /// Decoded records, when asked for.
-  public var records: [Memq_V1_Record] = []
+  public var records: [Memq_V1_Record] {
+    get {_storage._records}
+    set {_uniqueStorage()._records = newValue}
+  }
 
   /// Set when this partition could not be read; the others go on.
   public var error: Memq_V1_ErrorDetail {
-    get {_error ?? Memq_V1_ErrorDetail()}
-    set {_error = newValue}
+    get {_storage._error ?? Memq_V1_ErrorDetail()}
+    set {_uniqueStorage()._error = newValue}
   }
   /// Returns true if `error` has been explicitly set.
-  public var hasError: Bool {self._error != nil}
+  public var hasError: Bool {_storage._error != nil}
   /// Clears the value of `error`. Subsequent reads from it will return its default value.
-  public mutating func clearError() {self._error = nil}
+  public mutating func clearError() {_uniqueStorage()._error = nil}
 
   /// True: it came from the object tier.
-  public var fromObjects: Bool = false
+  public var fromObjects: Bool {
+    get {_storage._fromObjects}
+    set {_uniqueStorage()._fromObjects = newValue}
+  }
+
+  /// Leader epoch of the record before next_offset: to be handed in with the next fetch from there. Absent: not known.
+  public var lastEpoch: Int64 {
+    get {_storage._lastEpoch ?? 0}
+    set {_uniqueStorage()._lastEpoch = newValue}
+  }
+  /// Returns true if `lastEpoch` has been explicitly set.
+  public var hasLastEpoch: Bool {_storage._lastEpoch != nil}
+  /// Clears the value of `lastEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearLastEpoch() {_uniqueStorage()._lastEpoch = nil}
+
+  /// With LOG_TRUNCATED: what the log knows.
+  public var truncation: Memq_V1_LogTruncation {
+    get {_storage._truncation ?? Memq_V1_LogTruncation()}
+    set {_uniqueStorage()._truncation = newValue}
+  }
+  /// Returns true if `truncation` has been explicitly set.
+  public var hasTruncation: Bool {_storage._truncation != nil}
+  /// Clears the value of `truncation`. Subsequent reads from it will return its default value.
+  public mutating func clearTruncation() {_uniqueStorage()._truncation = nil}
 
   /// Whole record batches v2. Carried without a copy.
-  public var batches: Data = Data()
+  public var batches: Data {
+    get {_storage._batches}
+    set {_uniqueStorage()._batches = newValue}
+  }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _error: Memq_V1_ErrorDetail? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 /// Which offsets.
@@ -505,7 +559,7 @@ nonisolated extension Memq_V1_FetchRequest: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension Memq_V1_FetchPosition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".FetchPosition"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{1}offset\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{1}offset\0\u{3}last_epoch\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -515,47 +569,7 @@ nonisolated extension Memq_V1_FetchPosition: SwiftProtobuf.Message, SwiftProtobu
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularInt32Field(value: &self.partition) }()
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.offset) }()
-      default: break
-      }
-    }
-  }
-
-  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if self.partition != 0 {
-      try visitor.visitSingularInt32Field(value: self.partition, fieldNumber: 1)
-    }
-    if self.offset != 0 {
-      try visitor.visitSingularInt64Field(value: self.offset, fieldNumber: 2)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  public static func ==(lhs: Memq_V1_FetchPosition, rhs: Memq_V1_FetchPosition) -> Bool {
-    if lhs.partition != rhs.partition {return false}
-    if lhs.offset != rhs.offset {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension Memq_V1_FetchResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  public static let protoMessageName: String = _protobuf_package + ".FetchResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{3}next_offset\0\u{1}records\0\u{1}error\0\u{3}from_objects\0\u{2}\u{8}batches\0")
-
-  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularInt32Field(value: &self.partition) }()
-      case 2: try { try decoder.decodeSingularInt64Field(value: &self.highWatermark) }()
-      case 3: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
-      case 4: try { try decoder.decodeSingularInt64Field(value: &self.nextOffset) }()
-      case 5: try { try decoder.decodeRepeatedMessageField(value: &self.records) }()
-      case 6: try { try decoder.decodeSingularMessageField(value: &self._error) }()
-      case 7: try { try decoder.decodeSingularBoolField(value: &self.fromObjects) }()
-      case 15: try { try decoder.decodeSingularBytesField(value: &self.batches) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self._lastEpoch) }()
       default: break
       }
     }
@@ -569,39 +583,152 @@ nonisolated extension Memq_V1_FetchResponse: SwiftProtobuf.Message, SwiftProtobu
     if self.partition != 0 {
       try visitor.visitSingularInt32Field(value: self.partition, fieldNumber: 1)
     }
-    if self.highWatermark != 0 {
-      try visitor.visitSingularInt64Field(value: self.highWatermark, fieldNumber: 2)
+    if self.offset != 0 {
+      try visitor.visitSingularInt64Field(value: self.offset, fieldNumber: 2)
     }
-    if self.logStartOffset != 0 {
-      try visitor.visitSingularInt64Field(value: self.logStartOffset, fieldNumber: 3)
-    }
-    if self.nextOffset != 0 {
-      try visitor.visitSingularInt64Field(value: self.nextOffset, fieldNumber: 4)
-    }
-    if !self.records.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.records, fieldNumber: 5)
-    }
-    try { if let v = self._error {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    try { if let v = self._lastEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 3)
     } }()
-    if self.fromObjects != false {
-      try visitor.visitSingularBoolField(value: self.fromObjects, fieldNumber: 7)
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_FetchPosition, rhs: Memq_V1_FetchPosition) -> Bool {
+    if lhs.partition != rhs.partition {return false}
+    if lhs.offset != rhs.offset {return false}
+    if lhs._lastEpoch != rhs._lastEpoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_FetchResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".FetchResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{3}next_offset\0\u{1}records\0\u{1}error\0\u{3}from_objects\0\u{3}last_epoch\0\u{1}truncation\0\u{2}\u{6}batches\0")
+
+  fileprivate class _StorageClass {
+    var _partition: Int32 = 0
+    var _highWatermark: Int64 = 0
+    var _logStartOffset: Int64 = 0
+    var _nextOffset: Int64 = 0
+    var _records: [Memq_V1_Record] = []
+    var _error: Memq_V1_ErrorDetail? = nil
+    var _fromObjects: Bool = false
+    var _lastEpoch: Int64? = nil
+    var _truncation: Memq_V1_LogTruncation? = nil
+    var _batches: Data = Data()
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _partition = source._partition
+      _highWatermark = source._highWatermark
+      _logStartOffset = source._logStartOffset
+      _nextOffset = source._nextOffset
+      _records = source._records
+      _error = source._error
+      _fromObjects = source._fromObjects
+      _lastEpoch = source._lastEpoch
+      _truncation = source._truncation
+      _batches = source._batches
     }
-    if !self.batches.isEmpty {
-      try visitor.visitSingularBytesField(value: self.batches, fieldNumber: 15)
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularInt32Field(value: &_storage._partition) }()
+        case 2: try { try decoder.decodeSingularInt64Field(value: &_storage._highWatermark) }()
+        case 3: try { try decoder.decodeSingularInt64Field(value: &_storage._logStartOffset) }()
+        case 4: try { try decoder.decodeSingularInt64Field(value: &_storage._nextOffset) }()
+        case 5: try { try decoder.decodeRepeatedMessageField(value: &_storage._records) }()
+        case 6: try { try decoder.decodeSingularMessageField(value: &_storage._error) }()
+        case 7: try { try decoder.decodeSingularBoolField(value: &_storage._fromObjects) }()
+        case 8: try { try decoder.decodeSingularInt64Field(value: &_storage._lastEpoch) }()
+        case 9: try { try decoder.decodeSingularMessageField(value: &_storage._truncation) }()
+        case 15: try { try decoder.decodeSingularBytesField(value: &_storage._batches) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if _storage._partition != 0 {
+        try visitor.visitSingularInt32Field(value: _storage._partition, fieldNumber: 1)
+      }
+      if _storage._highWatermark != 0 {
+        try visitor.visitSingularInt64Field(value: _storage._highWatermark, fieldNumber: 2)
+      }
+      if _storage._logStartOffset != 0 {
+        try visitor.visitSingularInt64Field(value: _storage._logStartOffset, fieldNumber: 3)
+      }
+      if _storage._nextOffset != 0 {
+        try visitor.visitSingularInt64Field(value: _storage._nextOffset, fieldNumber: 4)
+      }
+      if !_storage._records.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._records, fieldNumber: 5)
+      }
+      try { if let v = _storage._error {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+      } }()
+      if _storage._fromObjects != false {
+        try visitor.visitSingularBoolField(value: _storage._fromObjects, fieldNumber: 7)
+      }
+      try { if let v = _storage._lastEpoch {
+        try visitor.visitSingularInt64Field(value: v, fieldNumber: 8)
+      } }()
+      try { if let v = _storage._truncation {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
+      } }()
+      if !_storage._batches.isEmpty {
+        try visitor.visitSingularBytesField(value: _storage._batches, fieldNumber: 15)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_FetchResponse, rhs: Memq_V1_FetchResponse) -> Bool {
-    if lhs.partition != rhs.partition {return false}
-    if lhs.highWatermark != rhs.highWatermark {return false}
-    if lhs.logStartOffset != rhs.logStartOffset {return false}
-    if lhs.nextOffset != rhs.nextOffset {return false}
-    if lhs.records != rhs.records {return false}
-    if lhs._error != rhs._error {return false}
-    if lhs.fromObjects != rhs.fromObjects {return false}
-    if lhs.batches != rhs.batches {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._partition != rhs_storage._partition {return false}
+        if _storage._highWatermark != rhs_storage._highWatermark {return false}
+        if _storage._logStartOffset != rhs_storage._logStartOffset {return false}
+        if _storage._nextOffset != rhs_storage._nextOffset {return false}
+        if _storage._records != rhs_storage._records {return false}
+        if _storage._error != rhs_storage._error {return false}
+        if _storage._fromObjects != rhs_storage._fromObjects {return false}
+        if _storage._lastEpoch != rhs_storage._lastEpoch {return false}
+        if _storage._truncation != rhs_storage._truncation {return false}
+        if _storage._batches != rhs_storage._batches {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1676,12 +1676,23 @@ public nonisolated struct Memq_V1_GroupOffset: Sendable {
   /// Clears the value of `highWatermark`. Subsequent reads from it will return its default value.
   public mutating func clearHighWatermark() {self._highWatermark = nil}
 
+  /// Leader epoch of the record before the offset, as the member read it; whoever goes on there hands it in with its first fetch. Absent: not known.
+  public var leaderEpoch: Int64 {
+    get {_leaderEpoch ?? 0}
+    set {_leaderEpoch = newValue}
+  }
+  /// Returns true if `leaderEpoch` has been explicitly set.
+  public var hasLeaderEpoch: Bool {self._leaderEpoch != nil}
+  /// Clears the value of `leaderEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearLeaderEpoch() {self._leaderEpoch = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
   fileprivate var _highWatermark: Int64? = nil
+  fileprivate var _leaderEpoch: Int64? = nil
 }
 
 /// Offsets to store.
@@ -5170,7 +5181,7 @@ nonisolated extension Memq_V1_LeaveGroupResponse: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".GroupOffset"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}offset\0\u{1}metadata\0\u{3}committed_at_ms\0\u{3}high_watermark\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}offset\0\u{1}metadata\0\u{3}committed_at_ms\0\u{3}high_watermark\0\u{3}leader_epoch\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -5183,6 +5194,7 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
       case 3: try { try decoder.decodeSingularStringField(value: &self.metadata) }()
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.committedAtMs) }()
       case 5: try { try decoder.decodeSingularInt64Field(value: &self._highWatermark) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self._leaderEpoch) }()
       default: break
       }
     }
@@ -5208,6 +5220,9 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
     try { if let v = self._highWatermark {
       try visitor.visitSingularInt64Field(value: v, fieldNumber: 5)
     } }()
+    try { if let v = self._leaderEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 6)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -5217,6 +5232,7 @@ nonisolated extension Memq_V1_GroupOffset: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.metadata != rhs.metadata {return false}
     if lhs.committedAtMs != rhs.committedAtMs {return false}
     if lhs._highWatermark != rhs._highWatermark {return false}
+    if lhs._leaderEpoch != rhs._leaderEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -377,11 +377,22 @@ public nonisolated struct Memq_V1_ReadRequest: Sendable {
   /// Leader epoch the reader knows; -1: any.
   public var leaderEpoch: Int64 = 0
 
+  /// Leader epoch of the record before the offset, as the reader read it. Absent: not checked.
+  public var lastEpoch: Int64 {
+    get {_lastEpoch ?? 0}
+    set {_lastEpoch = newValue}
+  }
+  /// Returns true if `lastEpoch` has been explicitly set.
+  public var hasLastEpoch: Bool {self._lastEpoch != nil}
+  /// Clears the value of `lastEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearLastEpoch() {self._lastEpoch = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+  fileprivate var _lastEpoch: Int64? = nil
 }
 
 /// Batches.
@@ -402,12 +413,68 @@ public nonisolated struct Memq_V1_ReadResponse: Sendable {
   /// Offset to go on with.
   public var nextOffset: Int64 = 0
 
+  /// Leader epoch of the record before next_offset. Absent: not known.
+  public var lastEpoch: Int64 {
+    get {_lastEpoch ?? 0}
+    set {_lastEpoch = newValue}
+  }
+  /// Returns true if `lastEpoch` has been explicitly set.
+  public var hasLastEpoch: Bool {self._lastEpoch != nil}
+  /// Clears the value of `lastEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearLastEpoch() {self._lastEpoch = nil}
+
+  /// The log does not have the record before the offset as the reader read it. Comes alone, without batches.
+  public var truncation: Memq_V1_LogTruncation {
+    get {_truncation ?? Memq_V1_LogTruncation()}
+    set {_truncation = newValue}
+  }
+  /// Returns true if `truncation` has been explicitly set.
+  public var hasTruncation: Bool {self._truncation != nil}
+  /// Clears the value of `truncation`. Subsequent reads from it will return its default value.
+  public mutating func clearTruncation() {self._truncation = nil}
+
   /// Whole record batches v2, one after another. Carried without a copy.
   public var batches: Data = Data()
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
+
+  fileprivate var _lastEpoch: Int64? = nil
+  fileprivate var _truncation: Memq_V1_LogTruncation? = nil
+}
+
+/// Where the log of a reader, which ends in (last_epoch, offset), and this one part (KIP-320). A reader that knows where its own epochs
+/// began goes on at the lower of end_offset and the end of its own largest epoch not above `epoch`, and asks again; others at resume_offset.
+public nonisolated struct Memq_V1_LogTruncation: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The largest leader epoch of the log not above the reader's last; -1: there is none.
+  public var epoch: Int64 = 0
+
+  /// Where it ends in the log, exclusive: up to there at most the two agree.
+  public var endOffset: Int64 = 0
+
+  /// end_offset; where that is not below the reader's offset (the log has other records all the way) the epoch's start. Not below the log start.
+  public var resumeOffset: Int64 = 0
+
+  /// Leader epoch of the record before resume_offset. Absent: not known.
+  public var resumeEpoch: Int64 {
+    get {_resumeEpoch ?? 0}
+    set {_resumeEpoch = newValue}
+  }
+  /// Returns true if `resumeEpoch` has been explicitly set.
+  public var hasResumeEpoch: Bool {self._resumeEpoch != nil}
+  /// Clears the value of `resumeEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearResumeEpoch() {self._resumeEpoch = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _resumeEpoch: Int64? = nil
 }
 
 /// Which offsets.
@@ -1141,7 +1208,7 @@ nonisolated extension Memq_V1_AppendResponse: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Memq_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReadRequest"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}offset\0\u{3}max_bytes\0\u{3}min_bytes\0\u{3}wait_max_ms\0\u{3}leader_epoch\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}offset\0\u{3}max_bytes\0\u{3}min_bytes\0\u{3}wait_max_ms\0\u{3}leader_epoch\0\u{3}last_epoch\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1155,6 +1222,7 @@ nonisolated extension Memq_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf.
       case 4: try { try decoder.decodeSingularInt32Field(value: &self.minBytes) }()
       case 5: try { try decoder.decodeSingularInt32Field(value: &self.waitMaxMs) }()
       case 6: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 7: try { try decoder.decodeSingularInt64Field(value: &self._lastEpoch) }()
       default: break
       }
     }
@@ -1183,6 +1251,9 @@ nonisolated extension Memq_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if self.leaderEpoch != 0 {
       try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 6)
     }
+    try { if let v = self._lastEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 7)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1193,6 +1264,7 @@ nonisolated extension Memq_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.minBytes != rhs.minBytes {return false}
     if lhs.waitMaxMs != rhs.waitMaxMs {return false}
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs._lastEpoch != rhs._lastEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1200,7 +1272,7 @@ nonisolated extension Memq_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension Memq_V1_ReadResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ReadResponse"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{3}local_start_offset\0\u{3}next_offset\0\u{2}\u{b}batches\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{3}local_start_offset\0\u{3}next_offset\0\u{3}last_epoch\0\u{1}truncation\0\u{2}\u{9}batches\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1212,6 +1284,8 @@ nonisolated extension Memq_V1_ReadResponse: SwiftProtobuf.Message, SwiftProtobuf
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.localStartOffset) }()
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.nextOffset) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self._lastEpoch) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._truncation) }()
       case 15: try { try decoder.decodeSingularBytesField(value: &self.batches) }()
       default: break
       }
@@ -1219,6 +1293,10 @@ nonisolated extension Memq_V1_ReadResponse: SwiftProtobuf.Message, SwiftProtobuf
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.highWatermark != 0 {
       try visitor.visitSingularInt64Field(value: self.highWatermark, fieldNumber: 1)
     }
@@ -1231,6 +1309,12 @@ nonisolated extension Memq_V1_ReadResponse: SwiftProtobuf.Message, SwiftProtobuf
     if self.nextOffset != 0 {
       try visitor.visitSingularInt64Field(value: self.nextOffset, fieldNumber: 4)
     }
+    try { if let v = self._lastEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 5)
+    } }()
+    try { if let v = self._truncation {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
     if !self.batches.isEmpty {
       try visitor.visitSingularBytesField(value: self.batches, fieldNumber: 15)
     }
@@ -1242,7 +1326,58 @@ nonisolated extension Memq_V1_ReadResponse: SwiftProtobuf.Message, SwiftProtobuf
     if lhs.logStartOffset != rhs.logStartOffset {return false}
     if lhs.localStartOffset != rhs.localStartOffset {return false}
     if lhs.nextOffset != rhs.nextOffset {return false}
+    if lhs._lastEpoch != rhs._lastEpoch {return false}
+    if lhs._truncation != rhs._truncation {return false}
     if lhs.batches != rhs.batches {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_LogTruncation: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".LogTruncation"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}end_offset\0\u{3}resume_offset\0\u{3}resume_epoch\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.resumeOffset) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self._resumeEpoch) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.epoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.epoch, fieldNumber: 1)
+    }
+    if self.endOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.endOffset, fieldNumber: 2)
+    }
+    if self.resumeOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.resumeOffset, fieldNumber: 3)
+    }
+    try { if let v = self._resumeEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 4)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_LogTruncation, rhs: Memq_V1_LogTruncation) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.endOffset != rhs.endOffset {return false}
+    if lhs.resumeOffset != rhs.resumeOffset {return false}
+    if lhs._resumeEpoch != rhs._resumeEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
