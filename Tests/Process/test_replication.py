@@ -175,6 +175,50 @@ def is_led(cluster, topic):
     return shown.returncode == 0 and b'"leader": null' not in shown.stdout
 
 
+def test_of_nodes_that_were_all_killed_the_one_whose_disk_lied_does_not_lead(folder):
+    """One comes back with an earlier state of its volume, whole in itself: its disk had confirmed what it never kept."""
+    cluster = Cluster(folder)
+    # However long a busy machine takes to start them: no election by those that were quick enough.
+    cluster.environments["metadata"] = {"MEMQ_ELECTION_RECOVERY_WAIT": "10m"}
+    with cluster.start():
+        cluster.create("events", 1, "--set", "object.tier=false")
+        first = list(range(2_000))
+        cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in first))
+        for name in NODES:
+            # Quick enough for nobody to miss it.
+            cluster.processes[name].send_signal(signal.SIGSTOP)
+            subprocess.run(
+                ["cp", "-a", "--sparse=always", folder / name / "volume", folder / f"{name}-earlier"], check=False
+            )
+            cluster.processes[name].send_signal(signal.SIGCONT)
+        wait_until("all are in sync", lambda: cluster.in_sync("events"))
+        cluster.cli("produce", "events", stdin=b"".join(b"%d\n" % n for n in range(2_000, 9_000)))
+        cluster.kill_one(*NODES)
+        wait_until("nobody leads", lambda: cluster.partitions("events")[0]["leader"] is None)
+        row = cluster.partitions("events")[0]
+        candidates = [node for node in row["replicas"] if node in row["isr"] + row["elr"]]
+        assert len(candidates) > 1, row
+        # Whoever is there first, and preferred, would lead.
+        liar = cluster.name_of(candidates[0])
+        shutil.rmtree(folder / liar / "volume")
+        os.rename(folder / f"{liar}-earlier", folder / liar / "volume")
+        cluster.start_one(liar)
+        wait_until("it is ready", lambda: len(cluster.ready_nodes()) == 1)
+        assert cluster.partitions("events")[0]["leader"] is None, "the others may hold more"
+        for name in NODES:
+            if name != liar:
+                cluster.start_one(name)
+        wait_until("it is led", lambda: is_led(cluster, "events"))
+        assert cluster.leader("events") != liar
+        wait_until("all are in sync again", lambda: cluster.in_sync("events"))
+        assert [int(v) for v in cluster.values("events")] == list(range(9_000)), "nothing acknowledged is lost"
+        # Its copy is as whole as theirs.
+        cluster.kill_one(*[name for name in NODES if name != liar])
+        wait_until("it leads", lambda: cluster.leader("events") == liar)
+        cluster.cli("topic", "alter", "events", "--set", "min.insync.replicas=1")
+        assert [int(v) for v in cluster.values("events")] == list(range(9_000))
+
+
 def test_a_node_that_stops_hands_over_and_uploads_and_files_go_on(folder):
     body = os.urandom(300_000)
     (folder / "body").write_bytes(body)

@@ -9,6 +9,7 @@ public struct Counters: Hashable, Sendable {
   public var truncations = 0
   public var crashes = 0
   public var uncleanElections = 0
+  public var recoveryElections = 0
   public var volumeFailures = 0
   public var diskFulls = 0
   public var corruptions = 0
@@ -30,6 +31,7 @@ public struct Counters: Hashable, Sendable {
     total.truncations += one.truncations
     total.crashes += one.crashes
     total.uncleanElections += one.uncleanElections
+    total.recoveryElections += one.recoveryElections
     total.volumeFailures += one.volumeFailures
     total.diskFulls += one.diskFulls
     total.corruptions += one.corruptions
@@ -49,6 +51,7 @@ public struct Counters: Hashable, Sendable {
       ("seeds", self.seeds), ("events", self.events), ("elections", self.elections),
       ("truncations", self.truncations), ("ISR changes", self.isrChanges),
       ("unclean elections", self.uncleanElections),
+      ("recovery elections", self.recoveryElections),
       ("crashes", self.crashes), ("volume failures", self.volumeFailures),
       ("full disks", self.diskFulls), ("bits flipped", self.corruptions),
       ("damaged replicas filled anew", self.repairs), ("uploads", self.uploads),

@@ -38,6 +38,7 @@ enum Message {
   case fenced(NodeEpoch)
   case volumeFailed(node: Int, NodeEpoch)
   case replicaDamaged(node: Int, NodeEpoch, Int, from: Offset?)
+  case logEnds(node: Int, NodeEpoch, [LogEndStatement])
   /// Another instance is the controller.
   case notController
   case deregister(node: Int, NodeEpoch)
@@ -48,8 +49,8 @@ enum Message {
   case propose(node: Int, partition: Int, ISRProposal)
   case proposalAnswered(Int, ISRProposal, ISRAnswer)
   // Metadata and its store
-  /// With those that a change takes for members in their present life.
-  case commit(UInt64, [Transaction], joining: [ReplicaMember])
+  /// With those that a change takes for members in their present life, and with elections by what replicas said of their logs.
+  case commit(UInt64, [Transaction], joining: [ReplicaMember], recovered: [SimRecovery])
   case committed(UInt64, [CommitVerdict])
   case claim(instance: Int, sentAt: Int64)
   case claimed(Revision?, sentAt: Int64)
@@ -75,6 +76,7 @@ enum Message {
     case .fenced: "fenced"
     case .volumeFailed: "volume failed"
     case .replicaDamaged: "replica damaged"
+    case .logEnds: "log ends"
     case .notController: "not the controller"
     case .deregister: "deregister"
     case .deregistered: "deregistered"
@@ -95,6 +97,12 @@ enum Message {
     case .produced: "produced"
     }
   }
+}
+
+/// An election among replicas that all restarted uncleanly, and who had said where its log ends.
+struct SimRecovery {
+  var election: RecoveryElection
+  var answered: [(node: NodeID, nodeEpoch: NodeEpoch)]
 }
 
 struct ProduceRequest {

@@ -106,6 +106,10 @@ public struct Mutation: Sendable, Hashable {
       "elect-any-replica", "only in-sync and eligible replicas are elected",
       metadata: .electAnyReplica),
     Mutation(
+      "elect-first-answer",
+      "of replicas that all restarted uncleanly the one whose log goes furthest is elected",
+      metadata: .electFirstAnswer),
+    Mutation(
       "keep-leader-epoch", "each election raises the leader epoch", metadata: .keepLeaderEpoch),
     Mutation(
       "skip-conditions", "metadata writes by compare-and-set", skipsConditions: true),

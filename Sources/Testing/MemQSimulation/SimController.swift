@@ -67,6 +67,7 @@ struct SimController {
   static let attemptsMax = 20
   static let answerTimeout: Int64 = 1_000_000_000
   static let sessionTimeout: Duration = .milliseconds(1_500)
+  static let recoveryWait: Duration = .seconds(2)
 
   let number: Int
   let weaknesses: MetadataWeaknesses
@@ -80,6 +81,11 @@ struct SimController {
   /// It holds the lease, and its state may be from before: nothing is decided on yet.
   var isTakingOver = false
   var nodes = Liveness<NodeID>(at: .zero, tickGapMax: .milliseconds(500))
+  /// What replicas that nobody leads said of their logs.
+  var recovery = RecoveryElections(wait: Self.recoveryWait, at: .zero)
+  var now = MonotonicInstant.zero
+  /// Elections of the last plan that rest on that.
+  var recovered: [SimRecovery] = []
   var running: [Running] = []
   var lastCommand: UInt64 = 0
   /// A command that changes who lives or leads broke off: what follows from it is still to be done.
@@ -184,9 +190,10 @@ struct SimController {
   // MARK: - Commands
 
   /// Asks the core what a command's stage wants written.
-  func plan(
+  mutating func plan(
     _ command: Command, _ stage: Int, _ epoch: NodeEpoch?
   ) throws(MemQError) -> ([Transaction], Next) {
+    self.recovered = []
     switch command {
     case .register(let node, let attempt, let isWhole):
       return try self.planRegistration(
@@ -238,7 +245,7 @@ struct SimController {
   }
 
   /// Fence the life before, settle what follows, register, settle.
-  private func planRegistration(
+  private mutating func planRegistration(
     _ registration: NodeRegistration, _ attempt: Int, _ stage: Int, _ epoch: NodeEpoch?
   ) throws(MemQError) -> ([Transaction], Next) {
     switch stage {
@@ -256,8 +263,21 @@ struct SimController {
   }
 
   /// Until nothing changes any more.
-  private func planReconcile(_ stage: Int, then next: Next) -> ([Transaction], Next) {
-    let plan = self.state.reconcile()
+  private mutating func planReconcile(_ stage: Int, then next: Next) -> ([Transaction], Next) {
+    let plan = self.state.reconcile(recovery: self.recovery, at: self.now)
+    self.recovery.note(plan.outcome.elected, at: self.now)
+    self.recovered = plan.outcome.recovered.compactMap { election in
+      self.state.partitions[election.partition].map { partition in
+        let members = partition.value.inSync + partition.value.eligible
+        // Uncleanly, anybody may be elected.
+        let isClean = members.contains(election.leader)
+        return SimRecovery(
+          election: election,
+          answered: self.recovery.logs(of: partition.value).filter {
+            !isClean || members.contains($0.node)
+          })
+      }
+    }
     return plan.transactions.isEmpty ? ([], next) : (plan.transactions, .stage(stage, nil))
   }
 

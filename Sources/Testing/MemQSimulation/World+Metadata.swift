@@ -62,11 +62,14 @@ extension World {
 
   func storeReceived(_ message: Message, from: Address) throws(Shadow.Broken) {
     switch message {
-    case .commit(let id, let transactions, let joining):
+    case .commit(let id, let transactions, let joining, let recovered):
       let before = self.store.revision
       let verdicts = self.store.commit(transactions, at: self.scheduler.now)
       self.send(.committed(id, verdicts), from: .store, to: from)
-      if case .committed = verdicts[0] { try self.checkJoined(joining) }
+      if case .committed = verdicts[0] {
+        try self.checkJoined(joining)
+        for recovery in recovered { try self.checkRecovered(recovery) }
+      }
       self.noteLosses()
       if self.store.revision > before { self.tellWatchers(since: before) }
     case .claim(let instance, let sentAt):
@@ -97,6 +100,28 @@ extension World {
           rule: "a member joined the ISR in a life that had ended",
           detail: "node \(member.id.node) in epoch \(member.nodeEpoch), now \(known)")
       }
+    }
+  }
+
+  /// Of replicas that all restarted uncleanly and said where their logs end, the one whose log goes furthest leads.
+  private func checkRecovered(_ recovery: SimRecovery) throws(Shadow.Broken) {
+    let partition = Self.number(recovery.election.partition)
+    self.counters.recoveryElections += 1
+    func log(_ id: NodeID, _ epoch: NodeEpoch?) -> LogEnd? {
+      let node = self.nodes[Self.node(id)]
+      guard node.isUp, !node.isVolumeFailed, node.volume.damagedFrom[partition] == nil,
+        epoch == nil || node.epoch == epoch,
+        let log = node.replicas[partition]?.core.log, log.isSettled
+      else { return nil }
+      return LogEnd(log.epochs.lastEpoch, log.durableEnd)
+    }
+    guard let elected = log(recovery.election.leader, nil) else { return }
+    for answer in recovery.answered {
+      guard let other = log(answer.node, answer.nodeEpoch), elected < other else { continue }
+      throw Shadow.Broken(
+        rule: "a replica was elected whose log ends before another's that answered",
+        detail: "partition \(partition): node \(recovery.election.leader) with \(elected), node "
+          + "\(answer.node) with \(other)")
     }
   }
 
@@ -194,6 +219,9 @@ extension World {
     self.dropUnanswered(instance)
     let silent = self.controllers[instance].nodes.tick(self.metadataNow)
     guard self.controllers[instance].isController(at: self.scheduler.now) else { return }
+    let late = self.controllers[instance].recovery.tick(
+      self.metadataNow, self.controllers[instance].state)
+    if !late.isEmpty { self.controllers[instance].isUnsettled = true }
     for id in silent {
       self.log("metadata \(instance): node \(id) is silent")
       self.controllers[instance].nodes.forget(id)
@@ -227,7 +255,7 @@ extension World {
         .leaderIs(node: image.leader.map { Self.node($0) }, image.leaderEpoch),
         from: .metadata(instance), to: from)
     case .alive(let node, let epoch, let state): self.heard(instance, node, epoch, state)
-    case .register, .propose, .deregister, .order, .volumeFailed, .replicaDamaged:
+    case .register, .propose, .deregister, .order, .volumeFailed, .replicaDamaged, .logEnds:
       guard self.controllers[instance].isController(at: self.scheduler.now) else {
         if case .order = message { return }
         return self.send(.notController, from: .metadata(instance), to: from)
@@ -239,6 +267,11 @@ extension World {
         self.begin(.failVolume(node: node, epoch), instance)
       case .replicaDamaged(let node, let epoch, let partition, let from):
         self.begin(.damageReplica(node: node, epoch, partition, from: from), instance)
+      case .logEnds(let node, let epoch, let statements):
+        let state = self.controllers[instance].state
+        let news = try? self.controllers[instance].recovery.take(
+          statements, of: Self.nodeID(node), epoch, state, at: self.metadataNow)
+        if news?.isEmpty == false { self.begin(.reconcile, instance) }
       case .propose(let node, let partition, let proposal):
         self.begin(.alter(node: node, partition: partition, proposal), instance)
       case .deregister(let node, let epoch):
@@ -280,6 +313,10 @@ extension World {
       nodes.expect(node.value.id, at: self.metadataNow, timeout: SimController.sessionTimeout)
     }
     self.controllers[instance].nodes = nodes
+    self.controllers[instance].recovery = RecoveryElections(
+      wait: SimController.recoveryWait, at: self.metadataNow)
+    let state = self.controllers[instance].state
+    self.controllers[instance].recovery.beginAnew(state, at: self.metadataNow)
     self.begin(.reconcile, instance)
   }
 
@@ -373,6 +410,7 @@ extension World {
   private func step(_ instance: Int, _ asked: SimController.Running) {
     var command = asked
     let transactions: [Transaction]
+    self.controllers[instance].now = self.metadataNow
     do throws(MemQError) {
       (transactions, command.next) = try self.controllers[instance].plan(
         command.command, command.stage, command.epoch)
@@ -397,7 +435,7 @@ extension World {
     self.send(
       .commit(
         id, transactions.map { self.conditional($0, instance) },
-        joining: self.joining(command.command)),
+        joining: self.joining(command.command), recovered: self.controllers[instance].recovered),
       from: .metadata(instance), to: .store)
   }
 

@@ -63,6 +63,7 @@ extension World {
     if isFourth { try self.sendHeartbeat(node, epoch) }
     if isFourth, self.nodes[node].isVolumeFailed { self.tellFailure(node, epoch) }
     if isFourth { self.tellOfDamage(node, epoch) }
+    if isFourth { self.tellLogEnds(node, epoch) }
     guard self.nodes[node].isUp else { return }
     for partition in self.nodes[node].replicas.indices {
       try self.feed(node, partition, .tick)
@@ -119,6 +120,25 @@ extension World {
     where self.nodes[node].replicas[partition] != nil {
       try self.feed(node, partition, .registered(epoch))
     }
+  }
+
+  /// Where the logs of its replicas end that nobody leads, as far as it knows.
+  private func tellLogEnds(_ node: Int, _ epoch: NodeEpoch) {
+    guard let view = self.lastImages[node], !self.nodes[node].isVolumeFailed else { return }
+    var statements: [LogEndStatement] = []
+    for partition in view.partitions.indices where view.partitions[partition].leader == nil {
+      guard let log = self.nodes[node].replicas[partition]?.core.log, log.isSettled,
+        view.partitions[partition].nodeEpoch(of: Self.replica(node)) == epoch,
+        self.nodes[node].volume.damagedFrom[partition] == nil
+      else { continue }
+      statements.append(
+        LogEndStatement(
+          Self.partition(partition), on: Self.volume(node),
+          view.partitions[partition].leaderEpoch,
+          LogEnd(log.epochs.lastEpoch, log.durableEnd)))
+    }
+    guard !statements.isEmpty else { return }
+    self.sendToMetadata(node, .logEnds(node: node, epoch, statements))
   }
 
   // MARK: - What metadata says

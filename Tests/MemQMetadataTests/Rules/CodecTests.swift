@@ -62,7 +62,7 @@ import Testing
             state: .ready,
             volumes: [
               VolumeImage(VolumeID(test: 5), .failed, capacityBytes: 9, problem: "EIO")
-            ])),
+            ], restartedUncleanly: true)),
         Kept(
           .topic(topic),
           try TopicImage(

@@ -9,6 +9,9 @@ struct PureCluster {
   var entries: SortedMap<StoreKey, StoredEntry> = [:]
   var revision = Revision.zero
   var deltas: [ImageDelta] = []
+  /// What replicas said of their logs, and the time that passes only where a test says so.
+  var recovery = RecoveryElections(wait: .seconds(10), at: .zero, tickGapMax: .seconds(20))
+  var now = MonotonicInstant.zero
   private var nextID: UInt64 = 100
 
   init(limits: MetadataLimits = MetadataLimits()) throws {
@@ -85,13 +88,13 @@ struct PureCluster {
         VolumeImage(VolumeID(test: $0), capacityBytes: capacityBytes)
       })
     try self.run { $0.fencePredecessors(of: registration) }
-    try self.run { $0.reconcile() }
+    try self.settle()
     let node = try self.run { (state) throws(MemQError) in try state.register(registration) }
-    try self.run { $0.reconcile() }
+    try self.settle()
     try self.run { (state) throws(MemQError) in
       try state.setState(of: node.id, node.epoch, to: .ready)
     }
-    try self.run { $0.reconcile() }
+    try self.settle()
     return self.state.nodes[node.id]!.value
   }
 
@@ -122,10 +125,52 @@ struct PureCluster {
   /// A node falls silent.
   mutating func fence(_ id: Int32) throws(MemQError) {
     try self.run { $0.fence(NodeID(id)) }
-    try self.run { $0.reconcile() }
+    try self.settle()
+  }
+
+  /// As the controller does after each change.
+  @discardableResult
+  mutating func settle() throws(MemQError) -> ReconcileSummary {
+    let (recovery, now) = (self.recovery, self.now)
+    let summary = try self.run { $0.reconcile(recovery: recovery, at: now) }
+    self.recovery.note(summary.elected, at: now)
+    return summary
+  }
+
+  /// A node says where the log of its replica ends; by default in its present life, and after the partition's last election.
+  ///
+  /// - Returns: whether it is news.
+  @discardableResult
+  mutating func tell(
+    _ topic: TopicImage, by node: Int32, _ lastEpoch: Int64, end: Int64, life: NodeEpoch? = nil,
+    leaderEpoch: LeaderEpoch? = nil, volume: VolumeID? = nil
+  ) throws(MemQError) -> Bool {
+    let partition = self.partition(topic)
+    let replica = partition.replicas.first { $0.node == NodeID(node) }!
+    let statement = LogEndStatement(
+      partition.id, on: volume ?? replica.volume, leaderEpoch ?? partition.leaderEpoch,
+      LogEnd(LeaderEpoch(lastEpoch), Offset(end)))
+    let news = try self.recovery.take(
+      [statement], of: NodeID(node), life ?? self.state.nodes[NodeID(node)]!.value.epoch,
+      self.state, at: self.now)
+    if !news.isEmpty { try self.settle() }
+    return news == [partition.id]
   }
 
   func partition(_ topic: TopicImage, _ index: Int32 = 0) -> PartitionImage {
     self.state.image!.partitions[TopicPartition(topic.id, PartitionIndex(index))]!
   }
+}
+
+/// The leader proposes these members, each in its present life.
+func proposal(
+  _ partition: PartitionImage, _ cluster: PureCluster, inSync: [Int32]
+) -> InSyncProposal {
+  InSyncProposal(
+    partition: partition.id, node: partition.leader!,
+    nodeEpoch: cluster.state.nodes[partition.leader!]!.value.epoch,
+    leaderEpoch: partition.leaderEpoch, partitionEpoch: partition.epoch,
+    members: inSync.map { id in
+      .init(NodeID(id), cluster.state.nodes[NodeID(id)]!.value.epoch)
+    })
 }

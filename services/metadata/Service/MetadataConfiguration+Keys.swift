@@ -15,7 +15,7 @@ extension MetadataNode.Configuration {
       "How often nodes are told to say that they live; at most half the session timeout."),
     ConfigurationKey(
       "election.recovery.wait", .duration, default: "10s",
-      "How long after its loss a node that holds all that was committed is waited for before an unclean election, where a topic allows one."
+      "How long a partition waits for replicas that hold all that was committed: where all of them restarted uncleanly, to say where their logs end, so that the one whose log goes furthest leads; where a topic allows unclean elections, to come back."
     ),
     ConfigurationKey(
       "lease.timeout", .duration, default: "10s",

@@ -12,6 +12,8 @@ struct MetadataMetrics: Sendable {
   let elections = Counter(label: "memq_metadata_elections_total")
   /// Elections that may have lost committed records.
   let uncleanElections = Counter(label: "memq_metadata_unclean_elections_total")
+  /// Elections among replicas that all restarted uncleanly, by what they said of their logs.
+  let recoveryElections = Counter(label: "memq_metadata_recovery_elections_total")
   /// Nodes fenced for silence.
   let fencedNodes = Counter(label: "memq_metadata_fenced_nodes_total")
   /// Group members taken out for silence.

@@ -39,11 +39,13 @@ public struct NodeImage: Hashable, Sendable {
   public var epoch: NodeEpoch
   public var state: NodeState
   public var volumes: [VolumeImage]
+  /// The life before this one ended without a goodbye: what its disks confirmed may be gone from them. Not shown to watchers.
+  public var restartedUncleanly: Bool
 
   public init(
     id: NodeID, uuid: NodeUUID, service: ServiceKind, address: String, adminAddress: String = "",
     rack: String = "", host: String = "", pid: Int64 = 0, epoch: NodeEpoch, state: NodeState,
-    volumes: [VolumeImage] = []
+    volumes: [VolumeImage] = [], restartedUncleanly: Bool = false
   ) {
     self.id = id
     self.uuid = uuid
@@ -56,6 +58,7 @@ public struct NodeImage: Hashable, Sendable {
     self.epoch = epoch
     self.state = state
     self.volumes = volumes
+    self.restartedUncleanly = restartedUncleanly
   }
 }
 

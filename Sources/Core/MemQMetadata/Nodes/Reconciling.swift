@@ -10,6 +10,8 @@ public struct ReconcileSummary: Hashable, Sendable {
   public var unclean: [TopicPartition] = []
   /// Partitions whose topic allows an unclean election, and that wait for a node that may come back with all that was committed.
   public var awaiting: [TopicPartition] = []
+  /// Elections among replicas that all restarted uncleanly.
+  public var recovered: [RecoveryElection] = []
   public var changed = 0
 }
 
@@ -28,11 +30,13 @@ private enum Fitness: Int, Comparable {
 //     the leader, and it stays           unchanged  members that live     below the minimum: those that left, too
 //     a member of the ISR                that one   members that live     below the minimum: those that left, too
 //     only an eligible one               that one   it alone              the others of both
-//     none, unclean election allowed,    any        it alone              empty; the history epoch rises
-//     and none of them may come back
+//     only ones of several that          longest    it alone              the others of both
+//     restarted uncleanly                log
+//     none, unclean election allowed,    longest    it alone              empty; the history epoch rises
+//     and none of them may come back     log
 //     none                               none       unchanged             unchanged
 //
-// Each change of the leader raises the leader epoch, each change the partition epoch.
+// Each change of the leader raises the leader epoch, each change the partition epoch. Until the longest log is known nobody leads.
 extension MetadataState {
   /// Brings every partition in line with who lives: members that are gone, whose volume failed or that are damaged leave the ISR
   /// (the last ones stay), a leader that is gone or drains is replaced by an in-sync replica, else by an eligible one (KIP-966),
@@ -41,23 +45,29 @@ extension MetadataState {
   ///
   /// - Parameters:
   ///   - since: a `settlementRevision` whose consequences are drawn: what did not change after it is left out. `.zero`: nothing is.
+  ///   - also: looked at besides, changed or not.
+  ///   - recovery: what replicas that restarted said of their logs, as of `now`.
   ///   - mayReturn: whether a node that does not live may yet come back: nobody is elected uncleanly while one that is in sync or
   ///     eligible may. When that changes, everything is to be looked at.
   public func reconcile(
-    since: Revision = .zero, mayReturn: (NodeID) -> Bool = { _ in false }
+    since: Revision = .zero, also: [TopicPartition] = [], recovery: RecoveryElections? = nil,
+    at now: MonotonicInstant = .zero, mayReturn: (NodeID) -> Bool = { _ in false }
   ) -> Plan<ReconcileSummary> {
     var summary = ReconcileSummary()
     // What replicas that begin anew on another volume add to it. Made when the first one does.
     var claims: VolumeClaims?
     var changes: [(old: Versioned<PartitionImage>, new: PartitionImage)] = []
-    for partition in self.unsettledPartitions(since: since) {
+    for partition in self.unsettledPartitions(since: since, also: also) {
       guard let topic = self.topics[partition.value.id.topic]?.value else { continue }
       var settings = topic.settings
       if settings.uncleanLeaderElection, self.awaitsReturn(partition.value, mayReturn) {
         settings.uncleanLeaderElection = false
         summary.awaiting.append(partition.value.id)
       }
-      guard let next = self.reconciled(partition.value, settings, &claims) else { continue }
+      let logs = recovery.map { LogsKnown(recovery: $0, now: now) }
+      let (next, election) = self.reconciled(partition.value, settings, logs, &claims)
+      if let election { summary.recovered.append(election) }
+      guard let next else { continue }
       changes.append((partition, next))
       if next.leader != partition.value.leader { summary.elected.append(next) }
       if next.historyEpoch != partition.value.historyEpoch { summary.unclean.append(next.id) }
@@ -125,15 +135,17 @@ extension MetadataState {
 
   /// Nil: nothing to change.
   private func reconciled(
-    _ partition: PartitionImage, _ settings: TopicSettings, _ claims: inout VolumeClaims?
-  ) -> PartitionImage? {
+    _ partition: PartitionImage, _ settings: TopicSettings, _ logs: LogsKnown?,
+    _ claims: inout VolumeClaims?
+  ) -> (PartitionImage?, RecoveryElection?) {
     var next = partition
     // First, so that nobody stays eligible for an ISR that was large enough meanwhile.
     if !self.weaknesses.contains(.keepEligible) {
       next.dropEligible(minInSync: settings.minInSyncReplicas)
     }
+    let trust = self.trust(in: next)
     let sound = partition.inSync.filter {
-      self.fitness($0, partition) != nil && !partition.isDamaged($0)
+      self.fitness($0, partition) != nil && !partition.isDamaged($0) && trust.mayLead($0)
     }
     if sound.count < partition.inSync.count, !sound.isEmpty {
       next.setInSync(
@@ -143,16 +155,16 @@ extension MetadataState {
     // What it held when it left the ISR it holds no more.
     next.eligible.removeAll { partition.isDamaged($0) }
     let isCompleted = next.completeReassignment(minInSync: settings.minInSyncReplicas)
-    self.elect(&next, settings)
+    let election = self.elect(&next, settings, logs)
     self.replaceLostVolumes(&next, settings.claimBytes, &claims)
-    guard next != partition else { return nil }
+    guard next != partition else { return (nil, nil) }
     if next.leader != partition.leader || isCompleted,
       !self.weaknesses.contains(.keepLeaderEpoch)
     {
       next.leaderEpoch = partition.leaderEpoch.next
     }
     next.epoch = partition.epoch.next
-    return next
+    return (next, election)
   }
 
   /// A node that lives without the volume its replica stood on gets a new, empty replica in its place. Not while the lost one is in
@@ -186,30 +198,44 @@ extension MetadataState {
     }
   }
 
-  func elect(_ partition: inout PartitionImage, _ settings: TopicSettings) {
+  /// - Parameter logs: nil: nothing is known of logs, so that nobody is elected where they have to be compared.
+  /// - Returns: the election, where logs were compared.
+  @discardableResult
+  func elect(
+    _ partition: inout PartitionImage, _ settings: TopicSettings, _ logs: LogsKnown? = nil
+  ) -> RecoveryElection? {
     let sound = partition.inSync.filter { !partition.isDamaged($0) }
-    let best = self.best(of: sound, partition)
+    let trust = self.trust(in: partition)
+    if case .nobody(let candidates) = trust {
+      let found = logs?.longest(of: candidates, partition, self)
+      partition.leader = found?.leader
+      guard let found else { return nil }
+      partition.inSync = [found.leader]
+      let others = candidates.filter { $0 != found.leader }
+      partition.eligible = settings.minInSyncReplicas > 1 ? others : []
+      return found
+    }
+    let best = self.best(of: sound.filter(trust.mayLead), partition)
     if let leader = partition.leader, let fitness = self.fitness(leader, partition),
       sound.contains(leader), fitness != .draining || best?.fitness == .draining
     {
-      return
+      return nil
     }
     if let best {
       partition.leader = best.node
-    } else if let best = self.best(of: partition.eligible, partition) {
+    } else if let best = self.best(of: partition.eligible.filter(trust.mayLead), partition) {
       // What left the ISR last is behind nothing that was committed; the old members may hold more, and stay eligible.
       let others = (partition.eligible + sound).filter { $0 != best.node }
       partition.leader = best.node
       partition.inSync = [best.node]
       partition.eligible = settings.minInSyncReplicas > 1 ? unique(others) : []
-    } else if settings.uncleanLeaderElection || self.weaknesses.contains(.electAnyReplica),
-      let best = self.best(
-        of: partition.replicas.map(\.node).filter { !partition.isDamaged($0) }, partition)
-    {
-      partition.leader = best.node
-      partition.inSync = [best.node]
+    } else if let found = self.unclean(partition, settings, logs) {
+      partition.leader = found.leader
+      guard let leader = found.leader else { return nil }
+      partition.inSync = [leader]
       partition.eligible = []
       partition.historyEpoch = partition.historyEpoch.next
+      return found.election
     } else if let leader = partition.leader, partition.inSync.contains(leader),
       self.fitness(leader, partition) != nil
     {
@@ -217,6 +243,69 @@ extension MetadataState {
     } else {
       partition.leader = self.best(of: partition.inSync, partition)?.node
     }
+    return nil
+  }
+
+  /// Who may be elected without all that was committed; nil: nobody. Without a leader: it is still to be found out who holds most.
+  private func unclean(
+    _ partition: PartitionImage, _ settings: TopicSettings, _ logs: LogsKnown?
+  ) -> (leader: NodeID?, election: RecoveryElection?)? {
+    let isForced = self.weaknesses.contains(.electAnyReplica)
+    guard settings.uncleanLeaderElection || isForced else { return nil }
+    let whole = partition.replicas.map(\.node).filter {
+      !partition.isDamaged($0) && self.fitness($0, partition) != nil
+    }
+    guard let best = self.best(of: whole, partition) else { return nil }
+    if whole.count == 1 || isForced { return (best.node, nil) }
+    let found = logs?.longest(of: whole, partition, self)
+    return (found?.leader, found)
+  }
+
+  // MARK: Who restarted
+
+  /// Whose log is known to be what it was.
+  private enum Trust {
+    /// Whoever leads, or nothing could be compared.
+    case everybody
+    case some([NodeID])
+    /// Several could lead, and all that live restarted uncleanly: in this order of preference.
+    case nobody([NodeID])
+
+    func mayLead(_ node: NodeID) -> Bool {
+      switch self {
+      case .everybody: true
+      case .some(let nodes): nodes.contains(node)
+      case .nobody: false
+      }
+    }
+  }
+
+  private func trust(in partition: PartitionImage) -> Trust {
+    if let leader = partition.leader, self.fitness(leader, partition) != nil { return .everybody }
+    let members = partition.inSync + partition.eligible
+    let candidates = partition.replicas.map(\.node).filter {
+      members.contains($0) && !partition.isDamaged($0)
+    }
+    guard candidates.count > 1 else { return .everybody }
+    let trusted = candidates.filter { self.isTrusted($0, partition) }
+    let lives: (NodeID) -> Bool = { self.fitness($0, partition) != nil }
+    return candidates.contains(where: lives) && !trusted.contains(where: lives)
+      ? .nobody(candidates) : .some(trusted)
+  }
+
+  /// Whether a candidate's log is what it was when it last counted. Who is in sync with a leader came, or stayed, so in its present life;
+  /// where nobody leads it came back.
+  private func isTrusted(_ id: NodeID, _ partition: PartitionImage) -> Bool {
+    if partition.leader != nil && partition.inSync.contains(id) { return true }
+    return self.nodes[id].map { !$0.value.restartedUncleanly } ?? false
+  }
+
+  /// Whether a replica can say where its log ends: it is there, in this life of its node.
+  func isAnswerable(
+    _ id: NodeID, _ epoch: NodeEpoch, _ volume: VolumeID, _ partition: PartitionImage
+  ) -> Bool {
+    self.nodes[id]?.value.epoch == epoch && self.fitness(id, partition) != nil
+      && partition.replicas.contains(ReplicaID(id, volume))
   }
 
   /// The fittest of some replicas; the preferred order decides between equals.
@@ -248,7 +337,8 @@ extension MetadataState {
   /// Whether a node may join the ISR or be given the leadership: one that drains keeps what it has and gets nothing new, one whose
   /// replica is damaged is to be filled anew first.
   func mayTakeOn(_ id: NodeID, _ partition: PartitionImage) -> Bool {
-    if partition.isDamaged(id) { return false }
+    // One that came back leads by an election only.
+    if partition.isDamaged(id) || !self.trust(in: partition).mayLead(id) { return false }
     return switch self.fitness(id, partition) {
     case .ready, .starting: true
     case .draining, nil: false

@@ -105,7 +105,8 @@ extension MetadataState {
       address: registration.address, adminAddress: registration.adminAddress,
       rack: registration.rack, host: registration.host, pid: registration.pid,
       epoch: known?.value.epoch.next ?? NodeEpoch(1), state: .starting,
-      volumes: registration.volumes)
+      volumes: registration.volumes,
+      restartedUncleanly: known.map { $0.value.state != .gone } ?? false)
     transaction.replace(.node(id!), known, with: node)
     return Plan([transaction], outcome: node)
   }

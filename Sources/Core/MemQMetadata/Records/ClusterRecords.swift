@@ -86,6 +86,7 @@ extension NodeImage: StoredRecord {
       writer.integer(volume.capacityBytes)
       writer.text(volume.problem)
     }
+    writer.flag(self.restartedUncleanly)
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
     self.init(
@@ -96,7 +97,8 @@ extension NodeImage: StoredRecord {
       volumes: try reader.list { r throws(MemQError) in
         VolumeImage(
           try r.id(), try r.choice(), capacityBytes: try r.integer(), problem: try r.text())
-      })
+      },
+      restartedUncleanly: try reader.flag())
   }
 }
 

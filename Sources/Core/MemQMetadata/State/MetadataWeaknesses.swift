@@ -18,4 +18,6 @@ package struct MetadataWeaknesses: OptionSet, Hashable, Sendable {
   package static let keepLeaderEpoch = MetadataWeaknesses(rawValue: 1 << 5)
   /// A new member's node may be fenced, or register anew, between the check and the write.
   package static let joinUnconditionally = MetadataWeaknesses(rawValue: 1 << 6)
+  /// Of replicas that all restarted uncleanly the first that answers is elected.
+  package static let electFirstAnswer = MetadataWeaknesses(rawValue: 1 << 7)
 }

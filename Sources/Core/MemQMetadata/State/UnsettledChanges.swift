@@ -42,15 +42,20 @@ struct UnsettledChanges: Hashable, Sendable {
 }
 
 extension MetadataState {
-  /// Partitions that changes after a revision may concern, in their order; `.zero`: all.
-  func unsettledPartitions(since revision: Revision) -> [Versioned<PartitionImage>] {
+  /// Partitions that changes after a revision may concern, and others, in their order; `.zero`: all.
+  func unsettledPartitions(
+    since revision: Revision, also others: [TopicPartition]
+  ) -> [Versioned<PartitionImage>] {
     if revision == .zero || self.unsettled.everything > revision {
       return Array(self.partitions.values)
     }
     var found: [Versioned<PartitionImage>] = []
     var topics: SortedMap<TopicID, Bool> = [:]
     for (id, at) in self.unsettled.topics where at > revision { topics[id] = true }
-    for (id, at) in self.unsettled.partitions where at > revision && topics[id.topic] == nil {
+    var partitions: SortedMap<TopicPartition, Bool> = [:]
+    for (id, at) in self.unsettled.partitions where at > revision { partitions[id] = true }
+    for id in others { partitions[id] = true }
+    for id in partitions.keys where topics[id.topic] == nil {
       if let partition = self.partitions[id] { found.append(partition) }
     }
     for topic in topics.keys { found += self.partitions(of: topic) }

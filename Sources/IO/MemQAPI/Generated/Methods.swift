@@ -59,6 +59,8 @@ public enum MetadataMethods {
     service: "memq.v1.MetadataService", name: "ReportDamage", kind: .unary, safety: .idempotent)
   public static let refuseLeadership = Method<Memq_V1_RefuseLeadershipRequest, Memq_V1_RefuseLeadershipResponse>(
     service: "memq.v1.MetadataService", name: "RefuseLeadership", kind: .unary, safety: .idempotent)
+  public static let reportLogEnds = Method<Memq_V1_ReportLogEndsRequest, Memq_V1_ReportLogEndsResponse>(
+    service: "memq.v1.MetadataService", name: "ReportLogEnds", kind: .unary, safety: .idempotent)
   public static let deregisterNode = Method<Memq_V1_DeregisterNodeRequest, Memq_V1_DeregisterNodeResponse>(
     service: "memq.v1.MetadataService", name: "DeregisterNode", kind: .unary)
   public static let watchImage = Method<Memq_V1_WatchImageRequest, Memq_V1_ImageUpdate>(

@@ -59,6 +59,10 @@ extension MetricCatalogue {
       "memq_metadata_unclean_elections_total", .counter,
       "Elections of a replica that may lack committed records."),
     MetricDefinition(
+      "memq_metadata_recovery_elections_total", .counter,
+      "Elections among replicas that all restarted uncleanly: the one whose log goes furthest leads."
+    ),
+    MetricDefinition(
       "memq_metadata_fenced_nodes_total", .counter, "Nodes that were fenced for their silence."),
     MetricDefinition(
       "memq_metadata_expired_members_total", .counter,

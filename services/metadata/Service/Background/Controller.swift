@@ -27,6 +27,12 @@ actor Controller {
   private var lostSince: SortedMap<NodeID, MonotonicInstant> = [:]
   /// When an unclean election that waits is looked at again.
   private var recoveryUntil: MonotonicInstant?
+  /// What replicas that restarted uncleanly said of their logs, and how long the others are waited for.
+  private var recovery: RecoveryElections
+  /// Partitions of which something new was said, or for which nobody is waited any more.
+  private var toElect: SortedMap<TopicPartition, UInt64> = [:]
+  /// Of the last entry.
+  private var toElectNumber: UInt64 = 0
   private var isTicking = false
   /// The state's `settlementRevision` whose consequences are drawn. A settling that broke off is made up for by the next tick, and
   /// so is one of a change whose outcome was not known and that came to be later.
@@ -58,6 +64,8 @@ actor Controller {
     let gap = max(configuration.tickInterval * 5, configuration.sessionTimeout / 3)
     self.nodes = Liveness(at: clock.monotonic, tickGapMax: gap)
     self.leases = Liveness(at: clock.monotonic, tickGapMax: gap)
+    self.recovery = RecoveryElections(
+      wait: configuration.electionRecoveryWait, at: clock.monotonic, tickGapMax: gap)
     self.heardNodes = [nodeID]
   }
 
@@ -75,7 +83,8 @@ actor Controller {
   private func awaitEverybody() {
     let now = self.clock.monotonic
     let lost = self.runner.cell.read { state in
-      state.nodes.values.filter { !$0.value.state.isLive }.map(\.value.id)
+      self.recovery.beginAnew(state, at: now)
+      return state.nodes.values.filter { !$0.value.state.isLive }.map(\.value.id)
     }
     for id in lost { self.lostSince[id] = now }
   }
@@ -216,6 +225,26 @@ actor Controller {
     return errors
   }
 
+  /// A node says where the logs of replicas end that nobody leads.
+  ///
+  /// - Throws: `.nodeUnknown`, `.nodeFenced`.
+  func reportLogEnds(
+    _ id: NodeID, _ epoch: NodeEpoch, _ statements: [LogEndStatement]
+  ) async throws(MemQError) {
+    let now = self.clock.monotonic
+    let news = try self.runner.cell.read { (state) throws(MemQError) in
+      try self.recovery.take(statements, of: id, epoch, state, at: now)
+    }
+    guard !news.isEmpty else { return }
+    self.lookAgain(at: news)
+    try await self.settle()
+  }
+
+  private func lookAgain(at partitions: [TopicPartition]) {
+    self.toElectNumber += 1
+    for partition in partitions { self.toElect[partition] = self.toElectNumber }
+  }
+
   private func log(_ report: ReplicaReport, of id: NodeID) {
     guard let from = report.damagedFrom else {
       self.logger.notice(
@@ -241,7 +270,7 @@ actor Controller {
     while self.isSettling {
       await withCheckedContinuation { self.settlingWaiters.append($0) }
     }
-    guard self.settled < asked || self.isRecoveryOver else { return }
+    guard self.settled < asked || self.isRecoveryOver || !self.toElect.isEmpty else { return }
     self.isSettling = true
     defer {
       self.isSettling = false
@@ -250,8 +279,14 @@ actor Controller {
       for waiter in waiters { waiter.resume() }
     }
     let through = self.runner.cell.read { $0.settlementRevision }
+    let (toElect, number) = (self.toElect.keys, self.toElectNumber)
     // What waits is not among the changes.
-    try await self.reconcile(since: self.recoveryUntil == nil ? self.settled : .zero)
+    try await self.reconcile(
+      since: self.recoveryUntil == nil ? self.settled : .zero, also: toElect)
+    // Of some more may have been said meanwhile.
+    for id in toElect where self.toElect[id].map({ $0 <= number }) ?? false {
+      self.toElect[id] = nil
+    }
     while try await self.runner.run(
       "release-leases",
       { state in
@@ -263,7 +298,9 @@ actor Controller {
   }
 
   /// Until nothing changes any more.
-  private func reconcile(since: Revision) async throws(MemQError) {
+  private func reconcile(
+    since: Revision, also: [TopicPartition]
+  ) async throws(MemQError) {
     while true {
       let now = self.clock.monotonic
       let wait = self.configuration.electionRecoveryWait
@@ -271,9 +308,14 @@ actor Controller {
       self.lostSince = [:]
       for (id, since) in lost { self.lostSince[id] = since }
       let returning = Set(lost.map(\.0))
+      let recovery = self.recovery
       let summary = try await self.runner.run("reconcile") { state in
-        state.reconcile(since: since) { returning.contains($0) }
+        state.reconcile(since: since, also: also, recovery: recovery, at: now) {
+          returning.contains($0)
+        }
       }
+      self.recovery.note(summary.elected, at: self.clock.monotonic)
+      self.log(summary.recovered)
       if since == .zero || !summary.awaiting.isEmpty {
         self.noteAwaiting(summary.awaiting, until: lost.map(\.1).min().map { $0 + wait })
       }
@@ -300,6 +342,44 @@ actor Controller {
           metadata: ["partition": "\(partition)"])
       }
     }
+  }
+
+  private func log(_ elections: [RecoveryElection]) {
+    self.metrics.recoveryElections.increment(by: elections.count)
+    for election in elections.prefix(20) {
+      self.logger.log(
+        level: election.answers < election.candidates ? .warning : .notice,
+        "All candidates restarted uncleanly: the one whose log goes furthest leads",
+        metadata: [
+          "partition": "\(election.partition)", "leader": "\(election.leader)",
+          "log.epoch": "\(election.log.lastEpoch)", "log.end": "\(election.log.end)",
+          "answers": "\(election.answers)", "candidates": "\(election.candidates)",
+        ])
+    }
+    if elections.count > 20 {
+      self.logger.notice(
+        "More elections among candidates that all restarted uncleanly",
+        metadata: ["count": "\(elections.count - 20)"])
+    }
+  }
+
+  /// Partitions for which nobody is waited any more: who has answered by now leads.
+  private func recoveriesDue(at now: MonotonicInstant) -> [TopicPartition] {
+    self.runner.cell.read { self.recovery.tick(now, $0) }
+  }
+
+  /// Says who stays without a leader although nobody is waited for any more.
+  private func log(stillLeaderless partitions: [TopicPartition]) {
+    let left = self.runner.cell.read { state in
+      partitions.filter { id in state.partitions[id].map { $0.value.leader == nil } ?? false }
+    }
+    guard let first = left.first else { return }
+    self.logger.error(
+      "Partitions have no leader: no replica that holds all that was committed has come back and said where its log ends",
+      metadata: [
+        "partitions": "\(left.count)", "first": "\(first)",
+        "waited.ms": "\(self.configuration.electionRecoveryWait.milliseconds)",
+      ])
   }
 
   /// Who was waited for before an unclean election has been away for long enough.
@@ -354,13 +434,17 @@ actor Controller {
     } catch {
       self.logger.warning("Could not act on silence", metadata: ["error": "\(error)"])
     }
+    let due = self.recoveriesDue(at: now)
+    if !due.isEmpty { self.lookAgain(at: due) }
     // Even when not all could be fenced: those that were may be leaders.
     // Silence is looked for while much is being settled, too.
     guard !self.isSettling,
-      self.isRecoveryOver || self.runner.cell.read({ $0.settlementRevision }) > self.settled
+      self.isRecoveryOver || !self.toElect.isEmpty
+        || self.runner.cell.read({ $0.settlementRevision }) > self.settled
     else { return }
     do {
       try await self.settle()
+      self.log(stillLeaderless: due)
     } catch {
       self.logger.warning(
         "Could not have leaderships and leases pass on; the next tick tries again",

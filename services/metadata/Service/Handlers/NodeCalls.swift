@@ -42,6 +42,9 @@ extension MetadataNode {
     router.handle(MetadataMethods.refuseLeadership) { request, _ in
       try await self.refuseLeadership(request)
     }
+    router.handle(MetadataMethods.reportLogEnds) { request, _ in
+      try await self.reportLogEnds(request)
+    }
     router.handle(MetadataMethods.deregisterNode) { request, _ in
       try await self.instance().controller.deregister(
         NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
@@ -133,6 +136,27 @@ extension MetadataNode {
     let errors = try await self.instance().controller.reportReplicas(
       NodeID(request.nodeID), NodeEpoch(request.nodeEpoch), reports)
     return .with { $0.errors = errors.map { $0.map(Memq_V1_ErrorDetail.init) ?? .init() } }
+  }
+
+  private func reportLogEnds(
+    _ request: Memq_V1_ReportLogEndsRequest
+  ) async throws(MemQError) -> Memq_V1_ReportLogEndsResponse {
+    guard request.replicas.count <= Self.reportsMax else {
+      throw MemQError(
+        .invalidArgument, "too many replicas in one request", subject: "replicas",
+        limit: Int64(Self.reportsMax), actual: Int64(request.replicas.count))
+    }
+    var statements: [LogEndStatement] = []
+    for wire in request.replicas {
+      statements.append(
+        LogEndStatement(
+          try TopicPartition(wire.topicPartition),
+          on: try VolumeID(wire: wire.volumeID, "volume_id"), LeaderEpoch(wire.leaderEpoch),
+          LogEnd(LeaderEpoch(wire.lastEpoch), Offset(wire.endOffset))))
+    }
+    try await self.instance().controller.reportLogEnds(
+      NodeID(request.nodeID), NodeEpoch(request.nodeEpoch), statements)
+    return Memq_V1_ReportLogEndsResponse()
   }
 
   private func refuseLeadership(

@@ -24,6 +24,9 @@ struct DesiredPartition: Hashable, Sendable {
   /// Whether this replica's word counts for anything: it is in sync, may be elected, or leads. Otherwise its log may be given up.
   var isTrusted: Bool
 
+  /// Nobody leads, and metadata may have to elect by where logs end.
+  var isAskedForLogEnd: Bool
+
   /// Metadata knows this replica as damaged from here on.
   var damagedFrom: Offset?
   /// Another in-sync replica lives and is whole: it takes over what this one can't give.
@@ -61,6 +64,9 @@ struct DesiredPartition: Hashable, Sendable {
     self.isTrusted =
       partition.inSync.contains(node) || partition.eligible.contains(node)
       || partition.leader == node
+    self.isAskedForLogEnd =
+      partition.leader == nil && partition.replicas.count > 1 && !partition.isDamaged(node)
+      && (self.isTrusted || topic.settings.uncleanLeaderElection)
     let replicas = partition.replicas
     func replica(_ node: NodeID) -> ReplicaID? { replicas.first { $0.node == node } }
     self.assignment = PartitionAssignment(

@@ -1,6 +1,7 @@
 // Part of MemQ. SPDX-License-Identifier: Apache-2.0
 
 import MemQAPI
+import MemQMetadata
 import MemQModel
 import MemQReplication
 import MemQRuntime
@@ -25,6 +26,10 @@ protocol MetadataProposals: Sendable {
   func refuse(
     _ refusals: [LeadershipRefusal], of node: NodeID, _ nodeEpoch: NodeEpoch
   ) async -> [MemQError?]
+  /// Says where logs of replicas end that nobody leads.
+  func state(
+    _ logEnds: [LogEndStatement], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async throws(MemQError)
 }
 
 /// A leadership whose epoch the replica's log already holds.
@@ -164,6 +169,26 @@ struct ClusterProposals: MetadataProposals {
         MetadataMethods.refuseLeadership, request, timeout: self.timeout
       ).errors
     }
+  }
+
+  func state(
+    _ logEnds: [LogEndStatement], of node: NodeID, _ nodeEpoch: NodeEpoch
+  ) async throws(MemQError) {
+    let request = Memq_V1_ReportLogEndsRequest.with {
+      $0.nodeID = node.rawValue
+      $0.nodeEpoch = nodeEpoch.rawValue
+      $0.replicas = logEnds.map { statement in
+        .with {
+          $0.topicPartition = statement.partition.wire
+          $0.volumeID = statement.volume.wire
+          $0.leaderEpoch = statement.leaderEpoch.rawValue
+          $0.lastEpoch = statement.log.lastEpoch.rawValue
+          $0.endOffset = statement.log.end.rawValue
+        }
+      }
+    }
+    _ = try await self.cluster.metadata.call(
+      MetadataMethods.reportLogEnds, request, timeout: self.timeout)
   }
 
   /// What metadata answers for each of `count` items; the call's own error for all of them where it fails.

@@ -80,6 +80,7 @@ final class PartitionShard: @unchecked Sendable {
   private(set) var partitions: [TopicPartition: PartitionOwner] = [:]
   var damageWatch: DamageWatch
   var refusals = RefusedLeaderships()
+  var logEnds = AskedLogEnds()
   /// Called when a replica is no longer damaged.
   let damageChanged: @Sendable () -> Void
   /// What a volume holds of a partition: normally one of the node's does, two when the node stopped amid a move between them.
@@ -160,6 +161,7 @@ final class PartitionShard: @unchecked Sendable {
     for event in events { self.handle(event) }
     for lane in self.lanes.values { lane.flush() }
     self.pushWaiting()
+    self.tellLogEnds(at: self.clock.monotonic)
   }
 
   private func handle(_ event: Event) {
@@ -218,6 +220,7 @@ final class PartitionShard: @unchecked Sendable {
     for owner in self.partitions.values { owner.retryLogStart() }
     self.watchDamage(at: now)
     self.tellRefusals(at: now)
+    self.tellLogEnds(at: now)
     for lane in self.lanes.values {
       lane.goOn(at: now)
       lane.expire(at: now)
@@ -374,6 +377,7 @@ final class PartitionShard: @unchecked Sendable {
       guard owner.desired.member.id.volume == desired.member.id.volume else {
         return self.move(owner, to: desired)
       }
+      self.noteLogEndAsked(desired, before: owner.desired)
       owner.assign(desired)
       return self.fillAnew(owner)
     }
@@ -639,6 +643,7 @@ final class PartitionShard: @unchecked Sendable {
     self.partitions[desired.id] = owner
     owner.feed(.localStartMoved(localStart))
     owner.applyRetention()
+    self.noteLogEndAsked(desired, before: nil)
     owner.assign(desired)
   }
 

@@ -386,6 +386,72 @@ public nonisolated struct Memq_V1_ReportDamageResponse: Sendable {
   public init() {}
 }
 
+/// Where a node's logs end.
+public nonisolated struct Memq_V1_ReportLogEndsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The node.
+  public var nodeID: Int32 = 0
+
+  /// Its epoch.
+  public var nodeEpoch: Int64 = 0
+
+  /// At most 1,000.
+  public var replicas: [Memq_V1_ReplicaLogEnd] = []
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
+/// One replica's log.
+public nonisolated struct Memq_V1_ReplicaLogEnd: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Which partition.
+  public var topicPartition: Memq_V1_TopicPartition {
+    get {_topicPartition ?? Memq_V1_TopicPartition()}
+    set {_topicPartition = newValue}
+  }
+  /// Returns true if `topicPartition` has been explicitly set.
+  public var hasTopicPartition: Bool {self._topicPartition != nil}
+  /// Clears the value of `topicPartition`. Subsequent reads from it will return its default value.
+  public mutating func clearTopicPartition() {self._topicPartition = nil}
+
+  /// The volume it stands on, 16 bytes.
+  public var volumeID: Data = Data()
+
+  /// The partition's leader epoch in the node's image.
+  public var leaderEpoch: Int64 = 0
+
+  /// The last leader epoch in its log; -1: none.
+  public var lastEpoch: Int64 = 0
+
+  /// All below is durable, and nothing is above.
+  public var endOffset: Int64 = 0
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+}
+
+/// They are taken in.
+public nonisolated struct Memq_V1_ReportLogEndsResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+}
+
 /// Which leaderships a node can't take.
 public nonisolated struct Memq_V1_RefuseLeadershipRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -2919,6 +2985,119 @@ nonisolated extension Memq_V1_ReportDamageResponse: SwiftProtobuf.Message, Swift
 
   public static func ==(lhs: Memq_V1_ReportDamageResponse, rhs: Memq_V1_ReportDamageResponse) -> Bool {
     if lhs.errors != rhs.errors {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReportLogEndsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReportLogEndsRequest"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}node_id\0\u{3}node_epoch\0\u{1}replicas\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.nodeID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.nodeEpoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.nodeID != 0 {
+      try visitor.visitSingularInt32Field(value: self.nodeID, fieldNumber: 1)
+    }
+    if self.nodeEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.nodeEpoch, fieldNumber: 2)
+    }
+    if !self.replicas.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.replicas, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReportLogEndsRequest, rhs: Memq_V1_ReportLogEndsRequest) -> Bool {
+    if lhs.nodeID != rhs.nodeID {return false}
+    if lhs.nodeEpoch != rhs.nodeEpoch {return false}
+    if lhs.replicas != rhs.replicas {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReplicaLogEnd: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReplicaLogEnd"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}volume_id\0\u{3}leader_epoch\0\u{3}last_epoch\0\u{3}end_offset\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._topicPartition) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self.volumeID) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.leaderEpoch) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.lastEpoch) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._topicPartition {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    if !self.volumeID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.volumeID, fieldNumber: 2)
+    }
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.leaderEpoch, fieldNumber: 3)
+    }
+    if self.lastEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.lastEpoch, fieldNumber: 4)
+    }
+    if self.endOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.endOffset, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReplicaLogEnd, rhs: Memq_V1_ReplicaLogEnd) -> Bool {
+    if lhs._topicPartition != rhs._topicPartition {return false}
+    if lhs.volumeID != rhs.volumeID {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs.lastEpoch != rhs.lastEpoch {return false}
+    if lhs.endOffset != rhs.endOffset {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Memq_V1_ReportLogEndsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = _protobuf_package + ".ReportLogEndsResponse"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap()
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    // Load everything into unknown fields
+    while try decoder.nextFieldNumber() != nil {}
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: Memq_V1_ReportLogEndsResponse, rhs: Memq_V1_ReportLogEndsResponse) -> Bool {
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
