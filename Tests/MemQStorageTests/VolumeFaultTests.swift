@@ -210,7 +210,7 @@ import Testing
       let deadline = ContinuousClock.now + .seconds(60)
       var code: ErrorCode?
       while code != .volumeFull, ContinuousClock.now < deadline {
-        let next = Example.batch(at: end, bodyBytes: 5_000)
+        let next = Example.batch(at: end, bodyBytes: 15_000)
         code = await self.code { try await volume.appendDurably([(other, next)]) }
         if code == nil { end = next.summary.endOffset }
       }
