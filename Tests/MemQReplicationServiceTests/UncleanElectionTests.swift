@@ -53,6 +53,42 @@ extension ReplicaTests {
       }
     }
   }
+
+  @Test
+  func
+    `a replica that holds another history than what was uploaded goes on behind it once it has to lead`()
+    async throws
+  {
+    try await self.withCluster { cluster in
+      let partition = try await cluster.topic(
+        "events", ["min.insync.replicas": "1", "unclean.leader.election.enable": "true"])
+      try await self.append(0..<10, to: partition, in: cluster)
+      try await cluster.waitForISR(3, of: partition)
+      try await cluster.waitUntilEqual(partition, end: 10)
+      let first = try await cluster.leader(of: partition)
+      let others = cluster.numbers.filter { $0 != first }
+      for other in others { await cluster.cutOff(other) }
+      try await cluster.waitForISR(1, of: partition)
+      // Nobody else will ever have these.
+      try await self.append(10..<25, to: partition, in: cluster)
+      await cluster.cutOff(first)
+      try await cluster.start(others[0])
+      let second = try await cluster.wait(partition) {
+        $0.leader != nil && $0.historyEpoch.rawValue == 1
+      }
+      try await self.append(10..<20, to: partition, in: cluster)
+      try await cluster.upload(
+        partition, through: 20, HistoryEpoch(1), lastEpoch: second.leaderEpoch)
+      try await cluster.wait(partition) { $0.uploadedOffset == Offset(20) }
+      await cluster.cutOff(others[0])
+      try await cluster.start(first)
+      try await cluster.wait(partition) { $0.leader != nil && $0.historyEpoch.rawValue == 2 }
+      let answer = try await cluster.append(try batch(["after"]), to: partition)
+      #expect(!answer.hasError && answer.baseOffset == 20)
+      let replica = try await cluster.description(partition, on: first)
+      #expect(replica?.localStartOffset == 20 && replica?.logEndOffset == 21)
+    }
+  }
 }
 
 extension ReplicaTests {
@@ -131,7 +167,10 @@ extension ReplicaCluster {
   }
 
   /// As an uploader announces it: the partition's records below `end` stand in an object.
-  func upload(_ partition: TopicPartition, through end: Int64) async throws {
+  func upload(
+    _ partition: TopicPartition, through end: Int64, _ history: HistoryEpoch = .zero,
+    lastEpoch: LeaderEpoch = .none
+  ) async throws {
     let entropy = SystemEntropy()
     let uploader = try await self.metadataChannel.call(
       MetadataMethods.registerNode,
@@ -165,6 +204,8 @@ extension ReplicaCluster {
           .with {
             $0.topicPartition = partition.wire
             $0.endOffset = end
+            $0.historyEpoch = history.rawValue
+            $0.lastLeaderEpoch = lastEpoch.rawValue
           }
         ]
       }, timeout: Self.wait)

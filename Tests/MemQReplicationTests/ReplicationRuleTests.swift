@@ -182,6 +182,15 @@ import Testing
       for _ in 0..<count { self.records.append(Record(epoch: epoch, offset: self.records.count)) }
     }
 
+    mutating func take(_ records: ArraySlice<Record>) {
+      for record in records {
+        if self.epochs.last?.epoch != record.epoch {
+          self.epochs.append((record.epoch, Int64(record.offset)))
+        }
+        self.records.append(record)
+      }
+    }
+
     mutating func cut(to end: Int, epochs: [EpochStart]) {
       self.records.removeSubrange(end...)
       self.epochs = epochs.map { ($0.epoch.rawValue, $0.start.rawValue) }
@@ -213,11 +222,35 @@ import Testing
         #expect(logs[follower].common(with: logs[leader]) == common)
         // It gets some of the rest before the next election.
         let rest = logs[leader].records.count - common
-        for record in logs[leader].records[common..<(common + random.below(rest + 1))] {
-          if logs[follower].epochs.last?.epoch != record.epoch {
-            logs[follower].epochs.append((record.epoch, Int64(record.offset)))
+        logs[follower].take(logs[leader].records[common..<(common + random.below(rest + 1))])
+      }
+    }
+  }
+
+  /// The leader of an unclean election holds what was uploaded, or it goes on behind that: one record tells.
+  @Test(arguments: 1...50)
+  func `two logs agree below an offset where the record before it is of one epoch in both`(
+    seed: UInt64
+  ) throws {
+    var random = Random(seed)
+    var logs = [History(), History(), History()]
+    for epoch in 1...Int64(12) {
+      let leader = random.below(3)
+      logs[leader].lead(epoch, random.below(4))
+      let follower = (leader + 1 + random.below(2)) % 3
+      try Self.follow(&logs[follower], logs[leader], epoch)
+      let common = logs[follower].records.count
+      let rest = logs[leader].records.count - common
+      logs[follower].take(logs[leader].records[common..<(common + random.below(rest + 1))])
+      for uploaded in logs {
+        for log in logs {
+          for end in uploaded.records.indices.map({ $0 + 1 }) {
+            let last = LeaderEpoch(uploaded.records[end - 1].epoch)
+            let agrees = try log.replicaLog().continues(
+              uploadedBelow: Offset(Int64(end)), lastEpoch: last)
+            // Who ends below says nothing of it.
+            #expect(agrees == (end > log.records.count || log.common(with: uploaded) >= end))
           }
-          logs[follower].records.append(record)
         }
       }
     }

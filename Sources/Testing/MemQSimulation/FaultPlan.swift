@@ -205,8 +205,17 @@ extension World {
     case .corrupt: self.corrupt(node, &random, for: time)
     case .upload:
       let partition = random.number(0..<self.shadow.count)
-      guard let (_, offset) = self.committedOffset(partition, &random) else { return }
-      self.scheduler.schedule(.uploaded(partition, offset), after: time)
+      guard let (leader, offset) = self.committedOffset(partition, &random, mayLose: true) else {
+        return
+      }
+      let log = self.nodes[leader].replicas[partition]!.core.log
+      self.scheduler.schedule(
+        .uploaded(
+          partition,
+          UploadedRange(
+            partition: World.partition(partition), base: .zero, end: offset,
+            historyEpoch: self.record(partition).historyEpoch,
+            lastEpoch: log.epochs.epoch(at: Offset(offset.rawValue - 1)))), after: time)
     case .trim:
       let partition = random.number(0..<self.shadow.count)
       guard let (leader, offset) = self.committedOffset(partition, &random),
@@ -223,8 +232,10 @@ extension World {
   }
 
   /// The end of a batch that the leader knows to be committed.
-  private func committedOffset(_ partition: Int, _ random: inout Randomness) -> (Int, Offset)? {
-    guard !self.shadow.mayLose[partition],
+  private func committedOffset(
+    _ partition: Int, _ random: inout Randomness, mayLose: Bool = false
+  ) -> (Int, Offset)? {
+    guard mayLose || !self.shadow.mayLose[partition],
       let node = self.record(partition).leader.map({ Self.node($0) }),
       let leader = self.nodes[node].replicas[partition]?.core.leader
     else { return nil }

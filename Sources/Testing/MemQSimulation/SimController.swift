@@ -11,6 +11,7 @@ struct ClusterView {
   var epochs: [NodeEpoch]
   var partitions: [PartitionAssignment]
   var uploadedOffsets: [Offset]
+  var uploadedEpochs: [LeaderEpoch]
   var logStarts: [Offset]
   /// Nodes whose replicas are damaged, by partition.
   var damaged: [[NodeID]]
@@ -174,6 +175,9 @@ struct SimController {
       partitions: assignments,
       uploadedOffsets: (0..<partitions).map {
         image.partitions[World.partition($0)]?.uploadedOffset ?? .zero
+      },
+      uploadedEpochs: (0..<partitions).map {
+        image.partitions[World.partition($0)]?.uploadedEpoch ?? .none
       },
       logStarts: (0..<partitions).map {
         image.partitions[World.partition($0)]?.logStart ?? .zero

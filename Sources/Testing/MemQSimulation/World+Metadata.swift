@@ -168,14 +168,16 @@ extension World {
 
   // MARK: - Objects
 
-  /// An uploader announces that all below an offset is in an object.
-  func uploaded(_ partition: Int, through offset: Offset) {
-    let id = self.record(partition).uploadGroup
+  /// An uploader announces that all below the range's end is in an object.
+  func uploaded(_ partition: Int, _ range: UploadedRange) {
+    let (id, offset) = (self.record(partition).uploadGroup, range.end)
     guard let group = self.store.truth.uploadGroups[id],
-      let known = group.value.positions[Self.partition(partition)], known.next < offset
+      let known = group.value.positions[Self.partition(partition)], known.next < offset,
+      known.historyEpoch == range.historyEpoch
     else { return }
     var record = group.value
     record.positions[Self.partition(partition)]!.next = offset
+    record.positions[Self.partition(partition)]!.lastEpoch = range.lastEpoch
     var transaction = Transaction()
     transaction.replace(.uploadGroup(id), group, with: record)
     let before = self.store.revision

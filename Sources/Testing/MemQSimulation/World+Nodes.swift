@@ -198,9 +198,12 @@ extension World {
     }
     if assignment.leader == World.replica(node),
       let core = self.nodes[node].replicas[partition]?.core,
-      !core.leads, core.end < first
+      !core.leads,
+      core.end < first
+        || !core.log.continues(
+          uploadedBelow: uploaded, lastEpoch: self.lastImages[node]!.uploadedEpochs[partition])
     {
-      // It is to lead and ends below what is final: it goes on behind that.
+      // It is to lead and lacks what is final, or holds another history: it goes on behind that.
       return try self.renew(node, partition, at: first)
     }
     if uploaded > self.nodes[node].toldUploaded[partition] {

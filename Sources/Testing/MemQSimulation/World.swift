@@ -18,7 +18,7 @@ final class World {
     case restart(Int)
     case fault(Fault)
     case endCut(Address, Address)
-    case uploaded(Int, Offset)
+    case uploaded(Int, UploadedRange)
     case diskHasRoom(Int)
     case restartFailed(Int, life: Int)
   }
@@ -179,7 +179,7 @@ final class World {
     case .restart(let node): try self.start(node)
     case .fault(let fault): try self.inject(fault)
     case .endCut(let from, let to): self.network.setCut(from, to, false)
-    case .uploaded(let partition, let offset): self.uploaded(partition, through: offset)
+    case .uploaded(let partition, let range): self.uploaded(partition, range)
     case .diskHasRoom(let node): try self.setRoom(node, nil)
     case .restartFailed(let node, let life): self.restartFailed(node, life)
     }

@@ -126,6 +126,8 @@ public struct PartitionImage: Hashable, Sendable {
   public let uploadGroup: Int32
   /// Below it the object tier is the log.
   public var uploadedOffset: Offset
+  /// Leader epoch of the last record below the uploaded offset; `.none`: not known.
+  public var uploadedEpoch: LeaderEpoch
   /// Records below are gone on every tier.
   public var logStart: Offset
   /// Nil while the replicas stay as they are.
@@ -137,7 +139,8 @@ public struct PartitionImage: Hashable, Sendable {
     id: TopicPartition, leader: NodeID?, leaderEpoch: LeaderEpoch, epoch: PartitionEpoch,
     replicas: [ReplicaID], inSync: [NodeID], eligible: [NodeID] = [],
     historyEpoch: HistoryEpoch = .zero, uploadGroup: Int32, uploadedOffset: Offset = .zero,
-    logStart: Offset = .zero, reassignment: PartitionReassignment? = nil,
+    uploadedEpoch: LeaderEpoch = .none, logStart: Offset = .zero,
+    reassignment: PartitionReassignment? = nil,
     damaged: [DamagedReplica] = []
   ) {
     self.id = id
@@ -150,6 +153,7 @@ public struct PartitionImage: Hashable, Sendable {
     self.historyEpoch = historyEpoch
     self.uploadGroup = uploadGroup
     self.uploadedOffset = uploadedOffset
+    self.uploadedEpoch = uploadedEpoch
     self.logStart = logStart
     self.reassignment = reassignment
     self.damaged = damaged

@@ -9,14 +9,18 @@ public struct UploadedRange: Hashable, Sendable {
   /// Exclusive.
   public var end: Offset
   public var historyEpoch: HistoryEpoch
+  /// Of its last record; `.none`: not told.
+  public var lastEpoch: LeaderEpoch
 
   public init(
-    partition: TopicPartition, base: Offset, end: Offset, historyEpoch: HistoryEpoch
+    partition: TopicPartition, base: Offset, end: Offset, historyEpoch: HistoryEpoch,
+    lastEpoch: LeaderEpoch = .none
   ) {
     self.partition = partition
     self.base = base
     self.end = end
     self.historyEpoch = historyEpoch
+    self.lastEpoch = lastEpoch
   }
 }
 
@@ -221,6 +225,7 @@ extension UploadGroupRecord {
       position.historyEpoch == range.historyEpoch, range.end > range.base
     else { return false }
     self.positions[range.partition]!.next = range.end
+    self.positions[range.partition]!.lastEpoch = range.lastEpoch
     return true
   }
 }

@@ -7,10 +7,15 @@ public struct UploadPosition: Hashable, Sendable {
   /// First offset not uploaded.
   public var next: Offset
   public var historyEpoch: HistoryEpoch
+  /// Leader epoch of the last record uploaded; `.none`: nothing is, or it was not told.
+  public var lastEpoch: LeaderEpoch
 
-  public init(next: Offset = .zero, historyEpoch: HistoryEpoch = .zero) {
+  public init(
+    next: Offset = .zero, historyEpoch: HistoryEpoch = .zero, lastEpoch: LeaderEpoch = .none
+  ) {
     self.next = next
     self.historyEpoch = historyEpoch
+    self.lastEpoch = lastEpoch
   }
 }
 
@@ -39,6 +44,7 @@ public struct UploadGroupRecord: StoredRecord, Hashable {
       writer.partition(position.0)
       writer.offset(position.1.next)
       writer.epoch(position.1.historyEpoch)
+      writer.epoch(position.1.lastEpoch)
     }
   }
   public init(from reader: inout ByteReader) throws(MemQError) {
@@ -50,7 +56,11 @@ public struct UploadGroupRecord: StoredRecord, Hashable {
       billedRequests: try reader.integer())
     self.positions = [:]
     let entries = try reader.list { r throws(MemQError) in
-      (try r.partition(), UploadPosition(next: try r.offset(), historyEpoch: try r.epoch()))
+      (
+        try r.partition(),
+        UploadPosition(
+          next: try r.offset(), historyEpoch: try r.epoch(), lastEpoch: try r.epoch())
+      )
     }
     for (partition, position) in entries { self.positions[partition] = position }
   }

@@ -241,10 +241,7 @@ extension MetadataState {
     guard self.image != nil, let topic = self.topics[partition.id.topic]?.value,
       Int(partition.id.partition.rawValue) < topic.partitionCount
     else { return false }
-    var shown = partition
-    let group = self.uploadGroups[partition.uploadGroup]?.value
-    shown.uploadedOffset = group?.positions[partition.id]?.next ?? .zero
-    self.image!.partitions[partition.id] = shown
+    self.image!.partitions[partition.id] = self.shown(partition)
     return true
   }
 
@@ -263,13 +260,19 @@ extension MetadataState {
       guard before?.positions[partition]?.next != position.next,
         self.image!.partitions[partition] != nil
       else { continue }
-      self.image!.partitions[partition]!.uploadedOffset = position.next
+      self.image!.partitions[partition]!.setUploaded(position)
       touched.partition(partition)
     }
   }
 }
 
 extension PartitionImage {
+  /// Where its upload stands.
+  mutating func setUploaded(_ position: UploadPosition?) {
+    self.uploadedOffset = position?.next ?? .zero
+    self.uploadedEpoch = position?.lastEpoch ?? .none
+  }
+
   /// Whether only log positions differ.
   fileprivate func isPlacedAndLed(as other: PartitionImage) -> Bool {
     self.leader == other.leader && self.inSync == other.inSync && self.replicas == other.replicas

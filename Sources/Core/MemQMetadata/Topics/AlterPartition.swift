@@ -228,7 +228,7 @@ extension MetadataState {
   func shown(_ partition: PartitionImage) -> PartitionImage {
     var shown = partition
     let group = self.uploadGroups[partition.uploadGroup]?.value
-    shown.uploadedOffset = group?.positions[partition.id]?.next ?? .zero
+    shown.setUploaded(group?.positions[partition.id])
     return shown
   }
 }

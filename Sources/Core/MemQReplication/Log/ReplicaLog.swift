@@ -179,6 +179,15 @@ public struct ReplicaLog: Sendable {
     return self.file(end: self.end)
   }
 
+  /// False: what was uploaded below `offset`, whose last record is of `epoch`, is another history than what is here, so that nothing here
+  /// may follow it. One record of the same epoch at the same offset means that all before are the same (see EpochCache). A log that
+  /// doesn't hold that record says nothing, nor does an epoch of `.none`, which is not known.
+  public func continues(uploadedBelow offset: Offset, lastEpoch epoch: LeaderEpoch) -> Bool {
+    guard epoch != .none, offset > self.start, offset <= self.end else { return true }
+    let own = self.epochs.epoch(at: Offset(offset.rawValue - 1))
+    return own == .none || own == epoch
+  }
+
   private mutating func file(end: Offset) -> WriteNumber {
     self.lastWrite = self.lastWrite.next
     self.pending.append(PendingWrite(number: self.lastWrite, end: end))

@@ -99,7 +99,8 @@ extension MetadataNode {
       ranges.append(
         UploadedRange(
           partition: try TopicPartition(range.topicPartition), base: Offset(range.baseOffset),
-          end: Offset(range.endOffset), historyEpoch: HistoryEpoch(range.historyEpoch)))
+          end: Offset(range.endOffset), historyEpoch: HistoryEpoch(range.historyEpoch),
+          lastEpoch: LeaderEpoch(range.lastLeaderEpoch)))
     }
     var object = try ObjectRecord(request.object)
     object.announcedAt = self.clock.wall

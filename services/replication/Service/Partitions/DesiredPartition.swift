@@ -12,6 +12,8 @@ struct DesiredPartition: Hashable, Sendable {
   var member: ReplicaMember
   var assignment: PartitionAssignment
   var uploadedOffset: Offset
+  /// Of the last record uploaded, where an unclean election has ever been; `.none`: nothing that was uploaded can be another history.
+  var uploadedEpoch: LeaderEpoch
   /// Records below are gone on every tier.
   var logStart: Offset
   var messageBytesMax: Int
@@ -35,6 +37,13 @@ struct DesiredPartition: Hashable, Sendable {
   /// Where a replica without records begins.
   var firstOffset: Offset { Swift.max(self.uploadedOffset, self.logStart) }
 
+  /// Whether a leader may go on with this log. Else what is here ends below what is final, or is another history than what was uploaded
+  /// (it was elected without all that was committed), and what comes must not look as if it were that.
+  func mayLead(with log: ReplicaLog) -> Bool {
+    log.end >= self.firstOffset
+      && log.continues(uploadedBelow: self.uploadedOffset, lastEpoch: self.uploadedEpoch)
+  }
+
   /// Nil when the partition isn't placed on this node's volumes, or the image knows another life of the node.
   init?(
     _ partition: PartitionImage, _ topic: TopicImage, in image: ClusterImage, node: NodeID,
@@ -47,6 +56,7 @@ struct DesiredPartition: Hashable, Sendable {
     self.name = "\(topic.name)/\(partition.id.partition)"
     self.member = ReplicaMember(own, epoch)
     self.uploadedOffset = partition.uploadedOffset
+    self.uploadedEpoch = partition.historyEpoch > .zero ? partition.uploadedEpoch : .none
     self.logStart = partition.logStart
     self.messageBytesMax = topic.settings.messageBytesMax
     self.localRetentionBytes = topic.settings.localRetentionBytes

@@ -101,9 +101,8 @@ final class PartitionOwner {
     // An image may be older than an answer of metadata's.
     self.desired.logStart = Swift.max(desired.logStart, before.logStart)
     if desired.assignment.leader == desired.member.id, self.core.leader == nil,
-      self.core.log.end < self.desired.firstOffset
+      !desired.mayLead(with: self.core.log)
     {
-      // Elected without all that was committed: what is here ends below what is final, and what comes must not look as if it were that.
       return self.shard.mailbox.post(.run { [id] in $0.beginAbove(id) })
     }
     if desired.member.nodeEpoch > before.member.nodeEpoch {

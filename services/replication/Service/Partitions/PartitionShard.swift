@@ -658,14 +658,14 @@ final class PartitionShard: @unchecked Sendable {
     self.renew(owner, at: offset, after: follower.number)
   }
 
-  /// One that is to lead, and ends below what is uploaded or deleted: it goes on behind that.
+  /// One that is to lead, and holds another history than what is uploaded or deleted, or less: it goes on behind that.
   func beginAbove(_ partition: TopicPartition) {
     guard let owner = self.partitions[partition], owner.core.leader == nil,
-      owner.core.log.end < owner.desired.firstOffset, owner.lane.failure == nil
+      !owner.desired.mayLead(with: owner.core.log), owner.lane.failure == nil
     else { return }
     let offset = owner.desired.firstOffset
     self.logger.warning(
-      "A replica ends below what is uploaded or deleted, and its log goes on from there",
+      "A replica lacks what is uploaded or deleted, or holds other records; its log goes on from there",
       metadata: [
         "partition": "\(owner.name)", "end": "\(owner.core.log.end)", "offset": "\(offset)",
       ])

@@ -97,6 +97,8 @@ struct ObjectUpload: Sendable {
           $0.baseOffset = range.baseOffset.rawValue
           $0.endOffset = range.endOffset.rawValue
           $0.historyEpoch = range.historyEpoch.rawValue
+          $0.lastLeaderEpoch =
+            plan.footer.run(of: range.partition)?.epochStarts.last?.epoch.rawValue ?? 0
         }
       }
       $0.billedRequests = billed

@@ -930,30 +930,33 @@ public nonisolated struct Memq_V1_AlterPartitionRequest: Sendable {
 }
 
 /// The partition after it.
-public nonisolated struct Memq_V1_AlterPartitionResponse: Sendable {
+public nonisolated struct Memq_V1_AlterPartitionResponse: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   /// As it is now.
   public var partition: Memq_V1_Partition {
-    get {_partition ?? Memq_V1_Partition()}
-    set {_partition = newValue}
+    get {_storage._partition ?? Memq_V1_Partition()}
+    set {_uniqueStorage()._partition = newValue}
   }
   /// Returns true if `partition` has been explicitly set.
-  public var hasPartition: Bool {self._partition != nil}
+  public var hasPartition: Bool {_storage._partition != nil}
   /// Clears the value of `partition`. Subsequent reads from it will return its default value.
-  public mutating func clearPartition() {self._partition = nil}
+  public mutating func clearPartition() {_uniqueStorage()._partition = nil}
 
   /// The topic's min.insync.replicas, by which it was decided who stays eligible: the leader commits with no smaller ISR until its image
   /// shows this partition epoch.
-  public var minInsyncReplicas: Int32 = 0
+  public var minInsyncReplicas: Int32 {
+    get {_storage._minInsyncReplicas}
+    set {_uniqueStorage()._minInsyncReplicas = newValue}
+  }
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
-  fileprivate var _partition: Memq_V1_Partition? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 /// Log starts that rose.
@@ -1315,6 +1318,9 @@ public nonisolated struct Memq_V1_ObjectRange: Sendable {
 
   /// History epoch it was read under.
   public var historyEpoch: Int64 = 0
+
+  /// Leader epoch of its last record; 0: not told.
+  public var lastLeaderEpoch: Int64 = 0
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -3980,36 +3986,74 @@ nonisolated extension Memq_V1_AlterPartitionResponse: SwiftProtobuf.Message, Swi
   public static let protoMessageName: String = _protobuf_package + ".AlterPartitionResponse"
   public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{3}min_insync_replicas\0")
 
+  fileprivate class _StorageClass {
+    var _partition: Memq_V1_Partition? = nil
+    var _minInsyncReplicas: Int32 = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _partition = source._partition
+      _minInsyncReplicas = source._minInsyncReplicas
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._partition) }()
-      case 2: try { try decoder.decodeSingularInt32Field(value: &self.minInsyncReplicas) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._partition) }()
+        case 2: try { try decoder.decodeSingularInt32Field(value: &_storage._minInsyncReplicas) }()
+        default: break
+        }
       }
     }
   }
 
   public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._partition {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    if self.minInsyncReplicas != 0 {
-      try visitor.visitSingularInt32Field(value: self.minInsyncReplicas, fieldNumber: 2)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._partition {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      if _storage._minInsyncReplicas != 0 {
+        try visitor.visitSingularInt32Field(value: _storage._minInsyncReplicas, fieldNumber: 2)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: Memq_V1_AlterPartitionResponse, rhs: Memq_V1_AlterPartitionResponse) -> Bool {
-    if lhs._partition != rhs._partition {return false}
-    if lhs.minInsyncReplicas != rhs.minInsyncReplicas {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._partition != rhs_storage._partition {return false}
+        if _storage._minInsyncReplicas != rhs_storage._minInsyncReplicas {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -4616,7 +4660,7 @@ nonisolated extension Memq_V1_UploadPosition: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".ObjectRange"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}base_offset\0\u{3}end_offset\0\u{3}history_epoch\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{3}base_offset\0\u{3}end_offset\0\u{3}history_epoch\0\u{3}last_leader_epoch\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -4628,6 +4672,7 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.baseOffset) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.historyEpoch) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.lastLeaderEpoch) }()
       default: break
       }
     }
@@ -4650,6 +4695,9 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
     if self.historyEpoch != 0 {
       try visitor.visitSingularInt64Field(value: self.historyEpoch, fieldNumber: 4)
     }
+    if self.lastLeaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.lastLeaderEpoch, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4658,6 +4706,7 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.baseOffset != rhs.baseOffset {return false}
     if lhs.endOffset != rhs.endOffset {return false}
     if lhs.historyEpoch != rhs.historyEpoch {return false}
+    if lhs.lastLeaderEpoch != rhs.lastLeaderEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -456,6 +456,9 @@ public nonisolated struct Memq_V1_Partition: Sendable {
   /// Replicas that lost records to damage: never elected while another can be, in the ISR only as its last members.
   public var damaged: [Memq_V1_DamagedReplica] = []
 
+  /// Leader epoch of the last record below uploaded_offset; 0: not known.
+  public var uploadedLeaderEpoch: Int64 = 0
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -903,7 +906,7 @@ nonisolated extension Memq_V1_Topic: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = _protobuf_package + ".Partition"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0\u{1}reassignment\0\u{1}damaged\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_partition\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{1}replicas\0\u{1}isr\0\u{1}elr\0\u{3}history_epoch\0\u{3}upload_group\0\u{3}uploaded_offset\0\u{3}log_start_offset\0\u{1}reassignment\0\u{1}damaged\0\u{3}uploaded_leader_epoch\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -924,6 +927,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
       case 11: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
       case 12: try { try decoder.decodeSingularMessageField(value: &self._reassignment) }()
       case 13: try { try decoder.decodeRepeatedMessageField(value: &self.damaged) }()
+      case 14: try { try decoder.decodeSingularInt64Field(value: &self.uploadedLeaderEpoch) }()
       default: break
       }
     }
@@ -973,6 +977,9 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.damaged.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.damaged, fieldNumber: 13)
     }
+    if self.uploadedLeaderEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.uploadedLeaderEpoch, fieldNumber: 14)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -990,6 +997,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.logStartOffset != rhs.logStartOffset {return false}
     if lhs._reassignment != rhs._reassignment {return false}
     if lhs.damaged != rhs.damaged {return false}
+    if lhs.uploadedLeaderEpoch != rhs.uploadedLeaderEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
