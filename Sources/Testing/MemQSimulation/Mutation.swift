@@ -24,13 +24,17 @@ public struct Mutation: Sendable, Hashable {
   let uploadsUncommitted: Bool
   /// A write or sync that failed counts as done.
   let countsFailedWrites: Bool
+  /// Who is elected goes on with what it holds below the uploaded offset, whatever that is.
+  let leadsAnotherHistory: Bool
 
   private init(
     _ name: String, _ rule: String, replication: Weaknesses = [],
     metadata: MetadataWeaknesses = [], log: LogMutations = [], skipsSyncs: Bool = false,
     skipsConditions: Bool = false, skipsLease: Bool = false, refillsTrusted: Bool = false,
-    uploadsUncommitted: Bool = false, countsFailedWrites: Bool = false
+    uploadsUncommitted: Bool = false, countsFailedWrites: Bool = false,
+    leadsAnotherHistory: Bool = false
   ) {
+    self.leadsAnotherHistory = leadsAnotherHistory
     self.refillsTrusted = refillsTrusted
     self.uploadsUncommitted = uploadsUncommitted
     self.countsFailedWrites = countsFailedWrites
@@ -123,6 +127,10 @@ public struct Mutation: Sendable, Hashable {
     Mutation(
       "upload-uncommitted", "only what is committed goes to the object tier",
       uploadsUncommitted: true),
+    Mutation(
+      "lead-another-history",
+      "a leader elected uncleanly holds what was uploaded, or goes on behind that",
+      leadsAnotherHistory: true),
     Mutation(
       "refill-trusted", "a damaged replica is filled anew once nobody counts on what it holds",
       refillsTrusted: true),

@@ -277,7 +277,7 @@ struct SimController {
         let isClean = members.contains(election.leader)
         return SimRecovery(
           election: election,
-          answered: self.recovery.logs(of: partition.value).filter {
+          answered: self.recovery.logs(of: partition.value, in: self.state).filter {
             !isClean || members.contains($0.node)
           })
       }

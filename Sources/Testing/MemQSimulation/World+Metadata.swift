@@ -489,6 +489,9 @@ extension World {
 
   private func refused(_ instance: Int, _ command: SimController.Running, _ error: MemQError) {
     guard case .alter(let node, let partition, let proposal) = command.command else { return }
+    // What it was refused for may be an attempt of its own, whose answer was lost: what follows from that is to be done, as the
+    // service does whenever its state has changed (seed 300002711).
+    self.controllers[instance].isUnsettled = true
     self.log("metadata \(instance) refuses an ISR of partition \(partition): \(error.message)")
     self.send(
       .proposalAnswered(partition, proposal, .refused), from: .metadata(instance),

@@ -200,8 +200,9 @@ extension World {
       let core = self.nodes[node].replicas[partition]?.core,
       !core.leads,
       core.end < first
-        || !core.log.continues(
-          uploadedBelow: uploaded, lastEpoch: self.lastImages[node]!.uploadedEpochs[partition])
+        || !(self.options.mutation?.leadsAnotherHistory ?? false)
+          && !core.log.continues(
+            uploadedBelow: uploaded, lastEpoch: self.lastImages[node]!.uploadedEpochs[partition])
     {
       // It is to lead and lacks what is final, or holds another history: it goes on behind that.
       return try self.renew(node, partition, at: first)

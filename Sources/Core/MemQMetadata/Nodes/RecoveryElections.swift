@@ -187,9 +187,13 @@ public struct RecoveryElections: Sendable {
     return entry
   }
 
-  /// Who said where its log ends: for the simulator's checks.
-  package func logs(of partition: PartitionImage) -> [(node: NodeID, nodeEpoch: NodeEpoch)] {
-    self.entry(partition)?.answers.map { ($0.node, $0.nodeEpoch) } ?? []
+  /// Who said where its log ends, and may be elected: for the simulator's checks.
+  package func logs(
+    of partition: PartitionImage, in state: MetadataState
+  ) -> [(node: NodeID, nodeEpoch: NodeEpoch)] {
+    let answers = self.entry(partition)?.answers ?? []
+    return answers.filter { state.isAnswerable($0.node, $0.nodeEpoch, $0.volume, partition) }
+      .map { ($0.node, $0.nodeEpoch) }
   }
 }
 
