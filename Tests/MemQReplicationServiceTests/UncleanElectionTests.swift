@@ -205,7 +205,7 @@ extension ReplicaCluster {
             $0.topicPartition = partition.wire
             $0.endOffset = end
             $0.historyEpoch = history.rawValue
-            $0.lastLeaderEpoch = lastEpoch.rawValue
+            if lastEpoch != .none { $0.lastLeaderEpoch = lastEpoch.rawValue }
           }
         ]
       }, timeout: Self.wait)

@@ -137,7 +137,10 @@ extension VolumeCore {
   private mutating func placePositions(
     _ segment: SegmentSequence, _ references: [LogReference], into builder: inout GroupBuilder
   ) {
-    let entries = references.filter { self.log($0)?.isLaid ?? false }
+    // Those that an earlier frame spoke of say nothing new: that one is in this group or before it.
+    let entries = references.filter { reference in
+      self.log(reference).map { $0.isLaid && $0.uploadedStated < $0.uploadedOffset } ?? false
+    }
     if !entries.isEmpty {
       builder.add(.ofVolume(.positions), payload: self.positions(entries))
     }

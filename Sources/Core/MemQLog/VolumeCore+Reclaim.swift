@@ -81,6 +81,12 @@ extension VolumeCore {
   var placedRoom: Int { self.remaining + self.readySlots.count * self.usableBytes }
 
   /// Asks for another segment file ahead of need.
+  private var freeingCount: Int {
+    guard self.phase == .slotWanted else { return self.freeing.count }
+    // Without a segment nothing is carried or stated, and what waits for that, or behind it, doesn't come.
+    return self.freeing.prefix { $0.statements == 0 }.count { $0.carries == 0 }
+  }
+
   mutating func requestSlot(at now: MonotonicInstant, _ effects: inout [Effect]) {
     guard self.allocating == nil, self.phase != .closed else { return }
     if let retry = self.allocationRetryAt {
@@ -89,11 +95,7 @@ extension VolumeCore {
     }
     let wanted = min(
       4, max(1, self.configuration.pendingBytesMax / Int(self.identity.segmentBytes)))
-    // Without a segment nothing is carried, and what waits for that doesn't come.
-    let freeing = self.freeing.count {
-      ($0.carries == 0 && $0.statements == 0) || self.phase != .slotWanted
-    }
-    let coming = self.readySlots.count + self.readSlots.count + freeing
+    let coming = self.readySlots.count + self.readSlots.count + self.freeingCount
     let isSoon =
       self.phase != .running || wanted > 1
       || self.remaining < Int(self.identity.segmentBytes) / 2

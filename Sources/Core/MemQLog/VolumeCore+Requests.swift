@@ -191,6 +191,8 @@ extension VolumeCore {
       log.highWatermark = min(log.highWatermark, end)
       // What the cleaner found damaged may have been cut.
       log.isCarryStopped = false
+      // Whoever owns it next begins with what it finds here.
+      log.toldStart = min(log.toldStart, log.localStart)
       return .truncate(end, remaining)
     }
   }
@@ -283,6 +285,8 @@ extension VolumeCore {
     _ partition: TopicPartition, _ retention: LocalRetention, _ effects: inout [Effect]
   ) {
     guard let index = self.byName[partition] else { return }
+    // It may have fallen since it was told, and an owner since then knows only that.
+    self.logs[index]!.toldStart = min(self.logs[index]!.toldStart, self.logs[index]!.localStart)
     self.logs[index]!.retention = retention
     self.tellLocalStart(index, &effects)
     if retention.milliseconds != nil { self.hasTimedRetention = true }

@@ -7,7 +7,8 @@ import MemQSystem
 extension Volume {
   /// Whose volume stands in a folder, without taking it; nil: none was made there yet. Blocks.
   ///
-  /// - Throws: `.logCorrupt` for a damaged volume file, `.volumeFailed` when it can't be read.
+  /// - Throws: `.logCorrupt` for a damaged volume file, `.volumeFailed` when it can't be read, `.resourceExhausted` when the process
+  ///   lacks descriptors or memory.
   public static func peek(
     _ path: String
   ) throws(MemQError) -> (id: VolumeID, clusterID: ClusterID)? {
@@ -15,7 +16,7 @@ extension Volume {
     do throws(FileError) {
       bytes = try FolderDisk(path: path).volumeFile()
     } catch {
-      throw error.memqError(.volumeFailed)
+      throw error.volumeError
     }
     guard let bytes else { return nil }
     do throws(MemQError) {

@@ -94,6 +94,7 @@ package final class FolderDisk: VolumeDisk {
       _ = try DirectDescriptor(self.path + "/lock")
     } catch {
       self.release()
+      if error.isTransient { throw error.volumeError }
       throw MemQError(
         .configurationInvalid,
         "the file system takes no direct writes (\(error)): write through the page cache here",

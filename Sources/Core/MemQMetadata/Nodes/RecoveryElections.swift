@@ -154,7 +154,9 @@ public struct RecoveryElections: Sendable {
     guard self.count > 0 else { return [] }
     if gap > self.tickGapMax {
       for id in Array(self.entries.keys) {
-        self.entries[id]!.since = min(self.entries[id]!.since + gap, now)
+        // Some of it counts, so that a controller that is always slow gets on, too.
+        let counted = min(self.tickGapMax, self.wait / 20)
+        self.entries[id]!.since = min(self.entries[id]!.since + (gap - counted), now)
       }
       self.nextLook = now
     }

@@ -106,9 +106,20 @@ extension MetadataState {
       rack: registration.rack, host: registration.host, pid: registration.pid,
       epoch: known?.value.epoch.next ?? NodeEpoch(1), state: .starting,
       volumes: registration.volumes,
-      restartedUncleanly: known.map { $0.value.state != .gone } ?? false)
+      restartedUncleanly: known.map { self.restartsUncleanly($0.value) } ?? false)
     transaction.replace(.node(id!), known, with: node)
     return Plan([transaction], outcome: node)
+  }
+
+  /// Its life before ended without a goodbye; or one before that did, and what it held then may still be elected: a goodbye in between
+  /// makes no disk whole.
+  private func restartsUncleanly(_ known: NodeImage) -> Bool {
+    guard known.state == .gone else { return true }
+    return known.restartedUncleanly
+      && self.partitions.values.contains {
+        ($0.value.leader == nil && $0.value.inSync.contains(known.id))
+          || $0.value.eligible.contains(known.id)
+      }
   }
 
   /// Whether the node may be registered. Throws as `register`.

@@ -9,7 +9,8 @@ extension ObjectReaderCore {
     _ partition: TopicPartition, group: Int32, forReaderAt offset: Offset, lastEpoch: LeaderEpoch,
     logStart: Offset
   ) async throws(MemQError) -> LogTruncation? {
-    guard offset > .zero,
+    // What lies before the log's start is gone, whatever it was.
+    guard offset > logStart, offset > .zero,
       let entry = self.entry(group, of: partition, holding: Offset(offset.rawValue - 1)),
       let found = try await self.epochs(group, partition, entry)?.epoch(before: offset),
       found != lastEpoch

@@ -186,7 +186,8 @@ extension PartitionImage {
       eligible: wire.elr.map { NodeID($0) },
       historyEpoch: HistoryEpoch(wire.historyEpoch), uploadGroup: wire.uploadGroup,
       uploadedOffset: Offset(wire.uploadedOffset),
-      uploadedEpoch: LeaderEpoch(wire.uploadedLeaderEpoch), logStart: Offset(wire.logStartOffset),
+      uploadedEpoch: wire.hasUploadedLeaderEpoch ? LeaderEpoch(wire.uploadedLeaderEpoch) : .none,
+      logStart: Offset(wire.logStartOffset),
       reassignment: reassignment,
       damaged: wire.damaged.map { DamagedReplica(NodeID($0.nodeID), from: Offset($0.fromOffset)) })
   }
@@ -202,7 +203,7 @@ extension PartitionImage {
       $0.historyEpoch = self.historyEpoch.rawValue
       $0.uploadGroup = self.uploadGroup
       $0.uploadedOffset = self.uploadedOffset.rawValue
-      $0.uploadedLeaderEpoch = self.uploadedEpoch.rawValue
+      if self.uploadedEpoch != .none { $0.uploadedLeaderEpoch = self.uploadedEpoch.rawValue }
       $0.logStartOffset = self.logStart.rawValue
       if let running = self.reassignment {
         $0.reassignment.target = running.target.wire

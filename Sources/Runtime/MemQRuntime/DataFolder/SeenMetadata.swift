@@ -106,15 +106,15 @@ public final class MetadataMemory: Sendable {
   ///
   /// - Throws: `.unavailable` when the file can't be written.
   func write(at now: MonotonicInstant) async throws(MemQError) {
-    let due = self.state.withLock { state in
-      // Also where it fails: not each image is to try again on a full disk.
-      state.writtenAt = now
-      return state.seen == state.written ? nil : state.seen
+    // Also where it fails: not each image is to try again on a full disk.
+    self.state.withLock { $0.writtenAt = now }
+    // Looked up on the one thread that writes: an earlier one never comes after a later one.
+    try await self.threads.run { () throws(MemQError) in
+      let due = self.state.withLock { $0.seen == $0.written ? nil : $0.seen }
+      guard let due else { return }
+      try SeenFile.write(due, in: self.folder)
+      self.state.withLock { $0.written = due }
     }
-    guard let due else { return }
-    let folder = self.folder
-    try await self.threads.run { () throws(MemQError) in try SeenFile.write(due, in: folder) }
-    self.state.withLock { $0.written = due }
   }
 }
 

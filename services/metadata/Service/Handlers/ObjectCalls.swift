@@ -100,7 +100,7 @@ extension MetadataNode {
         UploadedRange(
           partition: try TopicPartition(range.topicPartition), base: Offset(range.baseOffset),
           end: Offset(range.endOffset), historyEpoch: HistoryEpoch(range.historyEpoch),
-          lastEpoch: LeaderEpoch(range.lastLeaderEpoch)))
+          lastEpoch: range.hasLastLeaderEpoch ? LeaderEpoch(range.lastLeaderEpoch) : .none))
     }
     var object = try ObjectRecord(request.object)
     object.announcedAt = self.clock.wall

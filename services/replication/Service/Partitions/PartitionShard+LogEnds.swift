@@ -14,11 +14,15 @@ struct AskedLogEnds {
   static let pause: Duration = .seconds(1)
   /// Where a log was still being written.
   static let unsettledPause: Duration = .milliseconds(200)
+  /// So many rounds what is being written is waited for. A full volume may keep it for ever, and what is durable has an end, too.
+  static let unsettledRoundsMax = 5
 
   var asked: Set<TopicPartition> = []
   /// What is still to be told in this round.
   var round: [TopicPartition] = []
   var isTelling = false
+  /// Rounds in which a log was still being written.
+  var unsettledRounds: [TopicPartition: Int] = [:]
   /// The next round; nil: at once.
   var roundAt: MonotonicInstant?
 }
@@ -29,6 +33,7 @@ extension PartitionShard {
   func noteLogEndAsked(_ desired: DesiredPartition, before: DesiredPartition?) {
     guard desired.isAskedForLogEnd else {
       self.logEnds.asked.remove(desired.id)
+      self.logEnds.unsettledRounds[desired.id] = nil
       return
     }
     let isNew = self.logEnds.asked.insert(desired.id).inserted
@@ -53,19 +58,27 @@ extension PartitionShard {
       else {
         // It is asked anew once it is here again.
         self.logEnds.asked.remove(partition)
+        self.logEnds.unsettledRounds[partition] = nil
         continue
       }
       // What is filed with the volume and not durable yet may be gone after all.
-      guard owner.core.log.isSettled, owner.damage == nil else {
+      let log = owner.core.log
+      let rounds = self.logEnds.unsettledRounds[partition] ?? 0
+      guard log.isSettled || rounds >= AskedLogEnds.unsettledRoundsMax, owner.damage == nil else {
+        self.logEnds.unsettledRounds[partition] = rounds + 1
         self.logEnds.roundAt = now + AskedLogEnds.unsettledPause
         continue
       }
+      if log.isSettled { self.logEnds.unsettledRounds[partition] = nil }
       let member = owner.desired.member
       node = member
       told.append(
         LogEndStatement(
           partition, on: member.id.volume, owner.desired.assignment.leaderEpoch,
-          LogEnd(owner.core.log.epochs.lastEpoch, owner.core.log.durableEnd)))
+          log.isSettled
+            ? LogEnd(log.epochs.lastEpoch, log.durableEnd)
+            : LogEnd(
+              log.epochs.epoch(at: Offset(log.durableEnd.rawValue - 1)), log.durableEnd)))
     }
     guard let node, !told.isEmpty else { return }
     self.logEnds.isTelling = true

@@ -97,8 +97,9 @@ struct ObjectUpload: Sendable {
           $0.baseOffset = range.baseOffset.rawValue
           $0.endOffset = range.endOffset.rawValue
           $0.historyEpoch = range.historyEpoch.rawValue
-          $0.lastLeaderEpoch =
-            plan.footer.run(of: range.partition)?.epochStarts.last?.epoch.rawValue ?? 0
+          if let last = plan.footer.run(of: range.partition)?.epochStarts.last {
+            $0.lastLeaderEpoch = last.epoch.rawValue
+          }
         }
       }
       $0.billedRequests = billed

@@ -1319,14 +1319,22 @@ public nonisolated struct Memq_V1_ObjectRange: Sendable {
   /// History epoch it was read under.
   public var historyEpoch: Int64 = 0
 
-  /// Leader epoch of its last record; 0: not told.
-  public var lastLeaderEpoch: Int64 = 0
+  /// Leader epoch of its last record; absent: not told.
+  public var lastLeaderEpoch: Int64 {
+    get {_lastLeaderEpoch ?? 0}
+    set {_lastLeaderEpoch = newValue}
+  }
+  /// Returns true if `lastLeaderEpoch` has been explicitly set.
+  public var hasLastLeaderEpoch: Bool {self._lastLeaderEpoch != nil}
+  /// Clears the value of `lastLeaderEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearLastLeaderEpoch() {self._lastLeaderEpoch = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
+  fileprivate var _lastLeaderEpoch: Int64? = nil
 }
 
 /// One object of the object tier.
@@ -4672,7 +4680,7 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.baseOffset) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.historyEpoch) }()
-      case 5: try { try decoder.decodeSingularInt64Field(value: &self.lastLeaderEpoch) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self._lastLeaderEpoch) }()
       default: break
       }
     }
@@ -4695,9 +4703,9 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
     if self.historyEpoch != 0 {
       try visitor.visitSingularInt64Field(value: self.historyEpoch, fieldNumber: 4)
     }
-    if self.lastLeaderEpoch != 0 {
-      try visitor.visitSingularInt64Field(value: self.lastLeaderEpoch, fieldNumber: 5)
-    }
+    try { if let v = self._lastLeaderEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 5)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -4706,7 +4714,7 @@ nonisolated extension Memq_V1_ObjectRange: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.baseOffset != rhs.baseOffset {return false}
     if lhs.endOffset != rhs.endOffset {return false}
     if lhs.historyEpoch != rhs.historyEpoch {return false}
-    if lhs.lastLeaderEpoch != rhs.lastLeaderEpoch {return false}
+    if lhs._lastLeaderEpoch != rhs._lastLeaderEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

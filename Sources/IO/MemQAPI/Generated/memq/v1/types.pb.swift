@@ -456,8 +456,15 @@ public nonisolated struct Memq_V1_Partition: Sendable {
   /// Replicas that lost records to damage: never elected while another can be, in the ISR only as its last members.
   public var damaged: [Memq_V1_DamagedReplica] = []
 
-  /// Leader epoch of the last record below uploaded_offset; 0: not known.
-  public var uploadedLeaderEpoch: Int64 = 0
+  /// Leader epoch of the last record below uploaded_offset; absent: not known.
+  public var uploadedLeaderEpoch: Int64 {
+    get {_uploadedLeaderEpoch ?? 0}
+    set {_uploadedLeaderEpoch = newValue}
+  }
+  /// Returns true if `uploadedLeaderEpoch` has been explicitly set.
+  public var hasUploadedLeaderEpoch: Bool {self._uploadedLeaderEpoch != nil}
+  /// Clears the value of `uploadedLeaderEpoch`. Subsequent reads from it will return its default value.
+  public mutating func clearUploadedLeaderEpoch() {self._uploadedLeaderEpoch = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -465,6 +472,7 @@ public nonisolated struct Memq_V1_Partition: Sendable {
 
   fileprivate var _topicPartition: Memq_V1_TopicPartition? = nil
   fileprivate var _reassignment: Memq_V1_Reassignment? = nil
+  fileprivate var _uploadedLeaderEpoch: Int64? = nil
 }
 
 /// A replica that is damaged.
@@ -927,7 +935,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
       case 11: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
       case 12: try { try decoder.decodeSingularMessageField(value: &self._reassignment) }()
       case 13: try { try decoder.decodeRepeatedMessageField(value: &self.damaged) }()
-      case 14: try { try decoder.decodeSingularInt64Field(value: &self.uploadedLeaderEpoch) }()
+      case 14: try { try decoder.decodeSingularInt64Field(value: &self._uploadedLeaderEpoch) }()
       default: break
       }
     }
@@ -977,9 +985,9 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.damaged.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.damaged, fieldNumber: 13)
     }
-    if self.uploadedLeaderEpoch != 0 {
-      try visitor.visitSingularInt64Field(value: self.uploadedLeaderEpoch, fieldNumber: 14)
-    }
+    try { if let v = self._uploadedLeaderEpoch {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 14)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -997,7 +1005,7 @@ nonisolated extension Memq_V1_Partition: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.logStartOffset != rhs.logStartOffset {return false}
     if lhs._reassignment != rhs._reassignment {return false}
     if lhs.damaged != rhs.damaged {return false}
-    if lhs.uploadedLeaderEpoch != rhs.uploadedLeaderEpoch {return false}
+    if lhs._uploadedLeaderEpoch != rhs._uploadedLeaderEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
