@@ -129,6 +129,23 @@ def test_members_share_without_reading_anything_twice_and_take_over_what_others_
     assert json.loads(server.cli("group", "list", "-o", "json").stdout) == []
 
 
+def test_a_member_that_ends_at_the_end_may_join_others(server):
+    server.cli("topic", "create", "t", "--partitions", PARTITIONS)
+    producer = AckedProducer(server, "t", per_second=1_500)
+    reader = Reader(server)
+    watch = Watch(server)
+    watch.wait(6)
+    # At first it has no partition.
+    last = Reader(server, "--until-end")
+    assert last.process.wait(60) == 0, last.process.stderr.read()
+    last.thread.join(60)
+    assert producer.stop() == 0
+    wait_until("all is read", watch.caught_up)
+    assert reader.end(signal.SIGINT) == 0
+    watch.stop()
+    assert sorted(int(value) for *_, value in reader.read + last.read) == sorted(producer.acked)
+
+
 def test_members_are_killed_and_stopped_and_the_server_restarted_and_nothing_is_left_out(server, api):  # noqa: F811
     server.cli("topic", "create", "t", "--partitions", PARTITIONS)
     producer = AckedProducer(server, "t", per_second=1_500)

@@ -278,6 +278,11 @@ struct SimVolume {
     self.disk.handle(.setLocalRetention(Self.partition(partition), retention), at: now, wall: wall)
   }
 
+  /// From where the volume holds a log's records; nil when it holds none.
+  func localStart(_ partition: Int) -> Offset? {
+    self.disk.core?.offsets(of: Self.partition(partition))?.lowerBound
+  }
+
   /// Where each log begins now whose older records left the disk since.
   mutating func takeLocalStarts() -> [(partition: Int, start: Offset)] {
     self.noteLocalStarts()

@@ -267,6 +267,10 @@ extension World {
         ReplicaMember(World.replica(node), epoch), log: log, configuration: self.configuration,
         after: fresh?.opens ?? .zero,
         weaknesses: self.options.mutation?.replication ?? []))
+    // As the service does: what left the disk before is not told again (seed 500001395).
+    if let start = self.nodes[node].volume.localStart(partition) {
+      try self.feed(node, partition, .localStartMoved(start))
+    }
     try self.checkLog(node, partition)
     try self.checkProducers(node, partition)
   }

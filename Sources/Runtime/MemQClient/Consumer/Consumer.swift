@@ -85,7 +85,8 @@ public actor Consumer {
     if plan.membership != nil {
       self.assignment = GroupAssignment(plan.positions, isWaiting: plan.isWaiting)
     }
-    for (partition, end) in plan.ends where plan.positions[partition]! >= end {
+    // Those that are not this member's, or not yet, have no position.
+    for (partition, end) in plan.ends where plan.positions[partition].map({ $0 >= end }) ?? false {
       self.fetchPositions[partition] = nil
     }
   }
