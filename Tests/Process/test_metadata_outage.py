@@ -68,6 +68,15 @@ def test_what_needs_metadata_waits_while_it_is_away_and_is_done_when_it_is_back(
         make(cluster, "solo", "--partitions", "1")
         cluster.cli("produce", "solo", stdin=b"0\n")
         cluster.cli("consume", "events", "--group", "old", "--from", "beginning", "--until-end")
+        make(cluster, "cold", "--partitions", "1", "--set", "local.retention.bytes=0")
+        cold = [b"%d" % n for n in range(1_000)]
+        cluster.cli("produce", "cold", stdin=b"\n".join(cold) + b"\n")
+        cluster.cli("upload", "flush", "cold")
+        wait_until("only the object tier has the records", lambda: all(
+            row["local_start_offset"] == row["uploaded_offset"] == len(cold)
+            for row in cluster.json("upload", "status", "cold")["partitions"]
+        ))
+        assert cluster.values("cold") == cold
         producer = AckedProducer(cluster, "events", per_second=1_000)
         grows("records are acknowledged", producer.acked)
         (row,) = cluster.json("cluster", "partitions", "solo")
@@ -75,7 +84,8 @@ def test_what_needs_metadata_waits_while_it_is_away_and_is_done_when_it_is_back(
         victim = names[row["leader"]]
         cluster.kill_one("metadata-1")
 
-        # Producers that have their numbers go on; what needs metadata is begun and does not end.
+        # What only the object tier has is read on; producers that have their numbers go on; what needs metadata is begun and does not end.
+        assert cluster.values("cold") == cold
         grows("producing goes on", producer.acked)
         (folder / "body").write_bytes(b"y" * 2_000_000)
         waiting = {
