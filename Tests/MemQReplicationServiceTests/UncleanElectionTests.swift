@@ -10,19 +10,27 @@ import SwiftProtobuf
 import Testing
 
 extension ReplicaTests {
+  /// All replicas have ten records; then the others are cut off, and whoever leads is in sync alone.
+  private func leadAlone(
+    _ partition: TopicPartition, in cluster: ReplicaCluster
+  ) async throws -> (leader: Int, others: [Int]) {
+    try await self.append(0..<10, to: partition, in: cluster)
+    try await cluster.waitForISR(3, of: partition)
+    try await cluster.waitUntilEqual(partition, end: 10)
+    let leader = try await cluster.leader(of: partition)
+    let others = cluster.numbers.filter { $0 != leader }
+    for other in others { await cluster.cutOff(other) }
+    try await cluster.waitForISR(1, of: partition)
+    return (leader, others)
+  }
+
   @Test
   func `an idle replica that ends below what was uploaded goes on behind it once it has to lead`()
     async throws
   {
     try await self.withCluster { cluster in
       let partition = try await cluster.topic("events", ["min.insync.replicas": "1"])
-      try await self.append(0..<10, to: partition, in: cluster)
-      try await cluster.waitForISR(3, of: partition)
-      try await cluster.waitUntilEqual(partition, end: 10)
-      let leader = try await cluster.leader(of: partition)
-      let others = cluster.numbers.filter { $0 != leader }
-      for other in others { await cluster.cutOff(other) }
-      try await cluster.waitForISR(1, of: partition)
+      let (leader, others) = try await self.leadAlone(partition, in: cluster)
       try await self.append(10..<20, to: partition, in: cluster)
       await cluster.cutOff(leader)
       try await cluster.wait(partition) { $0.leader == nil }
@@ -62,13 +70,7 @@ extension ReplicaTests {
     try await self.withCluster { cluster in
       let partition = try await cluster.topic(
         "events", ["min.insync.replicas": "1", "unclean.leader.election.enable": "true"])
-      try await self.append(0..<10, to: partition, in: cluster)
-      try await cluster.waitForISR(3, of: partition)
-      try await cluster.waitUntilEqual(partition, end: 10)
-      let first = try await cluster.leader(of: partition)
-      let others = cluster.numbers.filter { $0 != first }
-      for other in others { await cluster.cutOff(other) }
-      try await cluster.waitForISR(1, of: partition)
+      let (first, others) = try await self.leadAlone(partition, in: cluster)
       // Nobody else will ever have these.
       try await self.append(10..<25, to: partition, in: cluster)
       await cluster.cutOff(first)
@@ -98,13 +100,7 @@ extension ReplicaTests {
   {
     try await self.withCluster { cluster in
       let partition = try await cluster.topic("events", ["min.insync.replicas": "1"])
-      try await self.append(0..<10, to: partition, in: cluster)
-      try await cluster.waitForISR(3, of: partition)
-      try await cluster.waitUntilEqual(partition, end: 10)
-      let leader = try await cluster.leader(of: partition)
-      let others = cluster.numbers.filter { $0 != leader }
-      for other in others { await cluster.cutOff(other) }
-      try await cluster.waitForISR(1, of: partition)
+      let (leader, others) = try await self.leadAlone(partition, in: cluster)
       try await self.append(10..<20, to: partition, in: cluster)
       let read = try await cluster.readHeader(partition, at: 0)
       let epoch = read.lastEpoch

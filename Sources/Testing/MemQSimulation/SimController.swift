@@ -91,6 +91,8 @@ struct SimController {
   var lastCommand: UInt64 = 0
   /// A command that changes who lives or leads broke off: what follows from it is still to be done.
   var isUnsettled = false
+  /// The state's `settlementRevision` whose consequences are drawn.
+  var settled = Revision.zero
   var pausedUntil: Int64 = 0
   var ticks = 0
   var life = 0

@@ -229,8 +229,11 @@ extension World {
       self.controllers[instance].nodes.forget(id)
       self.begin(.fence(id), instance)
     }
-    if self.controllers[instance].isUnsettled {
+    // As the service does: whoever made the change, and whether or not its answer came (seeds 300002711, 600050668).
+    let changed = self.controllers[instance].state.settlementRevision
+    if self.controllers[instance].isUnsettled || changed > self.controllers[instance].settled {
       self.controllers[instance].isUnsettled = false
+      self.controllers[instance].settled = changed
       self.begin(.reconcile, instance)
     }
   }
@@ -318,6 +321,7 @@ extension World {
     self.controllers[instance].recovery = RecoveryElections(
       wait: SimController.recoveryWait, at: self.metadataNow)
     let state = self.controllers[instance].state
+    self.controllers[instance].settled = state.settlementRevision
     self.controllers[instance].recovery.beginAnew(state, at: self.metadataNow)
     self.begin(.reconcile, instance)
   }
@@ -489,9 +493,6 @@ extension World {
 
   private func refused(_ instance: Int, _ command: SimController.Running, _ error: MemQError) {
     guard case .alter(let node, let partition, let proposal) = command.command else { return }
-    // What it was refused for may be an attempt of its own, whose answer was lost: what follows from that is to be done, as the
-    // service does whenever its state has changed (seed 300002711).
-    self.controllers[instance].isUnsettled = true
     self.log("metadata \(instance) refuses an ISR of partition \(partition): \(error.message)")
     self.send(
       .proposalAnswered(partition, proposal, .refused), from: .metadata(instance),

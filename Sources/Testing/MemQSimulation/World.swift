@@ -158,6 +158,8 @@ final class World {
       return
     }
     self.scheduler.schedule(.deliver(from: from, to: to, message), after: first)
+    // A call has one answer, and what was proposed is asked for once: a copy's refusal would pass for it (seed 600044697).
+    if case .propose = message { return }
     if let again {
       self.scheduler.schedule(.deliver(from: from, to: to, message), after: again)
     }

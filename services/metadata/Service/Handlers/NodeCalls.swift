@@ -120,11 +120,7 @@ extension MetadataNode {
   private func reportDamage(
     _ request: Memq_V1_ReportDamageRequest
   ) async throws(MemQError) -> Memq_V1_ReportDamageResponse {
-    guard request.replicas.count <= Self.reportsMax else {
-      throw MemQError(
-        .invalidArgument, "too many replicas in one request", subject: "replicas",
-        limit: Int64(Self.reportsMax), actual: Int64(request.replicas.count))
-    }
+    try checkCount(of: request.replicas, "replicas", in: "replicas", atMost: Self.reportsMax)
     var reports: [ReplicaReport] = []
     for wire in request.replicas {
       reports.append(
@@ -141,11 +137,7 @@ extension MetadataNode {
   private func reportLogEnds(
     _ request: Memq_V1_ReportLogEndsRequest
   ) async throws(MemQError) -> Memq_V1_ReportLogEndsResponse {
-    guard request.replicas.count <= Self.reportsMax else {
-      throw MemQError(
-        .invalidArgument, "too many replicas in one request", subject: "replicas",
-        limit: Int64(Self.reportsMax), actual: Int64(request.replicas.count))
-    }
+    try checkCount(of: request.replicas, "replicas", in: "replicas", atMost: Self.reportsMax)
     var statements: [LogEndStatement] = []
     for wire in request.replicas {
       statements.append(
@@ -162,11 +154,7 @@ extension MetadataNode {
   private func refuseLeadership(
     _ request: Memq_V1_RefuseLeadershipRequest
   ) async throws(MemQError) -> Memq_V1_RefuseLeadershipResponse {
-    guard request.refused.count <= Self.reportsMax else {
-      throw MemQError(
-        .invalidArgument, "too many partitions in one request", subject: "refused",
-        limit: Int64(Self.reportsMax), actual: Int64(request.refused.count))
-    }
+    try checkCount(of: request.refused, "partitions", in: "refused", atMost: Self.reportsMax)
     let instance = try self.instance()
     let (node, epoch) = (NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
     var response = Memq_V1_RefuseLeadershipResponse()

@@ -117,11 +117,7 @@ extension MetadataNode {
     among request: Memq_V1_FindDeletedTopicsRequest
   ) async throws(MemQError) -> [TopicID] {
     let wires = request.topicIds
-    guard wires.count <= Self.topicIDsMax else {
-      throw MemQError(
-        .invalidArgument, "too many topics in one request", subject: "topic_ids",
-        limit: Int64(Self.topicIDsMax), actual: Int64(wires.count))
-    }
+    try checkCount(of: wires, "topics", in: "topic_ids", atMost: Self.topicIDsMax)
     var ids: [TopicID] = []
     for wire in wires { ids.append(try TopicID(wire: wire, "topic_ids")) }
     let instance = try self.instance()
@@ -169,11 +165,7 @@ extension MetadataNode {
   private func raiseLogStarts(
     _ request: Memq_V1_RaiseLogStartsRequest
   ) async throws(MemQError) -> Memq_V1_RaiseLogStartsResponse {
-    guard request.logStarts.count <= Self.logStartsMax else {
-      throw MemQError(
-        .invalidArgument, "too many log starts in one request", subject: "log_starts",
-        limit: Int64(Self.logStartsMax), actual: Int64(request.logStarts.count))
-    }
+    try checkCount(of: request.logStarts, "log starts", in: "log_starts", atMost: Self.logStartsMax)
     let (node, epoch) = (NodeID(request.nodeID), NodeEpoch(request.nodeEpoch))
     let runner = try self.instance().runner
     var response = Memq_V1_RaiseLogStartsResponse()
